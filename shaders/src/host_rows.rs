@@ -174,6 +174,16 @@ macro_rules! weightless {
     };
 }
 
+/// Rows for weights of 8 or 16 bits that multiply in BF16.
+macro_rules! bf16_products {
+    ($(($op:ident, $name:literal, $launch:ident),)*) => {
+        &[$(
+            row(OpKind::$op, concat!("host_", $name, "_bf16_avx512bf16"), Features::AVX512_BF16, bf16, $launch),
+            row(OpKind::$op, concat!("host_", $name, "_f8_avx512bf16"), Features::AVX512_BF16, f8, $launch),
+        )*]
+    };
+}
+
 const fn scalar(
     op: OpKind,
     name: &'static str,
@@ -188,6 +198,15 @@ pub fn rows() -> Vec<KernelRow> {
 }
 
 const BY_ISA: &[&[KernelRow]] = &[
+    bf16_products![
+        (Linear, "linear", by_outputs),
+        (GateUp, "gate_up", by_outputs),
+        (HeadLinear, "head_linear", by_heads),
+        (GroupedLinear, "grouped_linear", by_experts),
+        (GroupedGateUp, "grouped_gate_up", by_experts),
+        (ExpertLinear, "expert_linear", by_choices),
+        (ExpertGateUp, "expert_gate_up", by_choices),
+    ],
     dense!("_avx512", AVX512),
     weightless!("_avx512", AVX512),
     dense!("_avx2", AVX2),

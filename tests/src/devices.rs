@@ -48,8 +48,12 @@ fn named(name: &str, backend: &dyn Backend) -> Option<Named> {
 
 /// The plain host.
 pub fn scalar() -> Named {
-    let backend = HostBackend::new().with_isa(Isa::Scalar).with_threads(2);
-    named("host scalar", &backend).expect("the host always opens")
+    host_with(Isa::Scalar)
+}
+
+fn host_with(isa: Isa) -> Named {
+    let backend = HostBackend::new().with_isa(isa).with_threads(2);
+    named(&format!("host {}", isa.name()), &backend).expect("the host always opens")
 }
 
 /// The host with its best instructions.
@@ -57,7 +61,7 @@ pub fn host() -> Named {
     named("host", &HostBackend::new()).expect("the host always opens")
 }
 
-/// Host scalar, host vector, wgpu with bounds checks, and wgpu with bindings so small that
+/// The host with each instruction set that it has, wgpu with bounds checks, and wgpu with bindings so small that
 /// every matrix is cut. Devices that this machine lacks are named on standard output.
 pub fn all() -> Vec<Named> {
     let checked = WgpuOptions {
@@ -68,7 +72,8 @@ pub fn all() -> Vec<Named> {
         limits: WgpuLimits::BindingBytes(SMALL_BINDING),
         ..WgpuOptions::default()
     };
-    let mut devices = vec![scalar(), host()];
+    let sets = Isa::ALL.into_iter().filter(|isa| isa.available());
+    let mut devices: Vec<_> = sets.map(host_with).collect();
     devices.extend(named("wgpu checked", &WgpuBackend::new(checked)));
     devices.extend(named("wgpu in pieces", &WgpuBackend::new(pieces)));
     devices

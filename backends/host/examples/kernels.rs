@@ -18,13 +18,11 @@ const RUNS: usize = 15;
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let isa = match args.next().as_deref() {
-        Some("scalar") => Isa::Scalar,
-        Some("avx2") => Isa::Avx2,
-        Some("avx512") => Isa::Avx512,
-        Some("neon") => Isa::Neon,
-        _ => Isa::best(),
-    };
+    let name = args.next();
+    let isa = Isa::ALL
+        .into_iter()
+        .find(|isa| Some(isa.name()) == name.as_deref())
+        .unwrap_or_else(Isa::best);
     let filter = args.next().unwrap_or_default();
     let mut backend = HostBackend::new().with_isa(isa);
     if let Some(threads) = args.next() {

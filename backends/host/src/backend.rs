@@ -27,9 +27,20 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL (and all of `Avx2`).
     Avx512,
+    /// `Avx512` with its VBMI and BF16 extensions.
+    Avx512Bf16,
 }
 
 impl Isa {
+    /// All of them; of those that one processor can have, wider ones later.
+    pub const ALL: [Isa; 5] = [
+        Isa::Scalar,
+        Isa::Neon,
+        Isa::Avx2,
+        Isa::Avx512,
+        Isa::Avx512Bf16,
+    ];
+
     /// The name in reports.
     pub const fn name(self) -> &'static str {
         match self {
@@ -37,14 +48,15 @@ impl Isa {
             Isa::Neon => "neon",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512-bf16",
         }
     }
 
     /// The widest set that this processor has.
     pub fn best() -> Isa {
-        [Isa::Avx512, Isa::Avx2, Isa::Neon]
+        Isa::ALL
             .into_iter()
-            .find(|isa| isa.available())
+            .rfind(|isa| isa.available())
             .unwrap_or(Isa::Scalar)
     }
 
@@ -55,6 +67,7 @@ impl Isa {
             Isa::Neon => cfg!(target_arch = "aarch64"),
             Isa::Avx2 => has_avx2(),
             Isa::Avx512 => has_avx2() && has_avx512(),
+            Isa::Avx512Bf16 => Isa::Avx512.available() && has_avx512_bf16(),
         }
     }
 
@@ -65,6 +78,7 @@ impl Isa {
             Isa::Neon => Features::NEON,
             Isa::Avx2 => Features::AVX2,
             Isa::Avx512 => Features::AVX2.with(Features::AVX512),
+            Isa::Avx512Bf16 => Isa::Avx512.features().with(Features::AVX512_BF16),
         }
     }
 }
@@ -84,6 +98,11 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512vl")
 }
 
+#[cfg(target_arch = "x86_64")]
+fn has_avx512_bf16() -> bool {
+    is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512bf16")
+}
+
 #[cfg(not(target_arch = "x86_64"))]
 fn has_avx2() -> bool {
     false
@@ -91,6 +110,11 @@ fn has_avx2() -> bool {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn has_avx512() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx512_bf16() -> bool {
     false
 }
 

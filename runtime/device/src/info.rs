@@ -37,7 +37,7 @@ features! {
     AVX2 = 7, "avx2";
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     AVX512 = 8, "avx512";
-    /// AVX-512 BF16 dot products.
+    /// AVX-512 BF16 dot products and VBMI byte look-ups.
     AVX512_BF16 = 9, "avx512-bf16";
     /// AVX-512 VNNI integer dot products.
     AVX512_VNNI = 10, "avx512-vnni";

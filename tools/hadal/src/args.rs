@@ -120,6 +120,7 @@ pub enum IsaArg {
     Neon,
     Avx2,
     Avx512,
+    Avx512Bf16,
 }
 
 impl From<IsaArg> for Isa {
@@ -129,6 +130,7 @@ impl From<IsaArg> for Isa {
             IsaArg::Neon => Isa::Neon,
             IsaArg::Avx2 => Isa::Avx2,
             IsaArg::Avx512 => Isa::Avx512,
+            IsaArg::Avx512Bf16 => Isa::Avx512Bf16,
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Registers of AVX-512 (F, BW, DQ, VL).
 //!
-//! The BF16 and VNNI extensions are not used: their dot products round activations to 8 or
-//! fewer bits, which costs more than the agreement of 2e-3 that logits must keep.
+//! VNNI is not used: it multiplies integers, which no weight format here is.
 
 use std::arch::x86_64::*;
 

@@ -20,7 +20,7 @@ use crate::args::{Args, Fault};
 #[cfg(target_arch = "aarch64")]
 use crate::core::Neon;
 #[cfg(target_arch = "x86_64")]
-use crate::core::{Avx2, Avx512};
+use crate::core::{Avx2, Avx512, Avx512Bf16};
 use crate::core::{Scalar, Scratch};
 use crate::weight::{Bf16, E4m3, F16, F32};
 
@@ -106,6 +106,17 @@ macro_rules! core_kernels {
     };
 }
 
+/// The products of the core that multiplies weights of 8 or 16 bits in BF16.
+#[cfg(target_arch = "x86_64")]
+macro_rules! bf16_products {
+    ($($name:literal, $operands:literal + $weights:literal, $optional:expr, $($path:ident)::+;)*) => {
+        &[$(
+            formats!(@ $name, "bf16", "_avx512bf16", Features::AVX512_BF16, $operands, $optional, $($path)::+::<Avx512Bf16, Bf16>),
+            formats!(@ $name, "f8", "_avx512bf16", Features::AVX512_BF16, $operands + $weights, $optional, $($path)::+::<Avx512Bf16, E4m3>),
+        )*]
+    };
+}
+
 /// The kernels of a `Core` without weights.
 macro_rules! core_plain {
     ($suffix:literal, $needs:expr, $core:ty) => {
@@ -131,6 +142,16 @@ macro_rules! core_plain {
 }
 
 const KERNELS: &[&[HostKernel]] = &[
+    #[cfg(target_arch = "x86_64")]
+    bf16_products! {
+        "linear", 4 + 1, flags::RESIDUAL, linear::linear;
+        "gate_up", 5 + 2, 0, linear::gate_up;
+        "head_linear", 4 + 1, 0, linear::head_linear;
+        "grouped_linear", 5 + 1, 0, experts::grouped_linear;
+        "grouped_gate_up", 6 + 2, 0, experts::grouped_gate_up;
+        "expert_linear", 5 + 1, 0, experts::expert_linear;
+        "expert_gate_up", 6 + 2, 0, experts::expert_gate_up;
+    },
     #[cfg(target_arch = "x86_64")]
     core_kernels!("_avx512", Features::AVX512, Avx512),
     #[cfg(target_arch = "x86_64")]

@@ -202,7 +202,7 @@ impl StepInputs {
 /// Every device of this machine: each instruction set it has, with 1 and 3 threads.
 pub fn devices() -> Vec<(Isa, Arc<dyn Device>)> {
     let mut devices = Vec::new();
-    for isa in [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512] {
+    for isa in Isa::ALL {
         if isa.available() {
             let backend = HostBackend::new().with_isa(isa).with_threads(3);
             devices.push((isa, backend.open(0).unwrap()));
@@ -351,6 +351,8 @@ pub enum Want {
     Word(u32),
     /// Any NaN but the poison.
     Nan,
+    /// Infinite or any NaN but the poison.
+    NotFinite,
 }
 
 pub fn check(name: &str, found: &[u32], want: &[Want]) {
@@ -362,6 +364,7 @@ pub fn check(name: &str, found: &[u32], want: &[Want]) {
             Want::Near(want, tolerance) => (value - want).abs() <= *tolerance,
             Want::Word(want) => found == want,
             Want::Nan => value.is_nan() && *found != POISON,
+            Want::NotFinite => !value.is_finite() && *found != POISON,
         };
         assert!(
             good,
