@@ -18,6 +18,9 @@ pub enum EngineError {
     /// Tokenizer, chat template or sampling options.
     #[error(transparent)]
     Tokens(#[from] hadal_tokens::TokensError),
+    /// The checkpoint has no tokenizer that can be used; says which file and why.
+    #[error("{0}")]
+    NoText(String),
     /// A prompt without a token.
     #[error("the prompt is empty; give at least one token")]
     EmptyPrompt,

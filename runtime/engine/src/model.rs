@@ -60,7 +60,7 @@ impl Model {
     pub fn text(&self) -> Result<&TextModel> {
         self.text
             .as_ref()
-            .map_err(|why| EngineError::Option(why.clone()))
+            .map_err(|why| EngineError::NoText(why.clone()))
     }
 
     /// The main model's graph, or that of a next-token module.

@@ -260,13 +260,13 @@ impl Lower<'_> {
         let launch = (choice.row.launch)(&problem, self.info);
         let pipeline = (self.pipelines)(choice.row, &launch.constants)?;
         let label = format!("{} {}", choice.row.name, self.scope);
-        let weight_bytes = args.iter().map(weight_bytes_of).sum();
+        let read_bytes = args.iter().map(read_bytes_of).sum();
         self.explained.push(Explained {
             scope: self.scope.clone(),
             op,
             row: choice.row.name,
             rejected: choice.rejected,
-            weight_bytes,
+            read_bytes,
         });
         let step = self.steps.len();
         let mut operands = vec![vec![PendingBind::Ready(self.inputs_bind())]];
@@ -377,9 +377,8 @@ impl Lower<'_> {
     }
 }
 
-/// Bytes of weights behind an operand: ready binds that are only read and are no slot of a
-/// step.
-fn weight_bytes_of(arg: &Arg) -> u64 {
+/// Bytes behind an operand that outlives the step: weights, cache, rotary table.
+fn read_bytes_of(arg: &Arg) -> u64 {
     match arg {
         Arg::Bind(bind) if bind.access == Access::Read => bind.bytes,
         Arg::Table(binds) => binds.iter().map(|bind| bind.bytes).sum(),

@@ -85,8 +85,9 @@ pub struct Explained {
     pub row: &'static str,
     /// Rows refused, with reasons.
     pub rejected: Vec<Rejection>,
-    /// Bytes of weights the step may read: a table counts every entry it could choose.
-    pub weight_bytes: u64,
+    /// Bytes of weights, cache and rotary table that the step may read: a table counts every
+    /// entry it could choose.
+    pub read_bytes: u64,
 }
 
 /// A program with everything needed to bind and read it.

@@ -106,7 +106,7 @@ fn summary(lowered: &Lowered) -> BTreeMap<(&'static str, &'static str), Taken<'_
             refused: Vec::new(),
         });
         entry.count += 1;
-        entry.read_bytes += step.weight_bytes;
+        entry.read_bytes += step.read_bytes;
         for refused in &step.rejected {
             let reason = (refused.row, refused.why.as_str());
             if !entry.refused.contains(&reason) {
@@ -188,7 +188,7 @@ fn report(args: &ExplainArgs, engine: &Engine, lowered: &Lowered) -> Value {
             "place": step.scope,
             "operation": step.op.name(),
             "kernel": step.row,
-            "read_bytes": step.weight_bytes,
+            "read_bytes": step.read_bytes,
             "refused": step.rejected.iter().map(|r| refused(r.row, &r.why)).collect::<Vec<_>>(),
         })
     });
