@@ -7,6 +7,7 @@
 
 mod checks;
 mod keys;
+mod rest;
 mod rope;
 
 use serde_json::{Map, Value};
@@ -108,7 +109,10 @@ pub struct Config {
     pub max_position_embeddings: u32,
     /// Next-token-prediction modules.
     pub num_nextn_predict_layers: u32,
-    /// FP8 weights; `None`: BF16, F16 or F32 as the files say.
+    /// FP8 weights, as the file announces them. It never decides how a weight is read: each
+    /// tensor's own format and scales do, so that converted copies which kept the published
+    /// `config.json`, or lost this key, run as what they are. Sizes before any file is there
+    /// and the scales of quantised activations follow from it.
     pub fp8: Option<Fp8>,
     /// The head is the embedding, and there is no `lm_head.weight`.
     pub tie_word_embeddings: bool,
@@ -116,7 +120,8 @@ pub struct Config {
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
-    /// Keys of the file that are neither used nor known to be harmless.
+    /// Keys of the file that are neither used nor known to be harmless, all of them switched
+    /// off by their value; any other unknown key is refused.
     pub unknown_keys: Vec<String>,
 }
 
@@ -159,7 +164,7 @@ impl Config {
         checks::refused_switches(keys)?;
         let v2 = model_type == "deepseek_v2";
         let (rope_theta, yarn) = rope::read(keys, &mut unknown)?;
-        let config = Config {
+        let mut config = Config {
             model_type,
             vocab_size: keys.need("vocab_size", 1..=1 << 24)?,
             hidden_size: keys.need("hidden_size", 1..=1 << 20)?,
@@ -196,11 +201,11 @@ impl Config {
             tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(false),
             bos_token_id: keys.ids("bos_token_id")?.first().copied(),
             eos_token_ids: keys.ids("eos_token_id")?,
-            unknown_keys: {
-                unknown.extend(keys.unknown(checks::IGNORED));
-                unknown
-            },
+            unknown_keys: Vec::new(),
         };
+        rest::layer_lists(keys, &config)?;
+        unknown.extend(rest::check(keys)?);
+        config.unknown_keys = unknown;
         checks::whole(&config)?;
         Ok(config)
     }

@@ -1,8 +1,8 @@
 //! How many parameters and bytes a model has, part by part, from its configuration alone.
 //!
-//! Decides what `info` and `plan` print before any weight is read. Closed formulas, kept
-//! apart from the list of tensors in `manifest.rs` so that a test can compare the two. Must
-//! not know files. Source of the shapes: DeepSeek-V3 report, section 2, and released files.
+//! Decides what `info` prints before any weight is read. Closed formulas, kept apart from the
+//! list of tensors in `manifest.rs` so that a test can compare the two. Must not know files.
+//! Source of the shapes: DeepSeek-V3 report, section 2, and released files.
 
 use hadal_device::{DType, SCALE_BLOCK};
 

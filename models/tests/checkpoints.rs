@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use hadal_device::{DeviceInfo, DeviceKind, Features, Limits};
+use hadal_device::{DType, DeviceInfo, DeviceKind, Features, Limits};
 use hadal_models::Config;
 use hadal_models::manifest::{mtp_copies, official_manifest};
 use hadal_weights::{
@@ -155,6 +155,23 @@ fn a_checkpoint_with_a_module_that_the_configuration_omits_names_the_key() {
     // The other way round the module's tensors are missing, each by name.
     let error = bind(&declared(&config), &Headers::of(&without)).unwrap_err();
     assert!(error.to_string().contains("model.layers.61."), "{error}");
+}
+
+/// Converted copies keep the published `config.json`, or lose its `quantization_config`.
+#[test]
+fn the_files_and_not_the_configuration_decide_the_number_format() {
+    let fp8 = published("deepseek_v3").cut(Some(4), Some(16)).unwrap();
+    let mut bf16 = fp8.clone();
+    bf16.fp8 = None;
+    for (config, files, dtype) in [(&fp8, &bf16, DType::Bf16), (&bf16, &fp8, DType::F8E4M3)] {
+        let bound = bind(&declared(config), &Headers::of(files)).unwrap();
+        let matrix = bound
+            .weights
+            .iter()
+            .find(|weight| weight.name.ends_with("o_proj.weight"));
+        assert_eq!(matrix.unwrap().dtype, dtype);
+        assert_eq!(matrix.unwrap().scales.is_empty(), dtype == DType::Bf16);
+    }
 }
 
 #[test]

@@ -3,33 +3,11 @@
 //! Decides the words of every refusal. Must not derive anything: that is `config.rs`.
 
 use super::keys::{ConfigError, Keys, Result};
-use super::{Config, Fp8, ScoringFunc, TopkMethod, rope};
+use super::{Config, Fp8, ScoringFunc, TopkMethod, rest, rope};
 use crate::counts::Counts;
 
 pub(super) const SUPPORTED_MODELS: &str =
     "supported are deepseek_v3, deepseek_v2, kimi_k2 (also inside kimi_k25) and glm4_moe_lite";
-
-/// Keys that say nothing about inference, or repeat what others say.
-pub(super) const IGNORED: &[&str] = &[
-    "architectures",
-    "attention_dropout",
-    "aux_loss_alpha",
-    "auto_map",
-    "dtype",
-    "ep_size",
-    "head_dim",
-    "initializer_range",
-    "model_type",
-    "output_router_logits",
-    "pad_token_id",
-    "pretraining_tp",
-    "qk_head_dim",
-    "router_aux_loss_coef",
-    "seq_aux",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-];
 
 /// Fewer parameters than this: no product of sizes in bytes can overflow 64 bits.
 const MAX_PARAMETERS: u64 = 1 << 50;
@@ -147,7 +125,7 @@ pub(super) fn fp8(keys: &mut Keys<'_>, unknown: &mut Vec<String>) -> Result<Opti
         Some("ue8m0") => true,
         Some(_) => return Err(inner.refuse("scale_fmt", "ue8m0, or no such key, is supported")),
     };
-    unknown.extend(inner.unknown(&["modules_to_not_convert"]));
+    unknown.extend(rest::check_within(&inner, rest::HARMLESS_IN_QUANTISATION)?);
     Ok(Some(Fp8 {
         power_of_two_scales,
     }))
@@ -189,6 +167,14 @@ pub(super) fn whole(config: &Config) -> Result<()> {
             members * kept
         );
         return refuse("num_experts_per_tok", config.num_experts_per_tok, why);
+    }
+    let vocab = config.vocab_size;
+    let why = || format!("it is no token: vocab_size is {vocab}; take config.json as published");
+    if let Some(id) = config.bos_token_id.filter(|id| *id >= vocab) {
+        return refuse("bos_token_id", id, why());
+    }
+    if let Some(id) = config.eos_token_ids.iter().find(|id| **id >= vocab) {
+        return refuse("eos_token_id", *id, why());
     }
     size(config)
 }

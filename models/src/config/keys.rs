@@ -82,7 +82,7 @@ impl<'j> Keys<'j> {
 
     /// An error about the value under `key`.
     pub(crate) fn refuse(&self, key: &str, why: impl Into<String>) -> ConfigError {
-        let name = format!("{}{key}", self.prefix);
+        let name = self.full_name(key);
         match self.map.get(key) {
             Some(value) => ConfigError::new(name, value, why),
             None => ConfigError::new(name, &"nothing", why),
@@ -189,10 +189,23 @@ impl<'j> Keys<'j> {
         })
     }
 
-    /// Keys that nobody asked for and that are not in `ignored`, with the prefix.
-    pub(crate) fn unknown(&self, ignored: &[&str]) -> Vec<String> {
-        let known = |key: &str| self.asked.contains(key) || ignored.contains(&key);
-        let names = self.map.keys().filter(|key| !known(key.as_str()));
-        names.map(|key| format!("{}{key}", self.prefix)).collect()
+    /// The entries of a list, none if the key is missing.
+    pub(crate) fn list(&mut self, key: &'static str) -> Result<&'j [Value]> {
+        match self.value(key) {
+            None => Ok(&[]),
+            Some(Value::Array(list)) => Ok(list),
+            Some(_) => Err(self.refuse(key, "a list is expected")),
+        }
+    }
+
+    /// Keys that nobody asked for, with their values.
+    pub(crate) fn unasked(&self) -> impl Iterator<Item = (&'j str, &'j Value)> {
+        let all = self.map.iter().map(|(key, value)| (key.as_str(), value));
+        all.filter(|(key, _)| !self.asked.contains(key))
+    }
+
+    /// The key as errors name it.
+    pub(crate) fn full_name(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
     }
 }

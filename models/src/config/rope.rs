@@ -5,8 +5,8 @@
 
 use std::f64::consts::TAU;
 
-use super::Config;
 use super::keys::{Keys, Result};
+use super::{Config, rest};
 
 /// YaRN context extension, as in `rope_scaling`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -118,7 +118,7 @@ pub(super) fn read(keys: &mut Keys<'_>, unknown: &mut Vec<String>) -> Result<(f6
             return Err(inner.refuse(kind_key, why));
         }
     };
-    unknown.extend(inner.unknown(&[]));
+    unknown.extend(rest::check_within(&inner, rest::HARMLESS_IN_ROPE)?);
     Ok((theta, yarn))
 }
 

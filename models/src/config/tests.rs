@@ -3,6 +3,9 @@
 use super::*;
 use serde_json::json;
 
+#[path = "rest_tests.rs"]
+mod rest_tests;
+
 pub(crate) fn fixture(name: &str) -> String {
     let path = format!(
         "{}/fixtures/configs/{name}.json",
@@ -182,12 +185,6 @@ fn a_query_rank_of_zero_means_none_and_defaults_hold() {
         (1, 1.0, 1e-6)
     );
     assert!(config.is_moe(0));
-}
-
-#[test]
-fn unknown_keys_are_kept_for_the_report() {
-    let config = v3_with(json!({"flux_capacitor": 1, "use_cache": true})).unwrap();
-    assert_eq!(config.unknown_keys, ["flux_capacitor"]);
 }
 
 /// Each change is refused under its key.
