@@ -2,9 +2,12 @@
 //! is there with its shape, a fitting number format and its block scales, and every tensor
 //! is used.
 //!
-//! Decides what fits. Reads no data (see `values.rs`) and must not know any model: which
-//! weights there are is the caller's list. The type [`Bound`] is the proof that later phases
-//! ask for.
+//! Decides what fits. The number format of a weight is that of its tensor, whatever
+//! `quantization_config` says: FP8 files also run without that key and BF16 copies of FP8
+//! models with it, as converted checkpoints are found. Scales make the difference safe: FP8
+//! without scales, and scales without FP8, are refused. Reads no data (see `values.rs`) and
+//! must not know any model: which weights there are is the caller's list. The type [`Bound`]
+//! is the proof that later phases ask for.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -160,13 +163,19 @@ struct Binder<'s> {
 }
 
 impl Binder<'_> {
+    /// Notes what is wrong with a tensor that is there, or with one that is not.
     fn problem(&mut self, tensor: impl Into<String>, info: Option<&TensorInfo>, what: String) {
         if self.problems.len() == MAX_PROBLEMS {
             self.more += 1;
             return;
         }
-        let file = info.and_then(|info| self.source.shards().get(info.shard));
-        let file = file.map(|shard| shard.name.clone());
+        let file = match info {
+            Some(info) => {
+                let shard = self.source.shards().get(info.shard);
+                shard.map(|shard| shard.name.clone())
+            }
+            None => Some(self.source.origin()),
+        };
         self.problems.push(Problem {
             tensor: tensor.into(),
             file,

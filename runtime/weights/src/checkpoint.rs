@@ -4,14 +4,15 @@
 //! tensors are for: that is `bind.rs`. First test to break: `tests/damaged.rs`.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hadal_device::Pages;
 
-use crate::index::{self, INDEX_NAME, MAX_INDEX_BYTES};
-use crate::{Result, Shard, TensorInfo, TensorSource, WeightsError, map, safetensors};
+use crate::index::{self, INDEX_NAME, MAX_FILES, MAX_INDEX_BYTES};
+use crate::{
+    Result, Shard, TensorInfo, TensorSource, WeightsError, file, map, safetensors, source,
+};
 
 /// Name of the weights of a checkpoint without an index.
 const SINGLE_NAME: &str = "model.safetensors";
@@ -19,6 +20,8 @@ const SINGLE_NAME: &str = "model.safetensors";
 /// An opened checkpoint: headers read and checked, data untouched.
 #[derive(Debug)]
 pub struct Checkpoint {
+    /// The index that names the shards, where there is one.
+    index: Option<PathBuf>,
     shards: Vec<Shard>,
     tensors: BTreeMap<String, TensorInfo>,
 }
@@ -30,18 +33,20 @@ impl Checkpoint {
     pub fn open(folder: impl AsRef<Path>) -> Result<Checkpoint> {
         let folder = folder.as_ref();
         let index_path = folder.join(INDEX_NAME);
-        if index_path.is_file() {
-            let text = read_bounded(&index_path)?;
+        if is_there(&index_path) {
+            let text = file::read_bounded(&index_path, MAX_INDEX_BYTES)
+                .map_err(|source| unreadable(&index_path, source))?;
             let index = index::read(&index_path.display().to_string(), &text)?;
             let files = index.files.iter();
             let shards = files
                 .map(|file| open_shard(folder, file))
                 .collect::<Result<Vec<_>>>()?;
-            let checkpoint = Checkpoint::from_shards(shards)?;
+            let mut checkpoint = Checkpoint::from_shards(shards)?;
             checkpoint.check_index(&index)?;
+            checkpoint.index = Some(index_path);
             return Ok(checkpoint);
         }
-        if !folder.join(SINGLE_NAME).is_file() {
+        if !is_there(&folder.join(SINGLE_NAME)) {
             let why = format!(
                 "neither {INDEX_NAME} nor {SINGLE_NAME} is there; point at the folder that holds config.json and the weights"
             );
@@ -54,8 +59,15 @@ impl Checkpoint {
     }
 
     /// A checkpoint of whole safetensors files in memory, by name, without a copy: bytes of
-    /// the program itself, for example.
+    /// the program itself, for example. Errors: those of damaged files, and more than 16,384
+    /// files.
     pub fn from_pages(files: Vec<(String, Pages)>) -> Result<Checkpoint> {
+        if files.len() > MAX_FILES {
+            return Err(WeightsError::TooManyFiles {
+                files: files.len(),
+                limit: MAX_FILES,
+            });
+        }
         let shard = |(name, pages)| Shard {
             name,
             path: None,
@@ -90,7 +102,11 @@ impl Checkpoint {
                 tensors.insert(name, info);
             }
         }
-        Ok(Checkpoint { shards, tensors })
+        Ok(Checkpoint {
+            index: None,
+            shards,
+            tensors,
+        })
     }
 
     /// Every tensor of the index is in the file the index says.
@@ -130,14 +146,18 @@ impl TensorSource for Checkpoint {
     fn shards(&self) -> &[Shard] {
         &self.shards
     }
+
+    fn origin(&self) -> String {
+        match (&self.index, self.shards.as_slice()) {
+            (Some(index), _) => index.display().to_string(),
+            (None, shards) => source::origin_of(shards),
+        }
+    }
 }
 
 fn open_shard(folder: &Path, file: &str) -> Result<Shard> {
     let path = folder.join(file);
-    let pages = map::map(&path).map_err(|source| WeightsError::Io {
-        file: path.display().to_string(),
-        source,
-    })?;
+    let pages = map::map(&path).map_err(|source| unreadable(&path, source))?;
     Ok(Shard {
         name: file.to_string(),
         path: Some(path),
@@ -145,22 +165,14 @@ fn open_shard(folder: &Path, file: &str) -> Result<Shard> {
     })
 }
 
-fn read_bounded(path: &Path) -> Result<Vec<u8>> {
-    let io = |source| WeightsError::Io {
+/// Whether there is anything of this name, also what cannot be used: that gets its own error.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> WeightsError {
+    WeightsError::Io {
         file: path.display().to_string(),
         source,
-    };
-    let mut text = Vec::new();
-    let file = std::fs::File::open(path).map_err(io)?;
-    file.take(MAX_INDEX_BYTES + 1)
-        .read_to_end(&mut text)
-        .map_err(io)?;
-    if text.len() as u64 > MAX_INDEX_BYTES {
-        let why = format!("it has more than {MAX_INDEX_BYTES} bytes");
-        return Err(WeightsError::File {
-            file: path.display().to_string(),
-            why,
-        });
     }
-    Ok(text)
 }

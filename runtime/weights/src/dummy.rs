@@ -3,7 +3,7 @@
 //!
 //! Decides the distribution only. Values repeat on every machine and do not depend on the
 //! number of threads. Must not know models: the caller lists the tensors. Anonymous memory,
-//! one allocation a layer, filled at memory speed.
+//! one allocation a layer, filled at memory speed once all of it is known to fit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use memmap2::MmapMut;
 
 use crate::bind::SCALE_SUFFIX;
 use crate::source::layer_of;
-use crate::{FileType, Result, Shard, TensorInfo, TensorSource, WeightsError};
+use crate::{FileType, Result, Shard, TensorInfo, TensorSource, WeightsError, memory};
 
 /// A tensor to make up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +41,18 @@ pub struct DummySource {
 
 impl DummySource {
     /// Makes up `tensors`. The same seed gives the same numbers. Errors: a name that comes
-    /// twice, a shape that is not possible, or too little memory.
+    /// twice, a shape that is not possible, or more bytes than the machine has left; then no
+    /// memory was taken.
     pub fn new(tensors: impl IntoIterator<Item = DummyTensor>, seed: u64) -> Result<DummySource> {
+        DummySource::within(memory::available(), tensors, seed)
+    }
+
+    /// As [`DummySource::new`] with so many bytes of memory left, where that is known.
+    fn within(
+        available: Option<u64>,
+        tensors: impl IntoIterator<Item = DummyTensor>,
+        seed: u64,
+    ) -> Result<DummySource> {
         let mut layers: BTreeMap<Option<u32>, Vec<DummyTensor>> = BTreeMap::new();
         for tensor in tensors {
             layers
@@ -54,61 +64,93 @@ impl DummySource {
             shards: Vec::new(),
             tensors: BTreeMap::new(),
         };
-        for (layer, tensors) in layers {
+        let mut plans = Vec::new();
+        for (shard, (layer, tensors)) in layers.into_iter().enumerate() {
             let name = match layer {
                 Some(layer) => format!("made-up layer {layer}"),
                 None => "made-up embedding and head".to_string(),
             };
-            source.add(name, &tensors, seed)?;
+            plans.push(source.plan(shard, name, &tensors, seed)?);
+        }
+        // All of it is counted before any of it is filled: memory that is short would be
+        // found out by the system, which ends some process to get it back.
+        let bytes = plans
+            .iter()
+            .fold(0u64, |sum, plan| sum.saturating_add(plan.bytes));
+        if let Some(available) = available.filter(|available| bytes > *available) {
+            return Err(WeightsError::NoMemory { bytes, available });
+        }
+        for plan in plans {
+            source.shards.push(plan.fill()?);
         }
         Ok(source)
     }
 
-    fn add(&mut self, shard_name: String, tensors: &[DummyTensor], seed: u64) -> Result<()> {
-        let mut end = 0u64;
-        let mut places = Vec::new();
+    /// Gives every tensor of a shard its place.
+    fn plan(
+        &mut self,
+        shard: usize,
+        name: String,
+        tensors: &[DummyTensor],
+        seed: u64,
+    ) -> Result<Plan> {
+        let mut plan = Plan {
+            name,
+            bytes: 0,
+            places: Vec::new(),
+        };
         for tensor in tensors {
             let refuse = |why: &str| WeightsError::Tensor {
-                file: shard_name.clone(),
+                file: plan.name.clone(),
                 tensor: tensor.name.clone(),
                 why: why.to_string(),
             };
+            let offset = plan.bytes;
             let elements = tensor
                 .shape
                 .iter()
                 .try_fold(1u64, |n, edge| n.checked_mul(*edge));
             let bytes = elements.and_then(|n| n.checked_mul(tensor.dtype.bytes()));
             let next =
-                bytes.and_then(|bytes| end.checked_add(bytes)?.checked_next_multiple_of(ALIGN));
+                bytes.and_then(|bytes| offset.checked_add(bytes)?.checked_next_multiple_of(ALIGN));
             let (Some(bytes), Some(next)) = (bytes, next) else {
                 return Err(refuse("its shape is not possible"));
             };
             let info = TensorInfo {
                 dtype: FileType::Weight(tensor.dtype),
                 shape: tensor.shape.clone(),
-                shard: self.shards.len(),
-                offset: end,
+                shard,
+                offset,
                 bytes,
             };
             if self.tensors.insert(tensor.name.clone(), info).is_some() {
                 return Err(refuse("its name comes twice"));
             }
-            places.push((
-                next - end,
-                Pattern::of(tensor),
-                name_seed(&tensor.name, seed),
-            ));
-            end = next;
+            let seed = name_seed(&tensor.name, seed);
+            plan.places.push((next - offset, Pattern::of(tensor), seed));
+            plan.bytes = next;
         }
-        let mut memory = allocate(&shard_name, end)?;
-        fill(&mut memory, &places);
-        let name = shard_name;
-        self.shards.push(Shard {
-            name,
+        Ok(plan)
+    }
+}
+
+/// A shard to be filled.
+struct Plan {
+    name: String,
+    bytes: u64,
+    /// Length, distribution and seed of tensor behind tensor.
+    places: Vec<(u64, Pattern, u64)>,
+}
+
+impl Plan {
+    fn fill(self) -> Result<Shard> {
+        let mut memory = allocate(&self.name, self.bytes)?;
+        fill(&mut memory, &self.places);
+        Ok(Shard {
+            name: self.name,
             path: None,
             pages: Arc::new(memory),
-        });
-        Ok(())
+        })
     }
 }
 
@@ -245,4 +287,33 @@ fn mix(mut x: u64) -> u64 {
 fn name_seed(name: &str, seed: u64) -> u64 {
     name.bytes()
         .fold(mix(seed), |state, byte| mix(state ^ u64::from(byte)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three layers of 1024 bytes each.
+    fn layers() -> impl Iterator<Item = DummyTensor> {
+        (0..3).map(|layer| DummyTensor {
+            name: format!("model.layers.{layer}.weight"),
+            shape: vec![16, 16],
+            dtype: DType::F32,
+        })
+    }
+
+    #[test]
+    fn weights_that_fit_layer_by_layer_but_not_together_are_refused_before_any_is_made() {
+        let error = DummySource::within(Some(3071), layers(), 1).unwrap_err();
+        let text = error.to_string();
+        let WeightsError::NoMemory { bytes, available } = error else {
+            panic!("{text}")
+        };
+        assert_eq!((bytes, available), (3072, 3071));
+        assert!(text.contains("fewer layers or experts"), "{text}");
+        for enough in [Some(3072), None] {
+            let source = DummySource::within(enough, layers(), 1).unwrap();
+            assert_eq!(source.shards().len(), 3);
+        }
+    }
 }

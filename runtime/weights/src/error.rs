@@ -8,7 +8,7 @@ use std::fmt;
 pub struct Problem {
     /// The tensor, or a pattern for several.
     pub tensor: String,
-    /// The file it lies in, where it lies in one.
+    /// The file it lies in or was looked for in, where there is one.
     pub file: Option<String>,
     /// What is wrong and what was expected.
     pub what: String,
@@ -63,9 +63,33 @@ pub enum WeightsError {
         /// What is wrong.
         why: String,
     },
+    /// More files than any checkpoint has.
+    #[error(
+        "{files} files of weights were given, and {limit} are allowed; join small files, or see that all belong to one model"
+    )]
+    TooManyFiles {
+        /// How many.
+        files: usize,
+        /// How many may be.
+        limit: usize,
+    },
+    /// Made-up weights that are larger than the memory that is left; none was taken.
+    #[error(
+        "the made-up weights take {bytes} bytes, but only {available} bytes of memory are available; keep fewer layers or experts of the model"
+    )]
+    NoMemory {
+        /// Bytes of all weights.
+        bytes: u64,
+        /// Bytes that the machine, or its container, has left.
+        available: u64,
+    },
     /// A tensor was asked for that is not there.
-    #[error("there is no tensor {tensor} in these files")]
+    #[error(
+        "there is no tensor {tensor} in {file}; see that config.json and all files belong to the same release of the model"
+    )]
     NoTensor {
+        /// The file, or the index of files, it was looked for in.
+        file: String,
         /// The tensor.
         tensor: String,
     },

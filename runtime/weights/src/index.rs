@@ -16,8 +16,9 @@ pub(crate) const INDEX_NAME: &str = "model.safetensors.index.json";
 /// Largest index; the one of the 671B checkpoint has 9 MB.
 pub(crate) const MAX_INDEX_BYTES: u64 = 256 << 20;
 
-/// Most files; the largest published checkpoint has 163.
-const MAX_FILES: usize = 16_384;
+/// Most files of a checkpoint; the largest published one has 163. Each may become a slot of a
+/// program, whose number has 16 bits.
+pub(crate) const MAX_FILES: usize = 16_384;
 
 /// A checked index.
 pub(crate) struct Index {

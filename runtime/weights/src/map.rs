@@ -1,22 +1,25 @@
-//! Maps a file into memory: the only unsafe line of this crate.
+//! Maps a file into memory: the only unsafe line of this crate, and the only one outside the
+//! backends.
+//!
+//! It is an exception to the rule that unsafe code lies in backends. Weights are larger than
+//! memory and a process holds one copy of them, so they must be mapped; no safe interface
+//! maps a file, since another process may change it, and mapping cannot move into a backend,
+//! since headers are read before there is one and several may share the pages.
 //!
 //! Decides nothing but that only plain files are mapped. A mapped file must not be changed
 //! while it is used; the documentation of [`crate::Checkpoint::open`] says so.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use hadal_device::Pages;
 
+use crate::file;
+
 /// The bytes of a file, read when touched.
 pub(crate) fn map(path: &Path) -> std::io::Result<Pages> {
-    let file = File::open(path)?;
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(std::io::Error::other("it is not a plain file"));
-    }
-    if meta.len() == 0 {
+    let (file, bytes) = file::open_plain(path)?;
+    if bytes == 0 {
         // An empty range cannot be mapped on every system.
         return Ok(Arc::new(Vec::new()));
     }

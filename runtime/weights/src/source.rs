@@ -79,14 +79,33 @@ pub trait TensorSource: Send + Sync {
     /// The shards that tensors lie in.
     fn shards(&self) -> &[Shard];
 
+    /// Where tensors are looked for, for messages: the file, or the index of several.
+    fn origin(&self) -> String {
+        origin_of(self.shards())
+    }
+
     /// The bytes of a tensor, as stored; little-endian. Errors: no such tensor.
     fn bytes(&self, name: &str) -> Result<&[u8]> {
         let missing = || WeightsError::NoTensor {
+            file: self.origin(),
             tensor: name.to_string(),
         };
         let info = self.get(name).ok_or_else(missing)?;
         let shard = self.shards().get(info.shard).ok_or_else(missing)?;
         range(shard, info.offset, info.bytes).ok_or_else(missing)
+    }
+}
+
+/// The only shard, or the first of several.
+pub(crate) fn origin_of(shards: &[Shard]) -> String {
+    let place = |shard: &Shard| match &shard.path {
+        Some(path) => path.display().to_string(),
+        None => shard.name.clone(),
+    };
+    match shards {
+        [] => "no file".to_string(),
+        [only] => place(only),
+        [first, rest @ ..] => format!("{} or {} files more", place(first), rest.len()),
     }
 }
 

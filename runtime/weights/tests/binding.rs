@@ -245,7 +245,11 @@ fn twenty_problems_are_told_and_the_rest_counted() {
     };
     assert_eq!((problems.len(), *more), (20, 30));
     let text = error.to_string();
-    assert!(text.contains("w0: ") && text.contains("and 30 more") && text.contains("same release"));
+    assert!(
+        text.contains("w0 in model.safetensors: ")
+            && text.contains("and 30 more")
+            && text.contains("same release")
+    );
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Made-up weights repeat, are finite, and keep activations near one.
 
 use hadal_device::{DType, e4m3_to_f32};
-use hadal_weights::{Declared, DummySource, DummyTensor, FileType, TensorSource, bind};
+use hadal_weights::{
+    Declared, DummySource, DummyTensor, FileType, TensorSource, WeightsError, bind,
+};
 
 fn tensor(name: &str, shape: &[u64], dtype: DType) -> DummyTensor {
     DummyTensor {
@@ -131,11 +133,23 @@ fn impossible_lists_are_refused() {
             .to_string()
             .contains("not possible")
     );
-    let large = [tensor("a", &[1 << 60], DType::F32)];
+}
+
+#[test]
+fn weights_larger_than_any_memory_are_refused_at_once() {
+    let large = (0..8).map(|layer| {
+        let name = format!("model.layers.{layer}.weight");
+        tensor(&name, &[1 << 57], DType::F32)
+    });
+    let error = DummySource::new(large, 0).unwrap_err();
+    // Where the system does not say what is left, the first allocation fails.
+    let text = error.to_string();
     assert!(
-        DummySource::new(large, 0)
-            .unwrap_err()
-            .to_string()
-            .contains("out of host memory")
+        text.contains("4611686018427387904 bytes, but only") || text.contains("out of host memory"),
+        "{text}"
+    );
+    assert!(
+        cfg!(not(target_os = "linux")) || matches!(error, WeightsError::NoMemory { .. }),
+        "{text}"
     );
 }
