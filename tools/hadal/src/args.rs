@@ -78,8 +78,13 @@ pub struct DeviceArgs {
     #[arg(long, value_enum, value_name = "SET", hide_short_help = true)]
     pub isa: Option<IsaArg>,
     /// Threads of the host [default: one a core].
-    #[arg(long, value_name = "N", hide_short_help = true)]
-    pub threads: Option<usize>,
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=1024),
+        hide_short_help = true
+    )]
+    pub threads: Option<u16>,
     /// Compile GPU kernels with bounds checks.
     #[arg(long, hide_short_help = true)]
     pub checked_shaders: bool,

@@ -74,9 +74,15 @@ impl Console {
     /// A note on standard error.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            // Nobody can be told that standard error is gone.
-            let _ = writeln!(anstream::AutoStream::auto(io::stderr().lock()), "{text}");
+            self.reply(text);
         }
+    }
+
+    /// An answer to what a person asked of the program itself: on standard error even where
+    /// notes are not wanted, because standard output belongs to the model.
+    pub fn reply(&self, text: &str) {
+        // Nobody can be told that standard error is gone.
+        let _ = writeln!(anstream::AutoStream::auto(io::stderr().lock()), "{text}");
     }
 
     /// A progress bar on standard error; invisible unless a person watches.

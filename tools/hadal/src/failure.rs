@@ -71,14 +71,6 @@ impl Failure {
         }
     }
 
-    /// With what the person can do, if nothing was said yet.
-    pub fn help_if_none(self, help: impl Display) -> Failure {
-        match self.help {
-            Some(_) => self,
-            None => self.help(help),
-        }
-    }
-
     /// True if nothing can be tried again because nobody reads the answers.
     pub fn is_lasting(&self) -> bool {
         self.kind == Kind::ReaderGone
@@ -120,8 +112,19 @@ impl From<EngineError> for Failure {
             | EngineError::Tokens(hadal_tokens::TokensError::Option { .. }) => {
                 Failure::usage(error)
             }
-            EngineError::ContextFull { .. } => Failure::usage(error)
-                .help("--context TOKENS opens the model with a larger or smaller context"),
+            EngineError::ContextFull { context, max, .. } if context < max => Failure::usage(error)
+                .help(format!(
+                    "--context TOKENS opens the model with a larger context, up to {max}"
+                )),
+            EngineError::ContextFull { .. } => {
+                Failure::usage(error).help("the model allows no larger context")
+            }
+            EngineError::Tokens(hadal_tokens::TokensError::NoChatTemplate) => {
+                Failure::failed("this checkpoint has no chat template").help(
+                    "--family v3, r1 or v3.1 takes a built-in one; `hadal run` without --chat \
+                     continues a text",
+                )
+            }
             EngineError::NoDevice(_) => Failure::usage(error)
                 .help("`hadal devices` lists what this machine has; `--device host` always works"),
             EngineError::Device(hadal_device::Error::Unavailable { .. }) => Failure::failed(error)

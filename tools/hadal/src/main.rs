@@ -8,8 +8,10 @@ mod console;
 mod environment;
 mod failure;
 mod figures;
+mod input;
 mod open;
 mod sampling;
+mod template;
 
 use std::process::ExitCode;
 

@@ -20,19 +20,29 @@ use crate::failure::{Failure, Result};
 pub fn model(args: &ModelArgs) -> Result<Arc<Model>> {
     let model = match &args.model {
         Some(path) if path.is_file() => return Err(not_a_folder(path)),
-        Some(folder) => Model::open(folder)?,
+        Some(folder) => Model::open(folder).map_err(|error| about_gguf(folder, error.into()))?,
         None => embedded()?,
     };
     Ok(Arc::new(model))
 }
 
 fn not_a_folder(path: &Path) -> Failure {
-    let failure = Failure::usage(format!("{} is a file, not a folder", path.display()));
-    if path.extension().is_some_and(|ending| ending == "gguf") {
-        return failure
-            .help("GGUF files are not read yet; use the folder of the safetensors files");
+    let failure = Failure::usage(format!("{} is a file, not a folder", path.display()))
+        .help("--model takes the folder that holds config.json and the weights");
+    about_gguf(path, failure)
+}
+
+/// The failure with the cure for GGUF, where `path` is such a file or a folder of nothing else.
+pub fn about_gguf(path: &Path, failure: Failure) -> Failure {
+    let ends = |path: &Path, wanted: &str| path.extension().is_some_and(|it| it == wanted);
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let entries: Vec<_> = entries.map(|entry| entry.path()).collect();
+    let only_gguf = entries.iter().any(|file| ends(file, "gguf"))
+        && !entries.iter().any(|file| ends(file, "safetensors"));
+    if !only_gguf && !ends(path, "gguf") {
+        return failure;
     }
-    failure.help("--model takes the folder that holds config.json and the weights")
+    failure.help("GGUF files are not read yet; use the folder of the safetensors files")
 }
 
 fn embedded() -> Result<Model> {
@@ -56,7 +66,9 @@ fn embedded_text() -> hadal_tokens::Result<TextModel> {
 /// Only the text side of a model: no weights are touched.
 pub fn text(args: &ModelArgs) -> Result<TextModel> {
     Ok(match &args.model {
-        Some(folder) => TextModel::open(folder)?,
+        Some(folder) => {
+            TextModel::open(folder).map_err(|error| about_gguf(folder, error.into()))?
+        }
         None => embedded_text()?,
     })
 }
@@ -76,14 +88,22 @@ pub fn model_name(args: &ModelArgs) -> String {
 pub fn device_options(args: &DeviceArgs) -> Options {
     Options {
         isa: args.isa.map(Into::into),
-        threads: args.threads,
+        threads: args.threads.map(usize::from),
         checked_shaders: args.checked_shaders,
     }
 }
 
 /// Opens the device and says which it is and why.
 pub fn device(args: &DeviceArgs, console: &Console) -> Result<Opened> {
-    let opened = registry::open(args.device.as_deref(), &device_options(args))?;
+    // Of `abacus:7` it is the name that is wrong, not the number.
+    let wanted = args
+        .device
+        .as_deref()
+        .map(|name| match name.split_once(':') {
+            Some((backend, _)) if !registry::NAMES.contains(&backend) => backend,
+            _ => name,
+        });
+    let opened = registry::open(wanted, &device_options(args))?;
     let info = opened.device.info();
     let software = if info.kind == DeviceKind::Software {
         ": a software adapter, not a GPU; the host is usually faster"
@@ -97,6 +117,20 @@ pub fn device(args: &DeviceArgs, console: &Console) -> Result<Opened> {
         info.driver,
         opened.why
     ));
+    let host = info.backend == "host";
+    for (typed, name, works_on_host) in [
+        (args.isa.is_some(), "--isa", true),
+        (args.threads.is_some(), "--threads", true),
+        (args.checked_shaders, "--checked-shaders", false),
+    ] {
+        if typed && works_on_host != host {
+            let place = if works_on_host { "the host" } else { "GPUs" };
+            let id = info.id();
+            console.note(&format!(
+                "note: {name} is for {place}; {id} does not use it"
+            ));
+        }
+    }
     Ok(opened)
 }
 
@@ -139,6 +173,9 @@ pub fn engine(
     cancel: &Cancel,
     console: &Console,
 ) -> Result<Arc<Engine>> {
+    if options.quantise_activations && model.config.fp8.is_none() {
+        console.note("note: --activations fp8 changes nothing: this model has no FP8 weights");
+    }
     let bar = console.bar("loading", Unit::Bytes);
     let mut progress = |progress: hadal_engine::Progress| {
         if progress.bytes_total >= WORTH_A_BAR {

@@ -4,6 +4,8 @@ use clap::Args;
 use hadal_engine::SamplingOptions;
 use hadal_tokens::GenerationConfig;
 
+use crate::failure::{Failure, Result};
+
 /// How tokens are chosen. Without any option: as generation_config.json recommends.
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Sampling")]
@@ -37,7 +39,7 @@ pub struct SamplingArgs {
     pub seed: Option<u64>,
 }
 
-fn logit_bias(text: &str) -> Result<(u32, f32), String> {
+fn logit_bias(text: &str) -> std::result::Result<(u32, f32), String> {
     let (id, value) = text.split_once('=').ok_or("write ID=VALUE, as 42=-inf")?;
     let id = id
         .trim()
@@ -55,8 +57,31 @@ const TEMPERATURE: f32 = 0.6;
 const TOP_P: f32 = 0.95;
 
 impl SamplingArgs {
+    /// The options, each in its range, for a model with `vocab` tokens.
+    ///
+    /// # Errors
+    /// One is out of its range, or --logit-bias names a token that does not exist.
+    pub fn checked(
+        &self,
+        recommended: Option<&GenerationConfig>,
+        vocab: u32,
+    ) -> Result<SamplingOptions> {
+        let options = self.options(recommended);
+        options.validate()?;
+        // Ascending, so the last is the worst.
+        if let Some((id, _)) = options
+            .logit_bias
+            .last_key_value()
+            .filter(|(id, _)| **id >= vocab)
+        {
+            let why = format!("token id {id} of --logit-bias is not in the vocabulary of {vocab}");
+            return Err(Failure::usage(why).help("`hadal tokenize TEXT` lists the ids of a text"));
+        }
+        Ok(options)
+    }
+
     /// The options, and the seed drawn if none was given.
-    pub fn options(&self, recommended: Option<&GenerationConfig>) -> SamplingOptions {
+    fn options(&self, recommended: Option<&GenerationConfig>) -> SamplingOptions {
         let nothing = GenerationConfig::default();
         let model = recommended.unwrap_or(&nothing);
         let silent = model.temperature.is_none() && model.top_p.is_none();

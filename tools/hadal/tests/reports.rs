@@ -187,6 +187,12 @@ fn explain_names_kernels_and_draws() {
             .text()
             .contains("norm")
     );
+    for drawing in ["dot", "svg", "graph", "program"] {
+        let option = format!("--{drawing}");
+        let json = hadal(&["explain", "--device", "host", "--json", &option]).json();
+        assert!(json[drawing].as_str().unwrap().len() > 1000, "{drawing}");
+    }
+    hadal(&["explain", "--steps", "--dot"]).fails(2, &["--steps", "--dot"]);
     hadal(&["explain", "--device", "host", "--tokens", "0"]).fails(2, &["1 to 256"]);
 }
 
@@ -203,6 +209,11 @@ fn bench_measures_the_model_inside_and_made_up_shapes() {
         "1",
     ];
     let tiny = hadal(&[&["bench", "--device", "host", "--json"], &small[..]].concat()).json();
+    let peak = tiny["peak_process_bytes"].as_u64().unwrap_or(0);
+    assert!(
+        peak < 400_000_000,
+        "{peak} bytes are more than the engine's"
+    );
     let rows = tiny["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 2);
     for row in rows {

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use hadal_engine::{Engine, Model};
+use clap::builder::RangedI64ValueParser;
+use hadal_engine::{Engine, EngineError, Model};
 use hadal_models::Config;
 use hadal_models::manifest::{mtp_copies, official_manifest};
 use hadal_weights::{DummySource, DummyTensor};
@@ -36,7 +37,8 @@ pub struct BenchArgs {
     model: ModelArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Measure the shapes of this config.json with made-up weights.
+    /// Measure the shapes of this config.json with made-up weights. They must fit the memory:
+    /// --layers N and --experts N keep a part of a large model.
     #[arg(long, value_name = "CONFIG", conflicts_with = "model")]
     dummy_weights: Option<PathBuf>,
     /// Keep only the first N layers of the config.
@@ -50,18 +52,24 @@ pub struct BenchArgs {
         long,
         value_name = "N,N,...",
         value_delimiter = ',',
-        default_value = "0,1024"
+        default_value = "0,1024",
+        value_parser = tokens()
     )]
-    depth: Vec<usize>,
+    depth: Vec<u32>,
     /// Tokens of a prompt; 0 leaves prompts out.
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    prefill: usize,
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = tokens())]
+    prefill: u32,
     /// Tokens to decode; 0 leaves decoding out.
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    decode: usize,
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = tokens())]
+    decode: u32,
     /// How often each is measured; the median counts.
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    repeat: usize,
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
+    repeat: u32,
     /// Seed of made-up weights.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -69,30 +77,27 @@ pub struct BenchArgs {
     engine: EngineArgs,
 }
 
+/// Counts of tokens: far beyond every model, and sums of them are numbers still.
+fn tokens() -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(0..=1 << 24)
+}
+
 /// Runs the command.
 pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
-    if args.repeat == 0 || args.depth.is_empty() {
-        return Err(Failure::usage(
-            "--repeat and --depth need at least one value",
-        ));
-    }
     let interrupts = Interrupts::install()?;
-    // First, while no thread of the engine exists.
-    let memory = bandwidth::measure(args.device.threads);
     let model = match &args.dummy_weights {
         Some(path) => made_up(path, args, console)?,
         None => open::model(&args.model)?,
     };
     let deepest = args.depth.iter().max().copied().unwrap_or(0);
     let context = deepest + args.prefill.max(args.decode + 2).max(1);
-    let context = u32::try_from(context).unwrap_or(u32::MAX);
     let settings = open::engine_options(&args.engine, Some(context));
     let device = open::device(&args.device, console)?;
     let engine = open::engine(model, device, settings, &interrupts.cancel, console)?;
     let plan = Plan {
-        prefill: args.prefill,
-        decode: args.decode,
-        repeat: args.repeat,
+        prefill: args.prefill as usize,
+        decode: args.decode as usize,
+        repeat: args.repeat as usize,
         made_up: args.dummy_weights.is_some(),
     };
     let bar = console.bar("measuring", Unit::Runs);
@@ -107,15 +112,19 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
         };
         measured.push(measure::at_depth(
             &engine,
-            depth,
+            depth as usize,
             &plan,
             &interrupts.cancel,
             &mut progress,
         )?);
     }
     bar.clear();
+    // Before the memory is measured, whose buffers are not the engine's. The engine's threads
+    // sleep by then.
+    let peak = figures::peak_process_bytes();
+    let memory = bandwidth::measure(args.device.threads.map(usize::from));
     console.report(
-        || report(args, &engine, &memory, &measured),
+        || report(args, &engine, peak, &memory, &measured),
         || text(args, &engine, &memory, &measured),
     )
 }
@@ -137,7 +146,10 @@ fn made_up(path: &PathBuf, args: &BenchArgs, console: &Console) -> Result<Arc<Mo
     let bytes = |tensor: &DummyTensor| tensor.shape.iter().product::<u64>() * tensor.dtype.bytes();
     let total: u64 = tensors.iter().map(bytes).sum();
     console.note(&format!("making up {} of weights", figures::bytes(total)));
-    let source = DummySource::new(tensors, args.seed).map_err(hadal_engine::EngineError::from)?;
+    let source = DummySource::new(tensors, args.seed).map_err(|error| {
+        Failure::from(EngineError::from(error))
+            .help("--layers N and --experts N measure a part of the model")
+    })?;
     let no_text = Err("made-up weights have no tokenizer".to_string());
     Ok(Arc::new(Model::new(config, Arc::new(source), no_text)?))
 }
@@ -195,7 +207,13 @@ fn text(args: &BenchArgs, engine: &Engine, memory: &Bandwidth, measured: &[Measu
     out
 }
 
-fn report(args: &BenchArgs, engine: &Engine, memory: &Bandwidth, measured: &[Measured]) -> Value {
+fn report(
+    args: &BenchArgs,
+    engine: &Engine,
+    peak: Option<u64>,
+    memory: &Bandwidth,
+    measured: &[Measured],
+) -> Value {
     let config = &engine.model().config;
     let rows = measured.iter().map(|row| {
         let moved = row.decode_bytes_per_second();
@@ -224,7 +242,7 @@ fn report(args: &BenchArgs, engine: &Engine, memory: &Bandwidth, measured: &[Mea
         "experts": config.n_routed_experts,
         "device": open::device_json(engine.device().info()),
         "weight_bytes": engine.weight_bytes(),
-        "peak_process_bytes": figures::peak_process_bytes(),
+        "peak_process_bytes": peak,
         "memory_bandwidth": {
             "read_bytes_per_second": memory.bytes_per_second,
             "threads": memory.threads,

@@ -18,6 +18,7 @@ use crate::console::{Console, Interrupts};
 use crate::failure::{Failure, Result};
 use crate::open;
 use crate::sampling::SamplingArgs;
+use crate::template::ConversationArgs;
 use conversation::Conversation;
 
 /// Talk with a model, line by line.
@@ -31,19 +32,15 @@ pub struct ChatArgs {
     model: ModelArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// What the model is told before the conversation.
-    #[arg(long, value_name = "TEXT")]
-    system: Option<String>,
     /// Continue one text together instead of asking and answering, as models do that were
     /// not trained to chat. The model inside this program always does.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["family", "thinking", "no_thinking"])]
     story: bool,
-    /// Let the model reason before it answers, where its template has the choice.
-    #[arg(long)]
-    thinking: bool,
     /// Do not keep typed lines for the next time.
     #[arg(long)]
     no_history: bool,
+    #[command(flatten)]
+    conversation: ConversationArgs,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -65,22 +62,28 @@ Ctrl-C stops an answer; what is there so far stays. Arrow keys bring typed lines
 pub fn run(args: &ChatArgs, console: &Console) -> Result<()> {
     let interrupts = Interrupts::install()?;
     let model = open::model(&args.model)?;
-    let text = model.text()?.clone();
+    let mut text = model.text()?.clone();
+    let ConversationArgs { system, template } = &args.conversation;
+    template.apply(&mut text)?;
     let story = args.story || args.model.model.is_none() || !text.has_chat_template();
-    let sampling = args.sampling.options(Some(text.generation()));
-    sampling.validate()?;
+    let vocab = model.config.vocab_size;
+    let sampling = args.sampling.checked(Some(text.generation()), vocab)?;
     let options = args.output.options(&args.model, sampling);
     let settings = open::engine_options(&args.engine, open::context_for(&model, 0));
     let device = open::device(&args.device, console)?;
     let engine = open::engine(model, device, settings, &interrupts.cancel, console)?;
-    let thinking = args.thinking.then_some(true);
     let mut chat = Chat {
-        conversation: Conversation::new(text, story, thinking, args.system.clone()),
+        conversation: Conversation::new(text, story, template.options(), system.clone()),
         session: Session::new(&engine, !args.output.no_draft)?,
         options,
         interrupts,
         console,
     };
+    if let Some(name) = template.typed().filter(|_| story) {
+        console.note(&format!(
+            "note: {name} is for chats; a story has no template"
+        ));
+    }
     greet(args, story, console);
     chat.talk(&mut Lines::open(args.no_history)?)
 }
@@ -193,21 +196,22 @@ impl Chat<'_> {
         let (name, rest) = command.split_once(' ').unwrap_or((command, ""));
         let rest = rest.trim();
         match name {
-            "/help" => self.console.note(HELP),
+            "/help" => self.console.reply(HELP),
             "/clear" => {
                 self.conversation.clear();
-                self.console.note("forgotten");
+                self.console.reply("forgotten");
             }
             "/system" => {
                 self.conversation
                     .set_system((!rest.is_empty()).then(|| rest.to_string()));
-                self.console.note("a new conversation begins");
+                self.console.reply("a new conversation begins");
             }
             "/retry" => {
                 if !self.conversation.take_answer_back() {
                     return Err(Failure::usage("there is no answer yet"));
                 }
-                self.options.sampling.seed += 1;
+                let seed = &mut self.options.sampling.seed;
+                *seed = seed.wrapping_add(1);
                 return self.answer();
             }
             "/save" if rest.is_empty() => return Err(Failure::usage("/save needs a file name")),
@@ -215,7 +219,7 @@ impl Chat<'_> {
                 let path = Path::new(rest);
                 std::fs::write(path, self.conversation.saved())
                     .map_err(|error| Failure::file(path, error))?;
-                self.console.note(&format!("saved to {rest}"));
+                self.console.reply(&format!("saved to {rest}"));
             }
             _ => {
                 return Err(
@@ -226,14 +230,34 @@ impl Chat<'_> {
         Ok(())
     }
 
+    /// The prompt, if the context holds it.
+    fn fitting(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
+        let engine = self.session.engine();
+        let context = engine.context();
+        let max = engine.model().config.max_position_embeddings;
+        if ids.len() <= context as usize {
+            return Ok(ids);
+        }
+        let larger = match context < max {
+            true => format!("; `hadal chat --context {max}` is the most this model allows"),
+            false => String::new(),
+        };
+        Err(Failure::usage(format!(
+            "with this line the conversation has {} tokens, but the context holds {context}",
+            ids.len()
+        ))
+        .help(format!("/clear begins a new conversation{larger}")))
+    }
+
     /// Lets the model speak.
     fn answer(&mut self) -> Result<()> {
         self.interrupts.reset();
-        let ids = match self.conversation.prompt() {
+        let prompt = self.conversation.prompt().map_err(Failure::from);
+        let ids = match prompt.and_then(|ids| self.fitting(ids)) {
             Ok(ids) => ids,
-            Err(error) => {
+            Err(failure) => {
                 self.conversation.unsay();
-                return Err(error.into());
+                return Err(failure);
             }
         };
         // What the cache already holds of this prompt is not fed again; one token must be,
@@ -259,9 +283,7 @@ impl Chat<'_> {
             Ok(made) => made,
             Err(failure) => {
                 self.conversation.unsay();
-                let help =
-                    "the conversation is full or the request was stopped; /clear begins a new one";
-                return Err(failure.help_if_none(help));
+                return Err(failure);
             }
         };
         self.conversation.answered(&ids, &made);

@@ -3,10 +3,11 @@
 
 mod svg;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use clap::Args;
+use hadal_device::Features;
 use hadal_engine::{Cancel, Engine, Kind, Lowered};
 use serde_json::{Value, json};
 
@@ -34,7 +35,7 @@ pub struct ExplainArgs {
     #[arg(long)]
     next: bool,
     /// List every step instead of one line a kernel.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "drawing")]
     steps: bool,
     /// Print the graph as text.
     #[arg(long, group = "drawing")]
@@ -75,11 +76,11 @@ pub fn run(args: &ExplainArgs, console: &Console) -> Result<()> {
             (_, true) => svg::draw(&graph),
             _ => graph.to_string(),
         };
-        return console.print(&text);
+        return drawn(args, &engine, console, text);
     }
     let lowered = engine.explain(kind, args.tokens)?;
     if args.program {
-        return console.print(&lowered.program.to_string());
+        return drawn(args, &engine, console, lowered.program.to_string());
     }
     console.report(
         || report(args, &engine, &lowered),
@@ -88,6 +89,44 @@ pub fn run(args: &ExplainArgs, console: &Console) -> Result<()> {
             false => summary_text(args, &lowered),
         },
     )
+}
+
+/// A drawing or listing; as JSON a text under the name of its option.
+fn drawn(args: &ExplainArgs, engine: &Engine, console: &Console, text: String) -> Result<()> {
+    let name = match args {
+        ExplainArgs { dot: true, .. } => "dot",
+        ExplainArgs { svg: true, .. } => "svg",
+        ExplainArgs { program: true, .. } => "program",
+        _ => "graph",
+    };
+    let json = || {
+        json!({
+            "model": open::model_name(&args.model),
+            "device": open::device_json(engine.device().info()),
+            "tokens": args.tokens,
+            name: text,
+        })
+    };
+    console.report(json, || text.clone())
+}
+
+/// True if a row was refused for being written in the language of another backend: true of
+/// most rows on every device, and no news.
+fn of_another_language(why: &str) -> bool {
+    let languages = Features::HOST.with(Features::WGSL).names();
+    why.strip_prefix("needs ")
+        .is_some_and(|names| names.split('+').any(|name| languages.contains(&name)))
+}
+
+/// How many kernels [`of_another_language`] leaves out of the texts, as a line.
+fn left_out(lowered: &Lowered) -> String {
+    let refused = lowered.explained.iter().flat_map(|step| &step.rejected);
+    let others = refused.filter(|refused| of_another_language(&refused.why));
+    let names: BTreeSet<&str> = others.map(|refused| refused.row).collect();
+    match names.len() {
+        0 => String::new(),
+        count => format!("not shown: {count} kernels in the language of other backends (--json)\n"),
+    }
 }
 
 /// Steps of one operation that take the same row for the same reasons.
@@ -140,6 +179,7 @@ fn summary_text(args: &ExplainArgs, lowered: &Lowered) -> String {
         let mut refused = taken
             .refused
             .iter()
+            .filter(|(_, why)| !of_another_language(why))
             .map(|(row, why)| format!("{row}: {why}"));
         let first = refused.next().unwrap_or_default();
         line(op, row, &taken.count.to_string(), &reads, &first);
@@ -151,7 +191,7 @@ fn summary_text(args: &ExplainArgs, lowered: &Lowered) -> String {
         "\nreads: weights, cache and rotary table that the steps may touch; of expert tables \
          every entry\n",
     );
-    out
+    out + &left_out(lowered)
 }
 
 fn steps_text(lowered: &Lowered) -> String {
@@ -165,11 +205,12 @@ fn steps_text(lowered: &Lowered) -> String {
             step.row,
             step.scope
         );
-        for refused in &step.rejected {
+        let rejected = step.rejected.iter();
+        for refused in rejected.filter(|refused| !of_another_language(&refused.why)) {
             let _ = writeln!(out, "{:>27} not {}: {}", "", refused.row, refused.why);
         }
     }
-    out
+    out + &left_out(lowered)
 }
 
 fn report(args: &ExplainArgs, engine: &Engine, lowered: &Lowered) -> Value {

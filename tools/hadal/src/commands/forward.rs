@@ -5,7 +5,7 @@ mod write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hadal_engine::{ForwardOptions, Numbers, Tensor, forward};
+use hadal_engine::{EngineError, ForwardOptions, Model, Numbers, Tensor, forward};
 use serde_json::json;
 
 use crate::args::{DeviceArgs, EngineArgs, ModelArgs};
@@ -37,8 +37,13 @@ pub struct ForwardArgs {
     #[arg(long)]
     all: bool,
     /// Continue greedily for N tokens.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    greedy: usize,
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(0..=1 << 24)
+    )]
+    greedy: u32,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -48,13 +53,15 @@ pub fn run(args: &ForwardArgs, console: &Console) -> Result<()> {
     let ids = parse_ids(&args.ids)?;
     let interrupts = Interrupts::install()?;
     let model = open::model(&args.model)?;
-    let context = open::context_for(&model, ids.len() + args.greedy);
-    let settings = open::engine_options(&args.engine, context);
+    let wanted = ids.len().saturating_add(args.greedy as usize);
+    let settings = open::engine_options(&args.engine, open::context_for(&model, wanted));
+    check_room(&model, wanted, settings.context)?;
+    let out = write::Output::create(&args.out)?;
     let device = open::device(&args.device, console)?;
     let engine = open::engine(model, device, settings, &interrupts.cancel, console)?;
     let options = ForwardOptions {
         all: args.all,
-        greedy: args.greedy,
+        greedy: args.greedy as usize,
     };
     let bar = console.bar("computing", Unit::Tokens);
     let mut progress = |done: usize, total: usize| bar.set(done as u64, total as u64);
@@ -67,7 +74,7 @@ pub fn run(args: &ForwardArgs, console: &Console) -> Result<()> {
             numbers: Numbers::I64(ids.iter().map(|id| i64::from(*id)).collect()),
         });
     }
-    write::safetensors(&args.out, &tensors)?;
+    out.write(&tensors)?;
     let greedy = tensors.iter().find_map(|tensor| match &tensor.numbers {
         Numbers::I64(ids) if tensor.name == "greedy_ids" => Some(ids.clone()),
         _ => None,
@@ -99,19 +106,38 @@ pub fn run(args: &ForwardArgs, console: &Console) -> Result<()> {
     )
 }
 
+/// Refuses what the context cannot hold before anything is computed.
+fn check_room(model: &Model, wanted: usize, context: Option<u32>) -> Result<()> {
+    let max = model.config.max_position_embeddings;
+    let context = context.unwrap_or(max);
+    if wanted <= context as usize {
+        return Ok(());
+    }
+    let full = EngineError::ContextFull {
+        wanted,
+        context,
+        max,
+    };
+    Err(full.into())
+}
+
 /// Largest file of ids; longer than any context.
 const MAX_IDS_BYTES: u64 = 64 << 20;
 
-/// Ids from a list, or from a file where the text is no list.
+/// Ids from a list, or from a file where the text is no list: what begins with a number is
+/// one, unless there is a file of that name.
 pub fn parse_ids(text: &str) -> Result<Vec<u32>> {
-    let list = |c: char| c.is_ascii_digit() || c == ',' || c.is_whitespace();
-    let (from, content) = if text.chars().all(list) {
+    let separator = |c: char| c == ',' || c.is_whitespace();
+    let first = text.split(separator).find(|word| !word.is_empty());
+    let digits = first.map_or("", |word| word.trim_start_matches(['-', '+']));
+    let is_list = digits.chars().all(|c| c.is_ascii_digit()) && !Path::new(text).is_file();
+    let (from, content) = if is_list {
         ("the list".to_string(), text.to_string())
     } else {
         let path = Path::new(text);
         (text.to_string(), read_ids(path)?)
     };
-    let words = content.split(|c: char| c == ',' || c.is_whitespace());
+    let words = content.split(separator);
     let ids = words.filter(|word| !word.is_empty()).map(|word| {
         word.parse::<u32>().map_err(|_| {
             let word: String = word.chars().take(40).collect();

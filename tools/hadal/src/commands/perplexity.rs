@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use hadal_engine::EngineError;
 use serde_json::json;
 
 use crate::args::{DeviceArgs, EngineArgs, ModelArgs};
@@ -17,7 +18,7 @@ use crate::open;
     hadal perplexity --text story.txt\n  \
     hadal perplexity --text story.txt --window 512 --json\n\n\
     The text is read in windows that overlap by half; every token is scored once, with at \
-    least half a window before it.")]
+    least half a window before it, those of the first window with all that is before them.")]
 pub struct PerplexityArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -27,11 +28,14 @@ pub struct PerplexityArgs {
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
     /// Tokens a window [default: the context].
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(4..))]
     window: Option<u32>,
     #[command(flatten)]
     engine: EngineArgs,
 }
+
+/// A window has a token to begin with, one to score, and as much again to overlap.
+const LEAST_CONTEXT: u32 = 4;
 
 /// Runs the command.
 pub fn run(args: &PerplexityArgs, console: &Console) -> Result<()> {
@@ -44,6 +48,10 @@ pub fn run(args: &PerplexityArgs, console: &Console) -> Result<()> {
     let model = open::model(&args.model)?;
     let context = args.window.or_else(|| open::context_for(&model, 0));
     let settings = open::engine_options(&args.engine, context);
+    if let Some(few) = settings.context.filter(|context| *context < LEAST_CONTEXT) {
+        let why = format!("a context of {few} tokens is too small to score a text");
+        return Err(Failure::usage(why).help(format!("choose at least {LEAST_CONTEXT}")));
+    }
     let device = open::device(&args.device, console)?;
     let engine = open::engine(model, device, settings, &interrupts.cancel, console)?;
     let bar = console.bar("scoring", Unit::Tokens);
@@ -61,7 +69,16 @@ pub fn run(args: &PerplexityArgs, console: &Console) -> Result<()> {
         args.window,
         &interrupts.cancel,
         &mut progress,
-    )?;
+    )
+    .map_err(|error| match error {
+        // The library's word for a list of tokens that has nothing to predict.
+        EngineError::EmptyPrompt => Failure::usage(format!(
+            "{} is a single token; there is nothing to predict",
+            args.text.display()
+        ))
+        .help("give a text of at least two tokens"),
+        other => other.into(),
+    })?;
     bar.clear();
     let elapsed = started.elapsed();
     console.report(

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use clap::Args;
-use hadal_tokens::{ChatFamily, RenderOptions};
+use hadal_tokens::RenderOptions;
 use serde_json::{Value, json};
 
 use crate::args::ModelArgs;
 use crate::console::Console;
 use crate::failure::{Failure, Result};
 use crate::open;
+use crate::template::TemplateArgs;
 
 /// A conversation to the prompt that the model sees.
 #[derive(Args, Debug)]
@@ -23,43 +24,24 @@ pub struct RenderArgs {
     /// The conversation: a JSON list of {\"role\", \"content\"}, or a file with one.
     #[arg(long, value_name = "FILE|JSON")]
     messages: String,
-    /// Let the model reason before it answers, where the template has the choice.
-    #[arg(long, overrides_with = "no_thinking")]
-    thinking: bool,
-    /// Let it answer at once.
-    #[arg(long)]
-    no_thinking: bool,
     /// Tool descriptions: a JSON list, or a file with one.
     #[arg(long, value_name = "FILE|JSON")]
     tools: Option<String>,
-    /// Use this built-in template instead of the checkpoint's own: v3, r1 or v3.1.
-    #[arg(long, value_name = "NAME")]
-    family: Option<String>,
     /// End behind the last message, not where the answer begins.
     #[arg(long)]
     no_generation_prompt: bool,
+    #[command(flatten)]
+    template: TemplateArgs,
 }
 
 /// Runs the command.
 pub fn run(args: &RenderArgs, console: &Console) -> Result<()> {
     let mut text = open::text(&args.model)?;
-    if let Some(name) = &args.family {
-        let family = ChatFamily::from_name(name).ok_or_else(|| {
-            Failure::usage(format!("there is no built-in template {name:?}"))
-                .help("choose v3, r1 or v3.1")
-        })?;
-        text.set_chat_family(family)?;
-    }
-    let thinking = match (args.thinking, args.no_thinking) {
-        (true, _) => Some(true),
-        (_, true) => Some(false),
-        _ => None,
-    };
+    args.template.apply(&mut text)?;
     let options = RenderOptions {
         add_generation_prompt: !args.no_generation_prompt,
-        thinking,
         tools: args.tools.as_deref().map(json_or_file).transpose()?,
-        ..RenderOptions::default()
+        ..args.template.options()
     };
     let rendered = text.render(&json_or_file(&args.messages)?, &options)?;
     console.report(

@@ -1,19 +1,19 @@
 //! `hadal run`: continue a text, or answer a message, as it is written.
 
-use std::io::Read;
 use std::ops::ControlFlow;
 
 use clap::Args;
 use hadal_engine::{
     Engine, Event, Finish, GenerateOptions, Generated, Model, SamplingOptions, Session, generate,
 };
-use hadal_tokens::RenderOptions;
 use serde_json::{Value, json};
 
 use crate::args::{DeviceArgs, EngineArgs, ModelArgs};
 use crate::console::{Console, Interrupts, Unit, seconds};
 use crate::failure::{Failure, Result};
+use crate::input::standard_input;
 use crate::sampling::SamplingArgs;
+use crate::template::ConversationArgs;
 use crate::{figures, open};
 
 /// Continue a text, or answer a question with --chat.
@@ -21,6 +21,7 @@ use crate::{figures, open};
 #[command(after_help = "Examples:\n  \
     hadal run \"Once upon a time\"\n  \
     hadal run --model ~/DeepSeek-V3 --chat \"Why is the sky blue?\"\n  \
+    hadal run --model ~/DeepSeek-V3.1 --chat --thinking --system \"Be brief.\" \"Why?\"\n  \
     hadal run --temperature 0 --max-tokens 50 \"The old king\"\n  \
     cat story.txt | hadal run -\n  \
     hadal run --json --seed 7 \"Once\" > answer.json")]
@@ -35,6 +36,8 @@ pub struct RunArgs {
     #[arg(long)]
     chat: bool,
     #[command(flatten)]
+    conversation: ConversationArgs,
+    #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -47,17 +50,31 @@ pub struct RunArgs {
 pub struct OutputArgs {
     /// Most tokens of output [default: 300 for the model inside this program, for others
     /// what the context holds].
-    #[arg(short = 'n', long, value_name = "N")]
-    pub max_tokens: Option<usize>,
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub max_tokens: Option<u64>,
     /// End the output before this text. May be repeated.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = stop_text)]
     pub stop: Vec<String>,
     /// Go on after the model ended its text.
     #[arg(long)]
     pub ignore_end: bool,
-    /// Do not let the next-token module guess ahead. The text is the same, only slower.
+    /// Do not let the next-token module guess ahead. Greedy text (temperature 0) is the same
+    /// either way and sampled text is distributed the same; which is faster depends on how
+    /// often the module of the model is right.
     #[arg(long)]
     pub no_draft: bool,
+}
+
+fn stop_text(text: &str) -> std::result::Result<String, String> {
+    match text.is_empty() {
+        true => Err("every text would end at once; give at least one character".to_string()),
+        false => Ok(text.to_string()),
+    }
 }
 
 /// Most tokens of the small model, which likes to ramble.
@@ -68,7 +85,7 @@ impl OutputArgs {
     pub fn options(&self, model: &ModelArgs, sampling: SamplingOptions) -> GenerateOptions {
         let usual = model.model.is_none().then_some(EMBEDDED_TOKENS);
         GenerateOptions {
-            max_tokens: self.max_tokens.or(usual),
+            max_tokens: self.max_tokens.map(saturating).or(usual),
             sampling,
             stop: self.stop.clone(),
             ignore_end: self.ignore_end,
@@ -76,17 +93,26 @@ impl OutputArgs {
     }
 }
 
+fn saturating(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
 /// Runs the command.
 pub fn run(args: &RunArgs, console: &Console) -> Result<()> {
-    let prompt = prompt(&args.prompt)?;
-    let interrupts = Interrupts::install()?;
+    if !args.chat {
+        args.conversation.refuse_without_chat()?;
+    }
     let model = open::model(&args.model)?;
-    let ids = prompt_ids(&model, &prompt, args.chat)?;
-    let sampling = args.sampling.options(Some(model.text()?.generation()));
-    sampling.validate()?;
+    let recommended = Some(model.text()?.generation());
+    let vocab = model.config.vocab_size;
+    let sampling = args.sampling.checked(recommended, vocab)?;
     let seed = sampling.seed;
     let options = args.output.options(&args.model, sampling);
-    let wanted = ids.len() + options.max_tokens.unwrap_or(0);
+    // Before Ctrl-C is taken over: it must end the waiting for standard input.
+    let prompt = prompt(&args.prompt)?;
+    let interrupts = Interrupts::install()?;
+    let ids = prompt_ids(&model, &prompt, args)?;
+    let wanted = ids.len().saturating_add(options.max_tokens.unwrap_or(0));
     let settings = open::engine_options(&args.engine, open::context_for(&model, wanted));
     let device = open::device(&args.device, console)?;
     let engine = open::engine(model, device, settings, &interrupts.cancel, console)?;
@@ -116,18 +142,11 @@ pub fn run(args: &RunArgs, console: &Console) -> Result<()> {
     }
 }
 
-/// Largest prompt that is read; longer than any context.
-const MAX_PROMPT_BYTES: u64 = 64 << 20;
-
 fn prompt(typed: &str) -> Result<String> {
-    let mut text = typed.to_string();
-    if typed == "-" {
-        text.clear();
-        let mut input = std::io::stdin().lock().take(MAX_PROMPT_BYTES);
-        input
-            .read_to_string(&mut text)
-            .map_err(|error| Failure::failed(format!("cannot read standard input: {error}")))?;
-    }
+    let text = match typed {
+        "-" => standard_input()?,
+        _ => typed.to_string(),
+    };
     if text.is_empty() {
         return Err(Failure::usage("the prompt is empty")
             .help("give a text to continue: hadal run \"Once upon a time\""));
@@ -135,13 +154,19 @@ fn prompt(typed: &str) -> Result<String> {
     Ok(text)
 }
 
-fn prompt_ids(model: &Model, prompt: &str, chat: bool) -> Result<Vec<u32>> {
+fn prompt_ids(model: &Model, prompt: &str, args: &RunArgs) -> Result<Vec<u32>> {
     let text = model.text()?;
-    if !chat {
+    if !args.chat {
         return Ok(text.encode_prompt(prompt)?);
     }
-    let messages = json!([{"role": "user", "content": prompt}]);
-    Ok(text.render(&messages, &RenderOptions::default())?.ids)
+    let mut text = text.clone();
+    args.conversation.template.apply(&mut text)?;
+    let system = args.conversation.system.iter();
+    let system = system.map(|content| json!({"role": "system", "content": content}));
+    let message = json!({"role": "user", "content": prompt});
+    let messages: Value = system.chain([message]).collect();
+    let options = args.conversation.template.options();
+    Ok(text.render(&messages, &options)?.ids)
 }
 
 /// Generates, showing text as it comes. `lead` stands before it, once the prompt is read and
@@ -155,7 +180,7 @@ pub fn stream(
     console: &Console,
 ) -> Result<Generated> {
     let bar = console.bar("reading the prompt", Unit::Tokens);
-    let mut trouble = None;
+    let (mut trouble, mut shown) = (None, Shown::default());
     let mut on_event = |event: Event| {
         let shown = match event {
             Event::Prompt { done, total } if done < total => {
@@ -167,7 +192,7 @@ pub fn stream(
                 console.print(lead)
             }
             Event::Text(_) if console.json() => Ok(()),
-            Event::Text(text) => console.print_model_text(&text),
+            Event::Text(text) => console.print_model_text(&shown.push(&text)),
         };
         match shown {
             Ok(()) => ControlFlow::Continue(()),
@@ -177,11 +202,48 @@ pub fn stream(
             }
         }
     };
-    let made = generate(session, ids, options, &interrupts.cancel, &mut on_event)?;
-    match trouble {
-        Some(failure) => Err(failure),
-        None => Ok(made),
+    let mut made = generate(session, ids, options, &interrupts.cancel, &mut on_event)?;
+    if let Some(failure) = trouble {
+        return Err(failure);
     }
+    if ends_inside_a_character(session.engine().model(), &made) {
+        made.text.pop();
+        shown.held.pop();
+    }
+    console.print_model_text(&shown.held)?;
+    Ok(made)
+}
+
+/// Text as it is shown: what stands for broken bytes is held back while it is the end, where
+/// it may be the beginning of a character whose rest never came.
+#[derive(Default)]
+struct Shown {
+    held: String,
+}
+
+impl Shown {
+    /// What one more piece makes ready to be shown.
+    fn push(&mut self, piece: &str) -> String {
+        self.held.push_str(piece);
+        let certain = self.held.trim_end_matches('\u{FFFD}').len();
+        let rest = self.held.split_off(certain);
+        std::mem::replace(&mut self.held, rest)
+    }
+}
+
+/// True if the last token began a character that no token ended, which the text then shows
+/// as U+FFFD.
+fn ends_inside_a_character(model: &Model, made: &Generated) -> bool {
+    let Ok(text) = &model.text else { return false };
+    if made.finish == Finish::Stop || !made.text.ends_with('\u{FFFD}') {
+        return false;
+    }
+    let mut stream = text.tokenizer().stream(true);
+    for &id in &made.ids {
+        // A row of the embedding without a token has no text.
+        let _ = stream.push(id);
+    }
+    stream.finish().is_some()
 }
 
 /// The line of figures.

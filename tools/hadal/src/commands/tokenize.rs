@@ -1,7 +1,6 @@
 //! `hadal tokenize`: text to ids, or ids to text.
 
 use std::fmt::Write;
-use std::io::Read;
 
 use clap::Args;
 use hadal_tokens::TextModel;
@@ -10,7 +9,8 @@ use serde_json::json;
 use crate::args::ModelArgs;
 use crate::commands::forward::parse_ids;
 use crate::console::Console;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
+use crate::input::standard_input;
 use crate::open;
 
 /// Text to token ids, or ids to text.
@@ -47,7 +47,10 @@ pub fn run(args: &TokenizeArgs, console: &Console) -> Result<()> {
             (ids, text)
         }
         (None, text) => {
-            let text = read(text.as_deref().unwrap_or_default())?;
+            let text = match text.as_deref().unwrap_or_default() {
+                "-" => standard_input()?,
+                typed => typed.to_string(),
+            };
             (encode(args, &model, &text)?, text)
         }
     };
@@ -80,16 +83,4 @@ fn encode(args: &TokenizeArgs, model: &TextModel, text: &str) -> Result<Vec<u32>
         true => tokenizer.encode_plain(text)?,
         false => tokenizer.encode(text)?,
     })
-}
-
-fn read(text: &str) -> Result<String> {
-    if text != "-" {
-        return Ok(text.to_string());
-    }
-    let mut all = String::new();
-    std::io::stdin()
-        .lock()
-        .read_to_string(&mut all)
-        .map_err(|error| Failure::failed(format!("cannot read standard input: {error}")))?;
-    Ok(all)
 }

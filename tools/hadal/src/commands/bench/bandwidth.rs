@@ -4,7 +4,8 @@
 //! counts, since everything else that runs only makes it slower.
 
 use std::hint::black_box;
-use std::sync::Barrier;
+use std::sync::{Barrier, OnceLock};
+use std::thread::Builder;
 use std::time::Instant;
 
 /// What the memory gave.
@@ -27,17 +28,19 @@ pub fn measure(threads: Option<usize>) -> Bandwidth {
     let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = threads.unwrap_or_else(cores).max(1);
     let words = (TOTAL_BYTES / 8 / threads).next_multiple_of(LANES);
-    let barrier = Barrier::new(threads);
-    let seconds = std::thread::scope(|scope| {
-        let work = || scope.spawn(|| passes(words, &barrier));
-        let workers: Vec<_> = (0..threads).map(|_| work()).collect();
-        let times = workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or([f64::MAX; PASSES]));
-        let times: Vec<[f64; PASSES]> = times.collect();
+    // Made when it is known how many there are: the system may refuse some of the threads.
+    let barrier: OnceLock<Barrier> = OnceLock::new();
+    let (seconds, threads) = std::thread::scope(|scope| {
+        let work = || Builder::new().spawn_scoped(scope, || passes(words, barrier.wait()));
+        let workers: Vec<_> = (1..threads).map_while(|_| work().ok()).collect();
+        let threads = workers.len() + 1;
+        let mut times = vec![passes(words, barrier.get_or_init(|| Barrier::new(threads)))];
+        let workers = workers.into_iter();
+        times.extend(workers.map(|worker| worker.join().unwrap_or([f64::MAX; PASSES])));
         // A pass is over when its slowest thread is.
         let slowest = |pass: usize| times.iter().map(|t| t[pass]).fold(0.0, f64::max);
-        (0..PASSES).map(slowest).fold(f64::MAX, f64::min)
+        let best = (0..PASSES).map(slowest).fold(f64::MAX, f64::min);
+        (best, threads)
     });
     Bandwidth {
         bytes_per_second: (8 * words * threads) as f64 / seconds,

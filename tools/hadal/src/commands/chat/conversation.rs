@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 /// A conversation.
 pub struct Conversation {
     text: TextModel,
-    thinking: Option<bool>,
+    options: RenderOptions,
     system: Option<String>,
     so_far: SoFar,
 }
@@ -41,7 +41,7 @@ impl Conversation {
     pub fn new(
         text: TextModel,
         story: bool,
-        thinking: Option<bool>,
+        options: RenderOptions,
         system: Option<String>,
     ) -> Conversation {
         let so_far = if story {
@@ -51,7 +51,7 @@ impl Conversation {
         };
         Conversation {
             text,
-            thinking,
+            options,
             system,
             so_far,
         }
@@ -110,13 +110,7 @@ impl Conversation {
     pub fn prompt(&self) -> Result<Vec<u32>> {
         match &self.so_far {
             SoFar::Story { ids, .. } => Ok(ids.clone()),
-            SoFar::Messages(_) => {
-                let options = RenderOptions {
-                    thinking: self.thinking,
-                    ..RenderOptions::default()
-                };
-                Ok(self.text.render(&self.messages(), &options)?.ids)
-            }
+            SoFar::Messages(_) => Ok(self.text.render(&self.messages(), &self.options)?.ids),
         }
     }
 
@@ -235,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_story_grows_from_both_sides_and_ends_nowhere() {
-        let mut story = Conversation::new(tiny(), true, None, None);
+        let mut story = Conversation::new(tiny(), true, RenderOptions::default(), None);
         story.say("Once upon a time").unwrap();
         let prompt = story.prompt().unwrap();
         story.answered(&prompt, &made(" there was a fox.", Finish::End));
@@ -255,7 +249,7 @@ mod tests {
     #[test]
     fn a_line_or_an_answer_can_be_taken_back() {
         for story in [true, false] {
-            let mut talk = Conversation::new(tiny(), story, None, None);
+            let mut talk = Conversation::new(tiny(), story, RenderOptions::default(), None);
             assert!(!talk.take_answer_back());
             talk.say("Hello").unwrap();
             let prompt = talk.prompt().unwrap();

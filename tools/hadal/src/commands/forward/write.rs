@@ -11,21 +11,52 @@ use serde_json::{Map, Value, json};
 
 use crate::failure::{Failure, Result};
 
-/// Writes `tensors` to `path`.
-pub fn safetensors(path: &Path, tensors: &[Tensor]) -> Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let written = write(&partial, tensors).and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|error| {
-        // Nothing can be done if even this fails.
-        let _ = std::fs::remove_file(&partial);
-        Failure::file(path, error)
-    })
+/// A file that is going to be written. Until it is whole it lies beside the wanted one, and
+/// nothing is left of it if it does not come to that.
+pub struct Output {
+    path: PathBuf,
+    partial: PathBuf,
+    file: File,
 }
 
-fn write(path: &Path, tensors: &[Tensor]) -> io::Result<()> {
-    let mut out = BufWriter::new(File::create(path)?);
+impl Output {
+    /// Begins a file that will be called `path`.
+    ///
+    /// # Errors
+    /// It cannot be made there.
+    pub fn create(path: &Path) -> Result<Output> {
+        if path.exists() && !path.is_file() {
+            let why = format!("--out {} is not an ordinary file", path.display());
+            return Err(Failure::usage(why).help("give the name of a file to write"));
+        }
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(format!(".{}.partial", std::process::id()));
+        let partial = PathBuf::from(partial);
+        let file = File::create_new(&partial).map_err(|error| Failure::file(path, error))?;
+        Ok(Output {
+            path: path.to_path_buf(),
+            partial,
+            file,
+        })
+    }
+
+    /// Writes `tensors` and gives the file its name.
+    pub fn write(self, tensors: &[Tensor]) -> Result<()> {
+        write(&self.file, tensors)
+            .and_then(|()| std::fs::rename(&self.partial, &self.path))
+            .map_err(|error| Failure::file(&self.path, error))
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        // Gone already where all went well; nothing can be done if even this fails.
+        let _ = std::fs::remove_file(&self.partial);
+    }
+}
+
+fn write(file: &File, tensors: &[Tensor]) -> io::Result<()> {
+    let mut out = BufWriter::new(file);
     // Integers first, so that every number lies at a multiple of its size.
     let mut tensors: Vec<&Tensor> = tensors.iter().collect();
     tensors.sort_by_key(|tensor| matches!(tensor.numbers, Numbers::F32(_)));
@@ -46,7 +77,8 @@ fn write(path: &Path, tensors: &[Tensor]) -> io::Result<()> {
             }
         }
     }
-    out.into_inner()?.sync_all()
+    out.flush()?;
+    file.sync_all()
 }
 
 /// The header, padded so that the numbers begin at a multiple of eight.
@@ -95,7 +127,7 @@ mod tests {
                 numbers: Numbers::I64(vec![-7]),
             },
         ];
-        safetensors(&path, &tensors).unwrap();
+        Output::create(&path).unwrap().write(&tensors).unwrap();
         let read = Checkpoint::open(folder.path()).unwrap();
         assert_eq!(read.get("a").unwrap().shape, [1, 2]);
         assert_eq!(
