@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::args::{ActivationsArg, DeviceArgs, EngineArgs, FormArg, ModelArgs, MoeArg};
 use crate::console::{Console, Unit};
 use crate::failure::{Failure, Result};
+use crate::input::text_file;
 
 /// Opens the checkpoint, or the model inside this program.
 pub fn model(args: &ModelArgs) -> Result<Arc<Model>> {
@@ -61,6 +62,17 @@ fn embedded_text() -> hadal_tokens::Result<TextModel> {
     )?;
     text.set_generation(GenerationConfig::from_bytes(hadal_tiny::GENERATION_CONFIG)?);
     Ok(text)
+}
+
+/// Largest config.json that is read; published ones stay below 10 kB.
+const MAX_CONFIG_BYTES: usize = 16 << 20;
+
+/// The text of a config.json.
+pub fn config_text(file: &Path) -> Result<String> {
+    text_file(file, MAX_CONFIG_BYTES).map_err(|failure| {
+        let help = "give the folder of a checkpoint, or its config.json";
+        about_gguf(file, failure.help(help))
+    })
 }
 
 /// Only the text side of a model: no weights are touched.

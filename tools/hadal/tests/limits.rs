@@ -112,7 +112,8 @@ fn gguf_is_named_wherever_it_lies() {
         file.display().to_string(),
         folder.path().display().to_string(),
     );
-    hadal(&["info", "--model", &file]).fails(2, &["is no config.json", "GGUF files"]);
+    hadal(&["info", "--model", &file]).fails(2, &["is not a text", "GGUF files"]);
+    hadal(&["bench", "--dummy-weights", &file]).fails(2, &["is not a text", "GGUF files"]);
     hadal(&["info", "--model", &only]).fails(1, &["config.json", "GGUF files"]);
     hadal(&["run", "--model", &only, "Once"]).fails(1, &["GGUF files are not read yet"]);
     hadal(&["tokenize", "--model", &only, "Once"]).fails(1, &["GGUF files are not read yet"]);

@@ -196,6 +196,23 @@ fn explain_names_kernels_and_draws() {
     hadal(&["explain", "--device", "host", "--tokens", "0"]).fails(2, &["1 to 256"]);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn bench_refuses_made_up_weights_that_do_not_fit_and_tells_how_to_keep_a_part() {
+    let text = std::fs::read_to_string(fixture("deepseek_v3.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    // More than any machine that runs this has.
+    config["num_hidden_layers"] = 1000.into();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    std::fs::write(&path, config.to_string()).unwrap();
+    let path = path.display().to_string();
+    let ran = hadal(&["bench", "--dummy-weights", &path]);
+    ran.fails(1, &["memory", "--layers N and --experts N"]);
+    let help = hadal(&["bench", "--help"]);
+    assert!(help.text().contains("--layers N and"), "{}", help.out);
+}
+
 #[test]
 fn bench_measures_the_model_inside_and_made_up_shapes() {
     let small = [

@@ -6,7 +6,7 @@
 mod bandwidth;
 mod measure;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -130,9 +130,8 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
 }
 
 /// Any config.json with weights made in memory.
-fn made_up(path: &PathBuf, args: &BenchArgs, console: &Console) -> Result<Arc<Model>> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
-    let config = Config::from_json(&text)?.cut(args.layers, args.experts)?;
+fn made_up(path: &Path, args: &BenchArgs, console: &Console) -> Result<Arc<Model>> {
+    let config = Config::from_json(&open::config_text(path)?)?.cut(args.layers, args.experts)?;
     let copies = mtp_copies(&config);
     let tensors = official_manifest(&config)
         .into_iter()

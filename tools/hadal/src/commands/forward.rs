@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::args::{DeviceArgs, EngineArgs, ModelArgs};
 use crate::console::{Console, Interrupts, Unit};
 use crate::failure::{Failure, Result};
+use crate::input::{MAX_BYTES, text_file};
 use crate::open;
 
 /// Logits and intermediates of given tokens, as a file to compare with.
@@ -121,9 +122,6 @@ fn check_room(model: &Model, wanted: usize, context: Option<u32>) -> Result<()> 
     Err(full.into())
 }
 
-/// Largest file of ids; longer than any context.
-const MAX_IDS_BYTES: u64 = 64 << 20;
-
 /// Ids from a list, or from a file where the text is no list: what begins with a number is
 /// one, unless there is a file of that name.
 pub fn parse_ids(text: &str) -> Result<Vec<u32>> {
@@ -134,8 +132,12 @@ pub fn parse_ids(text: &str) -> Result<Vec<u32>> {
     let (from, content) = if is_list {
         ("the list".to_string(), text.to_string())
     } else {
-        let path = Path::new(text);
-        (text.to_string(), read_ids(path)?)
+        let help = "give a list such as 0,405,1092, or a file of numbers";
+        let content = text_file(Path::new(text), MAX_BYTES);
+        (
+            text.to_string(),
+            content.map_err(|failure| failure.help(help))?,
+        )
     };
     let words = content.split(separator);
     let ids = words.filter(|word| !word.is_empty()).map(|word| {
@@ -150,20 +152,6 @@ pub fn parse_ids(text: &str) -> Result<Vec<u32>> {
             .help("give at least one, as --ids 0,405,1092"));
     }
     Ok(ids)
-}
-
-fn read_ids(path: &Path) -> Result<String> {
-    let file = |error| {
-        Failure::file(path, error).help("give a list such as 0,405,1092, or a file of numbers")
-    };
-    let size = std::fs::metadata(path).map_err(file)?.len();
-    if size > MAX_IDS_BYTES {
-        return Err(Failure::usage(format!(
-            "{} has {size} bytes; this is not a list of token ids",
-            path.display()
-        )));
-    }
-    std::fs::read_to_string(path).map_err(file)
 }
 
 #[cfg(test)]

@@ -1,8 +1,6 @@
 //! `hadal info`: what a model is, from config.json and whatever else is there.
 
 use std::fmt::Write;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -13,7 +11,7 @@ use hadal_models::counts::Counts;
 use serde_json::{Value, json};
 
 use crate::console::Console;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::{figures, open};
 
 /// What a model is: sizes, parameters, bytes, licence. config.json is enough.
@@ -70,10 +68,7 @@ fn find(args: &InfoArgs) -> Result<Found> {
     } else {
         path.clone()
     };
-    let text = read_config(&file).map_err(|failure| {
-        let help = "--model takes the folder of a checkpoint, or its config.json";
-        open::about_gguf(path, failure.help(help))
-    })?;
+    let text = open::config_text(&file).map_err(|failure| open::about_gguf(path, failure))?;
     let name = path.file_name().map_or_else(
         || path.display().to_string(),
         |name| name.to_string_lossy().into_owned(),
@@ -88,18 +83,6 @@ fn find(args: &InfoArgs) -> Result<Found> {
             Weights::Absent
         },
     })
-}
-
-/// The text of a config.json; what is too large or no text is something else.
-fn read_config(file: &Path) -> Result<String> {
-    const MOST_BYTES: u64 = 16 << 20;
-    let mut bytes = Vec::new();
-    File::open(file)
-        .and_then(|opened| opened.take(MOST_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|error| Failure::file(file, error))?;
-    let text = String::from_utf8(bytes).ok();
-    text.filter(|text| text.len() as u64 <= MOST_BYTES)
-        .ok_or_else(|| Failure::usage(format!("{} is no config.json", file.display())))
 }
 
 fn weights(folder: &Path) -> Weights {

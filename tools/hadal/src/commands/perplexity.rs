@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::args::{DeviceArgs, EngineArgs, ModelArgs};
 use crate::console::{Console, Interrupts, Unit, seconds};
 use crate::failure::{Failure, Result};
+use crate::input::text_file;
 use crate::open;
 
 /// How well a model predicts a text.
@@ -34,13 +35,15 @@ pub struct PerplexityArgs {
     engine: EngineArgs,
 }
 
+/// Largest text that is scored: some hundred million tokens.
+const MAX_TEXT_BYTES: usize = 1 << 30;
+
 /// A window has a token to begin with, one to score, and as much again to overlap.
 const LEAST_CONTEXT: u32 = 4;
 
 /// Runs the command.
 pub fn run(args: &PerplexityArgs, console: &Console) -> Result<()> {
-    let text =
-        std::fs::read_to_string(&args.text).map_err(|error| Failure::file(&args.text, error))?;
+    let text = text_file(&args.text, MAX_TEXT_BYTES)?;
     if text.is_empty() {
         return Err(Failure::usage(format!("{} is empty", args.text.display())));
     }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::args::ModelArgs;
 use crate::console::Console;
 use crate::failure::{Failure, Result};
+use crate::input::{MAX_BYTES, text_file};
 use crate::open;
 use crate::template::TemplateArgs;
 
@@ -21,7 +22,7 @@ use crate::template::TemplateArgs;
 pub struct RenderArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// The conversation: a JSON list of {\"role\", \"content\"}, or a file with one.
+    /// The conversation: a JSON list of {"role", "content"}, or a file with one.
     #[arg(long, value_name = "FILE|JSON")]
     messages: String,
     /// Tool descriptions: a JSON list, or a file with one.
@@ -59,9 +60,7 @@ fn json_or_file(text: &str) -> Result<Value> {
     let (name, content) = if typed {
         ("what was typed".to_string(), text.to_string())
     } else {
-        let path = Path::new(text);
-        let content = std::fs::read_to_string(path).map_err(|error| Failure::file(path, error))?;
-        (text.to_string(), content)
+        (text.to_string(), text_file(Path::new(text), MAX_BYTES)?)
     };
     serde_json::from_str(&content)
         .map_err(|error| Failure::usage(format!("{name} is not JSON: {error}")))

@@ -47,6 +47,7 @@ pub struct RunArgs {
 
 /// When output ends.
 #[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Output")]
 pub struct OutputArgs {
     /// Most tokens of output [default: 300 for the model inside this program, for others
     /// what the context holds].
