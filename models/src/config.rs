@@ -19,9 +19,6 @@ pub use rope::Yarn;
 /// Largest context, in tokens, that a configuration may name.
 pub(crate) const MAX_POSITIONS: u32 = 1 << 27;
 
-/// Largest `config.json`; published ones have a few kilobytes.
-const MAX_JSON_BYTES: usize = 4 << 20;
-
 /// How the router turns logits into scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScoringFunc {
@@ -130,9 +127,13 @@ impl Config {
     /// whatever `rms_norm_eps` says.
     pub const LATENT_EPS: f64 = 1e-6;
 
+    /// Largest `config.json` in bytes; published ones have a few thousand. Whoever reads the
+    /// file needs no more of it.
+    pub const MAX_JSON_BYTES: u64 = 4 << 20;
+
     /// Reads the text of a published `config.json`.
     pub fn from_json(text: &str) -> std::result::Result<Config, ConfigError> {
-        if text.len() > MAX_JSON_BYTES {
+        if text.len() as u64 > Config::MAX_JSON_BYTES {
             let found = format!("{} bytes long", text.len());
             return Err(ConfigError::new(
                 "(file)",

@@ -333,7 +333,7 @@ fn absurd_numbers_are_refused_by_the_name_of_their_key() {
 #[test]
 fn text_that_is_no_configuration_is_refused() {
     let deep = "[".repeat(100_000);
-    let long = " ".repeat(MAX_JSON_BYTES + 1);
+    let long = " ".repeat(Config::MAX_JSON_BYTES as usize + 1);
     for text in [
         "",
         "{",

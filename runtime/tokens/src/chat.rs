@@ -31,14 +31,26 @@ pub enum ChatFamily {
 }
 
 impl ChatFamily {
+    /// The token that begins a document, in every family.
+    pub const BOS: &'static str = "<｜begin▁of▁sentence｜>";
+
+    /// The token that ends an answer, in every family.
+    pub const EOS: &'static str = "<｜end▁of▁sentence｜>";
+
     /// The family called `name`: "v3", "r1" or "v3.1".
     #[must_use]
     pub fn from_name(name: &str) -> Option<ChatFamily> {
-        match name {
-            "v3" => Some(ChatFamily::V3),
-            "r1" => Some(ChatFamily::R1),
-            "v3.1" => Some(ChatFamily::V3_1),
-            _ => None,
+        let all = [ChatFamily::V3, ChatFamily::R1, ChatFamily::V3_1];
+        all.into_iter().find(|family| family.name() == name)
+    }
+
+    /// The name that [`ChatFamily::from_name`] takes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ChatFamily::V3 => "v3",
+            ChatFamily::R1 => "r1",
+            ChatFamily::V3_1 => "v3.1",
         }
     }
 
@@ -123,6 +135,11 @@ impl ChatTemplate {
             bos_token: bos_token.to_owned(),
             eos_token: eos_token.to_owned(),
         })
+    }
+
+    /// The text of BOS that the template may write.
+    pub(crate) fn bos_token(&self) -> &str {
+        &self.bos_token
     }
 
     /// The prompt text of `messages`, a list of objects with `role` and `content` (a string,

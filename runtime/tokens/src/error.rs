@@ -60,6 +60,18 @@ pub enum TokensError {
         /// Its text.
         token: String,
     },
+    /// A built-in template needs a token that the tokenizer does not have.
+    #[error(
+        "the built-in {family} template writes the {role} {token:?}, which tokenizer.json does not have; use the model's own chat template, or put the tokenizer_config.json that names its {role} beside config.json"
+    )]
+    FamilyToken {
+        /// Name of the template's family.
+        family: &'static str,
+        /// What the token is for: "bos_token" or "eos_token".
+        role: &'static str,
+        /// Its text.
+        token: &'static str,
+    },
     /// The checkpoint has no chat template.
     #[error(
         "this checkpoint has no chat template; choose a built-in one (v3, r1, v3.1), or use the model without chat"

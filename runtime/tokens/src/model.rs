@@ -3,7 +3,7 @@
 //! Decides which files are read and which of them wins; it must not know weights. Its one type
 //! is [`TextModel`].
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
 use std::path::Path;
 
@@ -14,8 +14,11 @@ use crate::config::{GenerationConfig, TokenizerConfig, template_from_json};
 use crate::error::{Result, TokensError};
 use crate::tokenizer::Tokenizer;
 
-/// Largest text file that is read; the largest published tokenizer.json has 33 MB.
-const MAX_FILE_BYTES: u64 = 256 << 20;
+/// Largest tokenizer.json; the largest published one has 33 MB.
+pub(crate) const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
+/// Largest of the other files; published ones have at most a few hundred kilobytes.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// Tokenizer, special tokens and chat template of one model.
 #[derive(Debug, Clone)]
@@ -38,10 +41,10 @@ impl TextModel {
     /// [`TextModel::from_bytes`].
     pub fn open(folder: &Path) -> Result<TextModel> {
         let path = folder.join("tokenizer.json");
-        if !path.is_file() {
+        if !is_there(&path) {
             return Err(missing_tokenizer(folder));
         }
-        let tokenizer_json = read_bounded(&path)?;
+        let tokenizer_json = read_bounded(&path, MAX_TOKENIZER_BYTES)?;
         let config = read_optional(&folder.join("tokenizer_config.json"))?;
         let generation = read_optional(&folder.join("generation_config.json"))?;
         let template = match read_optional(&folder.join("chat_template.jinja"))? {
@@ -87,29 +90,57 @@ impl TextModel {
             template: None,
         };
         if let Some(source) = template.or(model.config.chat_template.as_deref()) {
-            model.template = Some(model.compile(source)?);
+            let token = |token: &Option<String>| token.clone().unwrap_or_default();
+            let (bos, eos) = (
+                token(&model.config.bos_token),
+                token(&model.config.eos_token),
+            );
+            model.template = Some(ChatTemplate::new(source, &bos, &eos)?);
         }
         Ok(model)
     }
 
-    /// Uses the built-in template of `family`, also over the checkpoint's own.
+    /// Uses the built-in template of `family`, also over the checkpoint's own. Where
+    /// tokenizer_config.json names no BOS or no token that ends an answer, or is missing, the
+    /// family's own are used, for plain prompts and [`TextModel::stop_ids`] too.
     ///
     /// # Errors
-    /// [`TokensError::Template`]; the built-in templates compile, so it does not occur.
+    /// [`TokensError::FamilyToken`] if the tokenizer does not have one that is needed; the
+    /// model stays as it was.
     pub fn set_chat_family(&mut self, family: ChatFamily) -> Result<()> {
-        self.template = Some(self.compile(family.template())?);
+        let token = |own: &Option<String>, role: &'static str, published: &'static str| {
+            if let Some(own) = own {
+                return Ok((own.clone(), None));
+            }
+            let id = self.tokenizer.token_id(published);
+            let id = id.ok_or(TokensError::FamilyToken {
+                family: family.name(),
+                role,
+                token: published,
+            })?;
+            Ok((published.to_owned(), Some(id)))
+        };
+        let (bos, bos_id) = token(&self.config.bos_token, "bos_token", ChatFamily::BOS)?;
+        let (eos, eos_id) = token(&self.config.eos_token, "eos_token", ChatFamily::EOS)?;
+        self.template = Some(ChatTemplate::new(family.template(), &bos, &eos)?);
+        self.bos = self.bos.or(bos_id);
+        self.add_stop_ids(eos_id.as_slice());
         Ok(())
     }
 
     /// Takes the recommendations of a generation_config.json; its end ids join
     /// [`TextModel::stop_ids`].
     pub fn set_generation(&mut self, generation: GenerationConfig) {
-        for &id in &generation.eos_token_ids {
+        self.add_stop_ids(&generation.eos_token_ids);
+        self.generation = generation;
+    }
+
+    fn add_stop_ids(&mut self, ids: &[u32]) {
+        for &id in ids {
             if !self.stop_ids.contains(&id) {
                 self.stop_ids.push(id);
             }
         }
-        self.generation = generation;
     }
 
     /// The tokenizer.
@@ -168,7 +199,8 @@ impl TextModel {
     pub fn render(&self, messages: &Value, options: &RenderOptions) -> Result<Rendered> {
         let template = self.template.as_ref().ok_or(TokensError::NoChatTemplate)?;
         let mut text = template.render(messages, options)?;
-        if let Some(bos) = self.config.bos_token.as_deref().filter(|b| !b.is_empty()) {
+        let bos = template.bos_token();
+        if !bos.is_empty() {
             // A conversation that begins with the written-out token would have it twice.
             while text
                 .strip_prefix(bos)
@@ -179,14 +211,6 @@ impl TextModel {
         }
         let ids = self.tokenizer.encode(&text)?;
         Ok(Rendered { text, ids })
-    }
-
-    fn compile(&self, source: &str) -> Result<ChatTemplate> {
-        ChatTemplate::new(
-            source,
-            self.config.bos_token.as_deref().unwrap_or(""),
-            self.config.eos_token.as_deref().unwrap_or(""),
-        )
     }
 }
 
@@ -223,26 +247,46 @@ fn missing_tokenizer(folder: &Path) -> TokensError {
 }
 
 fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
-    if path.exists() {
-        read_bounded(path).map(Some)
+    if is_there(path) {
+        read_bounded(path, MAX_CONFIG_BYTES).map(Some)
     } else {
         Ok(None)
     }
 }
 
-/// The content of a file of sensible size.
-pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+/// Whether there is anything of this name, also what cannot be read: leaving that out would
+/// change prompts silently.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// The content of a plain file of at most `limit` bytes.
+pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let failed = |why: String| TokensError::Read {
         path: path.to_owned(),
         why,
     };
-    let file = File::open(path).map_err(|error| failed(error.to_string()))?;
+    let io = |error: std::io::Error| failed(error.to_string());
+    let plain = |meta: Metadata| match meta.is_file() {
+        true => Ok(meta.len()),
+        false => Err(failed("it is not a plain file".to_owned())),
+    };
+    let too_large = || {
+        failed(format!(
+            "it has more than the {limit} bytes that are allowed"
+        ))
+    };
+    // Asked before opening: opening a pipe waits for a writer that may never come. Asked
+    // again after it, since the name may stand for another file by then.
+    plain(std::fs::metadata(path).map_err(io)?)?;
+    let file = File::open(path).map_err(io)?;
+    if plain(file.metadata().map_err(io)?)? > limit {
+        return Err(too_large());
+    }
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| failed(error.to_string()))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(failed(format!("it has more than {MAX_FILE_BYTES} bytes")));
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > limit {
+        return Err(too_large());
     }
     Ok(bytes)
 }

@@ -12,7 +12,7 @@ use tokenizers::{Model, OffsetType, PreTokenizedString, PreTokenizer};
 
 use crate::alphabet;
 use crate::error::{Result, TokensError};
-use crate::model::read_bounded;
+use crate::model::{MAX_TOKENIZER_BYTES, read_bounded};
 use crate::stream::Stream;
 
 /// Ids beyond this come from a damaged file; the largest published vocabulary has 262,144.
@@ -74,7 +74,7 @@ impl Tokenizer {
     /// # Errors
     /// [`TokensError::Read`], and those of [`Tokenizer::from_bytes`].
     pub fn from_file(path: &Path) -> Result<Tokenizer> {
-        Tokenizer::from_bytes(&read_bounded(path)?)
+        Tokenizer::from_bytes(&read_bounded(path, MAX_TOKENIZER_BYTES)?)
     }
 
     /// Builds a tokenizer from the content of a tokenizer.json.
