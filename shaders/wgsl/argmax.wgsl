@@ -1,5 +1,5 @@
 // Index of the largest of n values of each row, the lowest index among equals; a NaN is
-// never the largest. Compared as integers, so that no driver's treatment of NaN or of
+// never the largest, and a row of nothing else gives NONE. Compared as integers, so that no driver's treatment of NaN or of
 // subnormals matters. Grid: x over rows, one workgroup each.
 
 #import params
@@ -7,6 +7,8 @@
 @group(0) @binding(auto) var<storage, read_write> y: array<u32>;
 
 override WG: u32 = 64u;
+
+const NONE: u32 = 0xffffffffu;
 
 // Best key and its index.
 var<workgroup> best_cells: array<vec2<u32>, WG>;
@@ -32,8 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let x_at = p.x_offset + r * p.x_stride;
-    // Index 0 is also the answer for a row of NaN.
-    var best = vec2<u32>(0u, 0u);
+    var best = vec2<u32>(0u, NONE);
     for (var i = local; i < p.n; i += WG) {
         best = better(best, vec2<u32>(key(x[x_at + i]), i));
     }
@@ -46,6 +47,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
     }
     if local == 0u {
-        y[p.y_offset + r * p.y_stride] = best_cells[0].y;
+        y[p.y_offset + r * p.y_stride] = select(NONE, best_cells[0].y, best_cells[0].x > 0u);
     }
 }

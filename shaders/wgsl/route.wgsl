@@ -26,6 +26,12 @@ var<workgroup> selection: array<f32, EXPERTS>;
 var<workgroup> group_scores: array<f32, GROUPS>;
 var<workgroup> chosen: array<f32, TOP_K>;
 
+// The order of experts must be total, or a choice would stay unwritten: a NaN counts as the
+// worst score. Tested on bits, as drivers may compare NaN as they like.
+fn ranked(score: f32) -> f32 {
+    return select(score, LOWEST, (bitcast<u32>(score) & 0x7fffffffu) > 0x7f800000u);
+}
+
 fn score_experts(x_at: u32, local: u32) {
     var shift = 0.0;
     var total = 1.0;
@@ -46,9 +52,9 @@ fn score_experts(x_at: u32, local: u32) {
         let score = select(sigmoid(z), exp(z - shift) / total, (p.flags & SOFTMAX) != 0u);
         scores[e] = score;
 #ifdef BIAS
-        selection[e] = score + bias_code(e);
+        selection[e] = ranked(score + bias_code(e));
 #else
-        selection[e] = score;
+        selection[e] = ranked(score);
 #endif
     }
     workgroupBarrier();

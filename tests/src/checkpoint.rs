@@ -18,7 +18,8 @@ pub enum Family {
     Moonlight,
     /// Value heads wider than key heads, one next-token module.
     Glm,
-    /// Softmax scores, group-limited greedy choice, weights not normalised.
+    /// Softmax scores, group-limited greedy choice, weights not normalised, rotary parts
+    /// scaled (`mscale` unlike `mscale_all_dim`).
     V2,
 }
 
@@ -72,7 +73,7 @@ impl Family {
                 "scoring_func": "softmax", "norm_topk_prob": false,
                 "routed_scaling_factor": 16.0, "num_nextn_predict_layers": 0,
                 "rope_scaling": {"type": "yarn", "factor": 40, "beta_fast": 32,
-                    "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707,
+                    "beta_slow": 1, "mscale": 0.9, "mscale_all_dim": 0.707,
                     "original_max_position_embeddings": 100},
             }),
         };

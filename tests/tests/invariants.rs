@@ -149,6 +149,79 @@ fn greedy_output_is_the_same_with_and_without_drafts() {
 }
 
 #[test]
+fn penalties_count_at_temperature_0_and_see_accepted_drafts() {
+    let model = model(Family::V3);
+    let engine = engine(&model, &devices::host(), small(16));
+    let penalised = SamplingOptions {
+        presence_penalty: 0.7,
+        frequency_penalty: 0.4,
+        ..SamplingOptions::greedy()
+    };
+    let (mut changed, mut repeated) = (false, false);
+    for count in 4..12 {
+        let ids = prompt(Family::V3, count);
+        let plain = decode(&engine, &ids, 40, false, SamplingOptions::greedy());
+        let without = decode(&engine, &ids, 40, false, penalised.clone());
+        let with = decode(&engine, &ids, 40, true, penalised.clone());
+        assert_eq!(with, without, "prompt of {count}");
+        changed |= plain != without;
+        repeated |= with.windows(2).any(|pair| pair[0] == pair[1]);
+    }
+    assert!(changed, "penalties changed nothing");
+    assert!(repeated, "no text in which a draft's penalty would show");
+}
+
+#[test]
+fn drafts_at_the_end_of_the_context_stay_inside_it() {
+    let model = model(Family::V3);
+    let ids = prompt(Family::V3, 64);
+    let options = EngineOptions {
+        context: Some(64),
+        ..small(16)
+    };
+    for named in devices::all() {
+        let engine = engine(&model, &named, options.clone());
+        let found = run(&engine, &ids, true, 1);
+        let chain = find(&found, "mtp_chain_ids");
+        assert_eq!(chain.shape, [1], "{}", named.name);
+        let beyond = ForwardOptions {
+            all: false,
+            greedy: usize::MAX,
+        };
+        let refused = forward(&engine, &ids, beyond, &Cancel::new(), &mut |_, _| {});
+        let full = matches!(refused, Err(hadal_engine::EngineError::ContextFull { .. }));
+        assert!(full, "{}", named.name);
+    }
+}
+
+#[test]
+fn keeping_all_tokens_of_a_session_keeps_its_drafts() {
+    let model = model(Family::V3);
+    let engine = engine(&model, &devices::scalar(), small(16));
+    let ids = prompt(Family::V3, 23);
+    let greedy = SamplingOptions::greedy();
+    let counts = |keep: bool| {
+        let cancel = Cancel::new();
+        let mut session = Session::new(&engine, true).expect("a session");
+        for part in [&ids[..12], &ids[12..]] {
+            if keep {
+                session.keep(session.tokens().len());
+            }
+            let start = Decoder::start(&mut session, part, greedy.clone(), &cancel, &mut |_, _| {});
+            let mut decoder = start.expect("a prompt");
+            if part.len() == 11 {
+                for _ in 0..20 {
+                    decoder.advance().expect("a step");
+                }
+                return decoder.draft_counts();
+            }
+        }
+        unreachable!("the second part returns")
+    };
+    assert_eq!(counts(true), counts(false));
+}
+
+#[test]
 fn sampled_output_is_distributed_the_same_with_and_without_drafts() {
     const RUNS: u64 = 1500;
     const BINS: usize = 12;

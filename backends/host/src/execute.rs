@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hadal_device::{
-    BufferId, Error, Executable, Operand, Program, Result, Step, Ticket, check_table,
+    BufferId, Error, Executable, KEPT_TABLES, Operand, Program, Result, Step, Ticket, check_table,
 };
 
 use crate::args::{Args, Fault};
@@ -12,9 +12,6 @@ use crate::core::Scratch;
 use crate::device::{Pipeline, Shared};
 use crate::memory::Memory;
 use crate::resolve::{CHUNK_BYTES, Ready, Resolved, Work};
-
-/// Resolved tables an executable keeps; a loop uses one or two.
-const MAX_TABLES: usize = 64;
 
 /// A program that the host can run.
 pub(crate) struct HostExecutable {
@@ -68,9 +65,15 @@ impl HostExecutable {
             table,
             &self.memories,
         )?);
-        // Tables of buffers that are long gone must not pile up.
-        if self.tables.len() >= MAX_TABLES {
-            self.tables.clear();
+        // Tables of buffers that are gone must not pile up.
+        let device = &self.device;
+        let lives = |table: &Vec<BufferId>| table.iter().all(|id| device.memory(*id).is_ok());
+        self.tables.retain(|table, _| lives(table));
+        while self.tables.len() >= KEPT_TABLES {
+            let Some(other) = self.tables.keys().next().cloned() else {
+                break;
+            };
+            self.tables.remove(&other);
         }
         self.tables.insert(table.to_vec(), resolved.clone());
         Ok(resolved)

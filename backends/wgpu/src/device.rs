@@ -236,19 +236,27 @@ impl Device for WgpuDevice {
                 to.bytes, to.offset
             )));
         }
-        transfer::write(&core.wgpu, &core.queue, &memory.buffer, to.offset, bytes)?;
-        core.check("writing a buffer")
+        core.check("writing a buffer")?;
+        caught(&core.wgpu, &core.name, "writing a buffer", to.bytes, || {
+            transfer::write(&core.wgpu, &core.queue, &memory.buffer, to.offset, bytes)
+        })?
     }
 
     fn read(&self, from: Span, bytes: &mut [u8]) -> Result<()> {
         let core = &self.0;
         let memory = core.check_span(from, bytes.len())?;
         core.check("reading a buffer")?;
-        let read =
-            lock(&core.staging).read(&core.wgpu, &core.queue, &memory.buffer, from.offset, bytes);
+        let mut staging = lock(&core.staging);
+        let read = caught(
+            &core.wgpu,
+            &core.name,
+            "reading a buffer",
+            from.bytes,
+            || staging.read(&core.wgpu, &core.queue, &memory.buffer, from.offset, bytes),
+        );
         // What the driver said is worth more than that the reading failed.
         core.check("reading a buffer")?;
-        core.made_buffers.fetch_add(read?, Ordering::Relaxed);
+        core.made_buffers.fetch_add(read??, Ordering::Relaxed);
         Ok(())
     }
 

@@ -12,7 +12,8 @@ pub struct Faults(Arc<Mutex<State>>);
 struct State {
     /// Reason of the loss; for ever.
     lost: Option<String>,
-    /// First error nobody has been told of.
+    /// First error nobody has been told of. Calls catch their own errors ([`caught`]), which
+    /// are those of their thread; this is for the rest.
     pending: Option<wgpu::Error>,
 }
 

@@ -184,7 +184,10 @@ fn trusted_module(
 ) -> wgpu::ShaderModule {
     // SAFETY: the text comes from this workspace's shaders only. Their loops end (each
     // counts up to a parameter), their divisors are never 0, and lowering promises that
-    // every index lies in its operand (hadal-device, "What the runtime promises"); the
-    // tests run the same kernels with all checks on.
+    // every index lies in its operand (hadal-device, "What the runtime promises"). Indices
+    // that come from data are bounded: token ids, rows and pages were checked by the engine
+    // that wrote them, and the router writes `top_k` different experts whatever its scores,
+    // NaN included, so `expert_offsets` gives every choice a place. The tests run the same
+    // kernels with all checks on.
     unsafe { wgpu.create_shader_module_trusted(desc, wgpu::ShaderRuntimeChecks::unchecked()) }
 }

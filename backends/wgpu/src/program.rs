@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hadal_device::{
-    Bind, BufferId, Dispatch, Error, Executable, Operand, Program, Result, Slot, Step, Ticket,
-    check_table,
+    Bind, BufferId, Dispatch, Error, Executable, KEPT_TABLES, Operand, Program, Result, Slot, Step,
+    Ticket, check_table,
 };
 use hadal_shaders::wgsl::{Binding, PARAM_BYTES, TABLES};
 
@@ -16,9 +16,6 @@ use crate::device::{Core, Memory};
 use crate::fault::caught;
 use crate::kernel::Kernel;
 use crate::transfer::WORD;
-
-/// Submit tables whose bind groups are kept; the oldest goes first.
-const KEPT_TABLES: usize = 8;
 
 /// Largest piece of a fill with a byte other than 0, and of a copy within one buffer.
 const PIECE: u64 = 1 << 20;
@@ -168,6 +165,10 @@ impl Prepared {
             let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
             self.bounce = Some(self.core.make_buffer("copying", PIECE, usage)?);
         }
+        // Tables of buffers that are gone must not pile up; the oldest goes first.
+        let core = &self.core;
+        self.bound
+            .retain(|known| known.table.iter().all(|id| core.memory(*id).is_ok()));
         if self.bound.len() == KEPT_TABLES {
             self.bound.remove(0);
         }
@@ -336,8 +337,10 @@ impl Executable for Prepared {
         check_table(self.slots, table)?;
         self.core.check("submitting a program")?;
         let bound = self.bind(table)?;
-        let commands = self.encode(&self.bound[bound]);
-        self.core.submit(commands)
+        let core = &self.core;
+        caught(&core.wgpu, &core.name, "submitting a program", 0, || {
+            core.submit(self.encode(&self.bound[bound]))
+        })?
     }
 }
 

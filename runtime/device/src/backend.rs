@@ -89,11 +89,14 @@ pub struct SetupCounts {
     pub programs: u64,
 }
 
+/// Tables that an executable remembers at least: more sequences than a device steps in turn.
+pub const KEPT_TABLES: usize = 64;
+
 /// A prepared program.
 pub trait Executable: Send {
     /// Runs the program with `table[i]` as the buffer of slot `i`, and returns at once or
     /// when it is done. The buffers stay allocated until the ticket is done. A new table may
-    /// cost set-up work, a table seen before costs none. After an error nothing more of the
+    /// cost set-up work, one of the last [`KEPT_TABLES`] costs none. After an error nothing more of the
     /// program runs; what it wrote so far is undefined.
     fn submit(&mut self, table: &[BufferId]) -> Result<Ticket>;
 }

@@ -1,10 +1,13 @@
-//! Which steps of a program must wait for which: shared by every backend that needs
-//! barriers or graph edges.
+//! Which steps of a program must wait for which: for backends that set barriers or graph
+//! edges themselves.
 
 use crate::{Access, Bind, Program};
 
 fn overlap(a: &Bind, b: &Bind) -> bool {
-    a.slot == b.slot && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
+    // Ranges may still be absurd here.
+    a.slot == b.slot
+        && a.offset < b.offset.saturating_add(b.bytes)
+        && b.offset < a.offset.saturating_add(a.bytes)
 }
 
 fn conflict(a: &[Bind], b: &[Bind]) -> bool {
@@ -70,5 +73,14 @@ mod tests {
             ],
         };
         assert_eq!(levels(&program), [0, 0, 1, 1, 2]);
+    }
+
+    #[test]
+    fn a_level_rises_where_bytes_that_were_read_are_written() {
+        let program = Program {
+            slots: 3,
+            steps: vec![copy((0, 0), (1, 0)), copy((2, 0), (0, 0))],
+        };
+        assert_eq!(levels(&program), [0, 1]);
     }
 }

@@ -22,29 +22,23 @@ features! {
     HOST = 0, "host";
     /// Runs WGSL rows.
     WGSL = 1, "wgsl";
-    /// Runs SPIR-V rows.
-    SPIRV = 2, "spirv";
-    /// Runs CUDA/HIP C++ rows.
-    GPUCPP = 3, "gpucpp";
     /// An expert table may be scattered over buffers (pointers); otherwise its entries lie
     /// in one range at a constant stride.
-    POINTER_TABLES = 4, "pointer-tables";
+    POINTER_TABLES = 2, "pointer-tables";
     /// Shader subgroup operations.
-    SUBGROUPS = 5, "subgroups";
+    SUBGROUPS = 3, "subgroups";
     /// Half-precision arithmetic in shaders.
-    SHADER_F16 = 6, "shader-f16";
+    SHADER_F16 = 4, "shader-f16";
     /// x86-64 with AVX2, FMA and F16C.
-    AVX2 = 7, "avx2";
+    AVX2 = 5, "avx2";
     /// x86-64 with AVX-512 F, BW, DQ and VL.
-    AVX512 = 8, "avx512";
+    AVX512 = 6, "avx512";
     /// AVX-512 BF16 dot products and VBMI byte look-ups.
-    AVX512_BF16 = 9, "avx512-bf16";
-    /// AVX-512 VNNI integer dot products.
-    AVX512_VNNI = 10, "avx512-vnni";
+    AVX512_BF16 = 7, "avx512-bf16";
     /// 64-bit Arm with Advanced SIMD.
-    NEON = 11, "neon";
+    NEON = 8, "neon";
     /// A CPU pretending to be a GPU (lavapipe, SwiftShader, WARP).
-    SOFTWARE = 12, "software";
+    SOFTWARE = 9, "software";
 }
 
 impl Features {

@@ -6,6 +6,9 @@
 
 use crate::{DType, DeviceInfo, Features, Params};
 
+/// What [`OpKind::Argmax`] gives where all values are NaN.
+pub const NO_ARGMAX: u32 = u32::MAX;
+
 /// Operations of a program.
 ///
 /// Operand lists name the operands of a dispatch in order. Operand 0 is always `inputs`
@@ -95,7 +98,7 @@ pub enum OpKind {
     /// `inputs, x, y`: `y[i] = x[logit_rows[i]]`, `n` values.
     Gather,
     /// `inputs, x, y (u32)`: index of the largest of `n` values of each row; a NaN is never
-    /// the largest.
+    /// the largest. [`NO_ARGMAX`] for a row of nothing else.
     Argmax,
     /// `inputs, x, y`: quantises each group of 128 values of a row to E4M3 with scale
     /// `max(amax, 1e-4) / 448` (the power of two above it under `UE8M0`) and writes the

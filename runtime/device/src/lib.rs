@@ -15,7 +15,8 @@
 //! * Steps of a program, and submits and writes of a device, behave as if done one after
 //!   the other.
 //! * After an error the device either works on or answers [`Error::Lost`] to everything.
-//! * A submit with a table seen before allocates nothing and compiles nothing.
+//! * A submit with a table seen before (one of the last [`KEPT_TABLES`]) allocates nothing
+//!   and compiles nothing.
 //! * Kernels do what [`OpKind`] says, within the arithmetic of `f32`, and write nothing
 //!   outside their output rows.
 //!
@@ -34,12 +35,12 @@ mod kernel;
 mod params;
 mod program;
 
-pub use backend::{Backend, Device, Executable, SetupCounts, Ticket, check_table};
+pub use backend::{Backend, Device, Executable, KEPT_TABLES, SetupCounts, Ticket, check_table};
 pub use buffer::{BufferDesc, BufferId, Pages, Span};
 pub use dtype::{DType, E4M3_MAX, SCALE_BLOCK, e4m3_to_f32, f32_to_e4m3};
 pub use error::{Error, Result};
 pub use hazards::levels;
 pub use info::{DeviceInfo, DeviceKind, Features, Limits};
-pub use kernel::{Body, Choice, KernelRow, Launch, OpKind, Problem, Rejection, select};
+pub use kernel::{Body, Choice, KernelRow, Launch, NO_ARGMAX, OpKind, Problem, Rejection, select};
 pub use params::{COUNT_ALL, Inputs, PAGE, Params, flags};
 pub use program::{Access, Bind, Dispatch, Operand, PipelineId, Program, Slot, Step};

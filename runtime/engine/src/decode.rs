@@ -4,8 +4,9 @@
 //! the same (greedy) or distributed the same (sampled) as without. Source: DeepSeek-V3
 //! report, section 2.2; the rule of acceptance is that of `hadal_tokens::accept_draft`.
 
+use hadal_device::NO_ARGMAX;
 use hadal_models::Outputs;
-use hadal_tokens::{Sampler, SamplingOptions, Verdict, accept_draft, draw};
+use hadal_tokens::{Sampler, SamplingOptions, TokensError, Verdict, accept_draft, draw};
 
 use crate::step::Done;
 use crate::{Cancel, Result, Session};
@@ -85,12 +86,10 @@ impl<'s> Decoder<'s> {
     pub fn advance(&mut self) -> Result<Vec<u32>> {
         let tokens = match self.room() {
             0 => Vec::new(),
-            room if self.session.drafts() && room >= 2 => self.advance_with_draft()?,
-            _ => {
-                let done = self.session.feed(&[self.next], &[0], Outputs::Hidden)?;
-                let (greedy, sampler) = (self.plain_greedy, &mut self.sampler);
-                vec![choose(&done, 0, greedy, sampler, &self.history)?]
-            }
+            room => match self.session.draft_row() {
+                Some(row) if self.session.drafts() && room >= 2 => self.advance_with_draft(row)?,
+                _ => vec![self.advance_plainly()?],
+            },
         };
         if let Some(&last) = tokens.last() {
             self.next = last;
@@ -99,12 +98,20 @@ impl<'s> Decoder<'s> {
         Ok(tokens)
     }
 
-    fn advance_with_draft(&mut self) -> Result<Vec<u32>> {
-        let row = self.session.draft_row();
+    fn advance_plainly(&mut self) -> Result<u32> {
+        let done = self.session.feed(&[self.next], &[0], Outputs::Hidden)?;
+        let (greedy, sampler) = (self.plain_greedy, &mut self.sampler);
+        choose(&done, 0, greedy, sampler, &self.history)
+    }
+
+    fn advance_with_draft(&mut self, row: u32) -> Result<Vec<u32>> {
         let drafted = self
             .session
             .run_next(self.next, &[row], Outputs::Hidden)?
             .u32("ids")?[0];
+        if drafted == NO_ARGMAX {
+            return Ok(vec![self.advance_plainly()?]);
+        }
         let both = [self.next, drafted];
         let done = self.session.feed(&both, &[0, 1], Outputs::Hidden)?;
         let judged = judge(
@@ -122,7 +129,8 @@ impl<'s> Decoder<'s> {
             }
             (first, None) => {
                 drop(done);
-                self.session.take_back(1);
+                let kept = self.session.tokens().len() - 1;
+                self.session.keep(kept);
                 vec![first]
             }
         })
@@ -137,6 +145,14 @@ fn is_plain_greedy(sampling: &SamplingOptions) -> bool {
         && sampling.frequency_penalty == 0.0
 }
 
+/// The device's choice, unless the logits had none.
+fn chosen(done: &Done<'_>, id: u32) -> Result<u32> {
+    match id {
+        NO_ARGMAX => Err(TokensError::NoCandidate { vocab: done.vocab }.into()),
+        id => Ok(id),
+    }
+}
+
 /// The token for a row of logits.
 fn choose(
     done: &Done<'_>,
@@ -146,7 +162,7 @@ fn choose(
     history: &[u32],
 ) -> Result<u32> {
     if plain_greedy {
-        return Ok(done.u32("ids")?[row]);
+        return chosen(done, done.u32("ids")?[row]);
     }
     let logits = done.logit_row(row)?;
     Ok(sampler.sample(&logits, history)?)
@@ -162,7 +178,11 @@ fn judge(
 ) -> Result<(u32, Option<u32>)> {
     if plain_greedy {
         let ids = done.u32("ids")?;
-        return Ok((ids[0], (ids[0] == drafted).then_some(ids[1])));
+        let second = match ids[0] == drafted {
+            true => Some(chosen(done, ids[1])?),
+            false => None,
+        };
+        return Ok((chosen(done, ids[0])?, second));
     }
     let target = sampler.probabilities(&done.logit_row(0)?, history)?;
     match accept_draft(&target, &[(drafted, 1.0)], drafted, sampler.rng())? {

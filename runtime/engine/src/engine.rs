@@ -67,8 +67,8 @@ pub struct Engine {
 pub(crate) struct State {
     pub programs: HashMap<ProgramKey, Prepared>,
     pub scratch: Option<(BufferId, u64)>,
-    /// The newest submit. At most one step waits behind the running one, so that a cancelled
-    /// request stops soon.
+    /// The newest submit. A step waits for it before its own, so that a cancelled request
+    /// stops soon.
     pub newest: Ticket,
 }
 
@@ -112,8 +112,10 @@ impl Engine {
             )));
         }
         let placement = Placement::plan(&model.declared, model.source.as_ref(), device.info())?;
-        let weights = placement.load(device.as_ref(), model.source.as_ref(), progress)?;
         let rope_table = upload_rope_table(&model, device.as_ref(), context)?;
+        let weights = placement
+            .load(device.as_ref(), model.source.as_ref(), progress)
+            .inspect_err(|_| device.free(rope_table))?;
         Ok(Engine {
             model,
             device,
@@ -149,6 +151,18 @@ impl Engine {
     /// Bytes of weights on the device.
     pub fn weight_bytes(&self) -> u64 {
         self.placement.total_bytes()
+    }
+
+    /// `Err` if a session cannot hold `wanted` tokens.
+    pub(crate) fn check_room(&self, wanted: usize) -> Result<()> {
+        if wanted <= self.context as usize {
+            return Ok(());
+        }
+        Err(EngineError::ContextFull {
+            wanted,
+            context: self.context,
+            max: self.model.config.max_position_embeddings,
+        })
     }
 
     /// Rows of a layer's cache: whole pages.
@@ -235,22 +249,28 @@ impl Engine {
         )?)
     }
 
+    /// Scratch memory of at least `bytes` bytes. The old one goes first, so that growing
+    /// needs no room for both.
+    fn scratch(&self, state: &mut State, bytes: u64) -> Result<BufferId> {
+        match state.scratch {
+            Some((buffer, has)) if has >= bytes => return Ok(buffer),
+            Some((old, _)) => {
+                self.device.wait(state.newest)?;
+                self.device.free(old);
+                state.scratch = None;
+            }
+            None => {}
+        }
+        let buffer = self.device.alloc(&BufferDesc::new("scratch", bytes))?;
+        state.scratch = Some((buffer, bytes));
+        Ok(buffer)
+    }
+
     fn prepare(&self, state: &mut State, key: &ProgramKey) -> Result<()> {
         if state.programs.contains_key(key) {
             return Ok(());
         }
         let lowered = self.lower(key)?;
-        if state
-            .scratch
-            .is_none_or(|(_, bytes)| bytes < lowered.scratch_bytes)
-        {
-            let desc = BufferDesc::new("scratch", lowered.scratch_bytes);
-            let fresh = self.device.alloc(&desc)?;
-            if let Some((old, _)) = state.scratch.replace((fresh, lowered.scratch_bytes)) {
-                self.device.wait(state.newest)?;
-                self.device.free(old);
-            }
-        }
         let request = self.request(key);
         let layout = Inputs { bucket: key.bucket };
         let bytes = layout.bytes(request.sequences, request.page_stride);
@@ -279,17 +299,23 @@ impl Engine {
     /// Starts one step; reading its outputs waits for its end.
     ///
     /// # Errors
-    /// Those of the device, also of the step before. The session's cache rows from `step.position` on are undefined
-    /// then; earlier rows are untouched.
+    /// Those of the device, also of the step before: the session's cache rows from
+    /// `step.position` on are undefined then, earlier rows are untouched.
+    /// [`EngineError::ContextFull`] before anything runs.
     pub(crate) fn step(&self, step: &Step<'_>, buffers: &SessionBuffers<'_>) -> Result<Done<'_>> {
         debug_assert!(!step.ids.is_empty() && step.ids.len() <= self.step_tokens() as usize);
+        self.check_room(step.position as usize + step.ids.len())?;
         let mut state = self
             .state
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         let key = self.key(step);
         self.prepare(&mut state, &key)?;
-        let scratch = state.scratch.map(|(buffer, _)| buffer);
+        let needs = state
+            .programs
+            .get(&key)
+            .map_or(0, |program| program.lowered.scratch_bytes);
+        let scratch = self.scratch(&mut state, needs)?;
         self.device.wait(state.newest)?;
         if let Some(prepared) = state.programs.get_mut(&key) {
             state.newest = self.submit(prepared, step, buffers, scratch, &key)?;
@@ -321,7 +347,7 @@ impl Engine {
         prepared: &mut Prepared,
         step: &Step<'_>,
         buffers: &SessionBuffers<'_>,
-        scratch: Option<BufferId>,
+        scratch: BufferId,
         key: &ProgramKey,
     ) -> Result<Ticket> {
         let layout = Inputs { bucket: key.bucket };
@@ -340,7 +366,7 @@ impl Engine {
             .iter()
             .map(|slot| match *slot {
                 SlotUse::Inputs => Some(prepared.inputs),
-                SlotUse::Scratch => scratch,
+                SlotUse::Scratch => Some(scratch),
                 SlotUse::RopeTable => Some(self.rope_table),
                 SlotUse::HiddenIn => buffers.hidden_in,
                 SlotUse::HiddenOut => Some(buffers.hidden_out),
@@ -371,25 +397,32 @@ impl Drop for Engine {
     }
 }
 
+/// Positions of the rotary table that are made at a time.
+const ROPE_BLOCK: usize = 4096;
+
 /// Cosine and sine of every position and pair, computed in `f64`: `[context, rope]`,
 /// interleaved, times the YaRN multiplier.
 fn upload_rope_table(model: &Model, device: &dyn Device, context: u32) -> Result<BufferId> {
     let frequencies = model.config.inv_freq();
     let multiplier = model.config.rope_multiplier();
-    let mut table = Vec::with_capacity(context as usize * frequencies.len() * 2);
-    for position in 0..context {
-        for frequency in &frequencies {
-            let (sin, cos) = (f64::from(position) * frequency).sin_cos();
-            table.extend([(cos * multiplier) as f32, (sin * multiplier) as f32]);
-        }
-    }
-    let bytes = 4 * table.len() as u64;
+    let row_bytes = 8 * frequencies.len() as u64;
+    let bytes = u64::from(context) * row_bytes;
     let buffer = device.alloc(&BufferDesc::new("rope table", bytes))?;
-    let span = Span {
-        buffer,
-        offset: 0,
-        bytes,
-    };
-    device.write(span, bytemuck::cast_slice(&table))?;
+    for first in (0..context).step_by(ROPE_BLOCK) {
+        let positions = first..context.min(first.saturating_add(ROPE_BLOCK as u32));
+        let rows = positions.len() as u64;
+        let angles = positions.flat_map(|p| frequencies.iter().map(move |f| f64::from(p) * f));
+        let block: Vec<f32> = angles
+            .flat_map(|angle| [angle.cos(), angle.sin()])
+            .map(|value| (value * multiplier) as f32)
+            .collect();
+        let span = Span {
+            buffer,
+            offset: u64::from(first) * row_bytes,
+            bytes: rows * row_bytes,
+        };
+        let written = device.write(span, bytemuck::cast_slice(&block));
+        written.inspect_err(|_| device.free(buffer))?;
+    }
     Ok(buffer)
 }

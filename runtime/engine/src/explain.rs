@@ -4,28 +4,37 @@ use hadal_graph::{Graph, Lowered};
 use hadal_models::Outputs;
 
 use crate::engine::ProgramKey;
-use crate::{Engine, Kind, Result};
+use crate::{Engine, EngineError, Kind, Result};
 
 impl Engine {
     /// What a step of `tokens` tokens would run: for `explain` and reports.
+    ///
+    /// # Errors
+    /// [`EngineError::Option`] for more tokens than a step has.
     pub fn explain(&self, kind: Kind, tokens: u32) -> Result<Lowered> {
-        self.lower(&self.explained_key(kind, tokens))
+        self.lower(&self.explained_key(kind, tokens)?)
     }
 
     /// The graph that [`Engine::explain`] shows the program of, after all passes.
     pub fn explain_graph(&self, kind: Kind, tokens: u32) -> Result<Graph> {
-        let graph = self.optimised(&self.explained_key(kind, tokens))?;
+        let graph = self.optimised(&self.explained_key(kind, tokens)?)?;
         Ok(graph.into_inner())
     }
 
-    fn explained_key(&self, kind: Kind, tokens: u32) -> ProgramKey {
+    fn explained_key(&self, kind: Kind, tokens: u32) -> Result<ProgramKey> {
+        let most = self.step_tokens();
+        if tokens == 0 || tokens > most {
+            return Err(EngineError::Option(format!(
+                "a step has 1 to {most} tokens, not {tokens}"
+            )));
+        }
         let bucket = tokens.next_power_of_two();
-        ProgramKey {
+        Ok(ProgramKey {
             kind,
             outputs: Outputs::Hidden,
             bucket,
             logit_rows: 1,
             form: self.form_for(bucket),
-        }
+        })
     }
 }

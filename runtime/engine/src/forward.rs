@@ -103,6 +103,8 @@ pub fn forward(
 ) -> Result<Vec<Tensor>> {
     let mut session = Session::new(engine, false)?;
     session.check(ids)?;
+    // The last token of the continuation is chosen and not fed.
+    engine.check_room(ids.len().saturating_add(options.greedy.saturating_sub(1)))?;
     let mut collected = Collected::default();
     let chunk = engine.logit_chunk();
     let outputs = if options.all {
@@ -117,6 +119,8 @@ pub fn forward(
         collected.step(&done, |name| {
             (name != "hidden" && name != "ids").then(|| name.to_string())
         })?;
+        // The function may use the engine, which this step holds.
+        drop(done);
         progress(index * chunk + piece.len(), ids.len());
     }
     let has_next = engine.model().config.num_nextn_predict_layers > 0;
@@ -193,7 +197,8 @@ fn speculative_steps(
     Ok(steps)
 }
 
-/// Three drafts in a row from the end of the prompt, each fed back to the module.
+/// Three drafts in a row from the end of the prompt, each fed back to the module; fewer where
+/// the context ends.
 fn chain(
     engine: &Arc<Engine>,
     ids: &[u32],
@@ -204,11 +209,11 @@ fn chain(
     const DRAFTS: usize = 3;
     let mut session = Session::new(engine, true)?;
     session.prefill(ids, cancel, &mut |_, _| {}, |_| Ok(()))?;
-    let row = session.draft_row();
+    let row = session.draft_row().unwrap_or(0);
     let hidden_size = engine.model().config.hidden_size as usize;
     let mut drafts: Vec<u32> = Vec::new();
     let mut hidden: Vec<f32> = Vec::new();
-    for index in 0..DRAFTS {
+    for index in 0..DRAFTS.min(engine.context() as usize - ids.len() + 1) {
         let done = match drafts.last() {
             None => session.run_next(first, &[row], Outputs::Hidden)?,
             Some(&id) => {

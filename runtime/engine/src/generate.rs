@@ -100,15 +100,24 @@ struct Writer<'e> {
     on_event: &'e mut dyn FnMut(Event) -> ControlFlow<()>,
     out: Generated,
     limit: usize,
+    /// The event function asked to stop: it is not called again.
+    refused: bool,
 }
 
 impl Writer<'_> {
+    fn tell(&mut self, text: String) {
+        if !self.refused {
+            self.refused = (self.on_event)(Event::Text(text)).is_break();
+        }
+    }
+
     fn show(&mut self, piece: &str) -> Option<Finish> {
         let pushed = self.stops.push(piece);
         let mut stopped = pushed.stopped_by.map(|_| Finish::Stop);
         if !pushed.text.is_empty() {
             self.out.text.push_str(&pushed.text);
-            if (self.on_event)(Event::Text(pushed.text)).is_break() {
+            self.tell(pushed.text);
+            if self.refused {
                 stopped = Some(Finish::Cancelled);
             }
         }
@@ -143,8 +152,7 @@ impl Writer<'_> {
             let held = self.stops.finish();
             if !held.is_empty() {
                 self.out.text.push_str(&held);
-                // The output is over: a wish to stop changes nothing any more.
-                let _ = (self.on_event)(Event::Text(held));
+                self.tell(held);
             }
         }
         self.out.finish = finish;
@@ -172,6 +180,7 @@ pub fn generate(
     let text = model.text.as_ref().ok();
     let mut end_ids = model.config.eos_token_ids.clone();
     end_ids.extend(text.iter().flat_map(|text| text.stop_ids()));
+    let stops = StopStrings::new(options.stop.clone())?;
     let started = Instant::now();
     let mut progress = |done, total| {
         // Stopping is asked for through `cancel`; the prompt's events only report.
@@ -182,7 +191,8 @@ pub fn generate(
     let first_token = started.elapsed();
     let mut writer = Writer {
         stream: text.map(|text| text.tokenizer().stream(true)),
-        stops: StopStrings::new(options.stop.clone())?,
+        stops,
+        refused: false,
         end_ids: if options.ignore_end {
             Vec::new()
         } else {

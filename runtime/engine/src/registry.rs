@@ -1,7 +1,7 @@
 //! The backends of this build, in order of preference, and the choice of a device.
 //!
 //! An explicit list: a library inside another program must not depend on what a linker
-//! keeps. Backend names appear here and nowhere else above `backends/`.
+//! keeps. Backend names appear here and nowhere else above `runtime/device`.
 
 use std::sync::Arc;
 

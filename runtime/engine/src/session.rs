@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hadal_device::{BufferDesc, BufferId, Span};
+use hadal_device::{BufferDesc, BufferId, PAGE, Span};
 use hadal_models::Outputs;
 
 use crate::model::Kind;
@@ -75,7 +75,7 @@ impl Session {
                 "a context of {} tokens needs {cache_bytes} bytes a layer, and {} binds at most {limit}; choose a context of at most {}",
                 engine.context(),
                 engine.device().info().id(),
-                limit / (4 * u64::from(width)),
+                limit / (4 * u64::from(width)) / u64::from(PAGE) * u64::from(PAGE),
             )));
         }
         // A program is prepared for a bucket, so its hidden rows are too.
@@ -141,15 +141,7 @@ impl Session {
                 position,
             });
         }
-        let wanted = self.tokens.len() + ids.len();
-        if wanted > self.engine.context() as usize {
-            return Err(EngineError::ContextFull {
-                wanted,
-                context: self.engine.context(),
-                max: config.max_position_embeddings,
-            });
-        }
-        Ok(())
+        self.engine.check_room(self.tokens.len() + ids.len())
     }
 
     /// Feeds a prompt in chunks and calls `last` with the finished last step, whose last
@@ -264,16 +256,10 @@ impl Session {
         self.engine.step(&step, &buffers)
     }
 
-    /// Row of the next-token module's next step that drafts: the newest one.
-    pub(crate) fn draft_row(&self) -> u32 {
-        self.waiting as u32 - 1
-    }
-
-    /// Takes back the newest `count` tokens of the last step.
-    pub(crate) fn take_back(&mut self, count: usize) {
-        debug_assert!(count <= self.waiting);
-        self.tokens.truncate(self.tokens.len() - count);
-        self.waiting -= count;
+    /// Row of the next-token module's next step that drafts: the newest one. `None` if the
+    /// module has read all rows, as after a step that failed.
+    pub(crate) fn draft_row(&self) -> Option<u32> {
+        (self.waiting as u32).checked_sub(1)
     }
 
     /// Forgets everything; the memory stays.
@@ -282,11 +268,12 @@ impl Session {
         self.waiting = 0;
     }
 
-    /// Keeps only the first `count` tokens: the shared beginning of a new prompt. The
-    /// next-token module goes on from there with what its cache holds.
+    /// Keeps only the first `count` tokens: the shared beginning of a new prompt, or a step
+    /// without its wrong draft. The next-token module goes on with what its cache holds.
     pub fn keep(&mut self, count: usize) {
+        let dropped = self.tokens.len().saturating_sub(count);
         self.tokens.truncate(count);
-        self.waiting = 0;
+        self.waiting = self.waiting.saturating_sub(dropped);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `group[1]`: block of rows. `norm` and `rope` work in place.
 
-use hadal_device::PAGE;
+use hadal_device::{NO_ARGMAX, PAGE};
 
 use super::at;
 use crate::args::{Args, Fault};
@@ -137,7 +137,7 @@ pub(super) fn gather(
     Ok(())
 }
 
-/// `OpKind::Argmax`. A row of NaNs gives 0.
+/// `OpKind::Argmax`.
 pub(super) fn argmax(
     args: &Args<'_>,
     group: [u32; 3],
@@ -155,7 +155,7 @@ pub(super) fn argmax(
                 best = Some((i, *value));
             }
         }
-        let index = best.map_or(0, |(i, _)| i as u32);
+        let index = best.map_or(NO_ARGMAX, |(i, _)| i as u32);
         y.out(at(p.y_offset, row, p.y_stride), 1)?.set_u32(0, index);
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! `embed`, `norm`, `rope`, `gather`, `argmax`.
 
-use hadal_device::{DType, Inputs, OpKind, Params};
+use hadal_device::{DType, Inputs, NO_ARGMAX, OpKind, Params};
 
 use crate::stage::*;
 
@@ -164,7 +164,7 @@ fn argmax_takes_the_lower_of_equals_and_never_a_nan() {
     };
     let mut all = x.concat();
     all.resize(7 * n, 9.0);
-    let mut want: Vec<Want> = [1, 3, 0, 0, 3].map(Want::Word).to_vec();
+    let mut want: Vec<Want> = [1, 3, NO_ARGMAX, 0, 3].map(Want::Word).to_vec();
     want.resize(7, Want::Poison);
     let operands = [
         StepInputs::rows(5, 7).operand(),

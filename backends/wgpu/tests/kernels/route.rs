@@ -31,6 +31,9 @@ fn route(s: &Setting, logits: &[f32], bias: Option<&[f64]>, factor: f64) -> (Vec
     if let Some(bias) = bias {
         b.iter_mut().zip(bias).for_each(|(b, bias)| *b += bias);
     }
+    for b in b.iter_mut().filter(|b| b.is_nan()) {
+        *b = f64::MIN;
+    }
     if s.groups > 1 {
         let size = (s.experts / s.groups) as usize;
         let score = |group: &[f64]| {
@@ -192,4 +195,18 @@ fn a_negative_bias_never_lets_an_expert_of_a_dropped_group_in() {
         .flat_map(|v| (*v as f32).to_le_bytes())
         .collect();
     check_route("negative bias", &V3, logits(&V3, 73), Some(&bias));
+}
+
+#[test]
+fn a_row_with_nan_still_gets_different_experts() {
+    for setting in [V3, Setting { groups: 1, ..V3 }] {
+        let mut logits = logits(&setting, 79);
+        let stride = (setting.experts + 2) as usize;
+        // Row 0: nothing else. Row 1: one, where the best expert was.
+        logits[3..3 + stride].fill(f32::NAN);
+        let row = &mut logits[3 + stride..][..setting.experts as usize];
+        let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
+        row[best.unwrap()] = f32::NAN;
+        check_route("NaN", &setting, logits, None);
+    }
 }

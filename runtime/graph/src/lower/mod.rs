@@ -22,6 +22,7 @@ use hadal_device::{
 };
 use hadal_weights::Placement;
 
+use crate::plan::Plan;
 use crate::{Dim, Graph, Op, ValueId, Verified};
 use view::{PendingBind, Place, Scratch, View};
 
@@ -319,6 +320,7 @@ impl Lower<'_> {
         }
         let align = self.info.limits.offset_align.max(256);
         let plan = self.scratch.plan(align);
+        self.check_scratch(&plan)?;
         let mut places = Vec::new();
         for (name, value) in &outputs {
             for (suffix, view, dtype) in self.output_views(*value)? {
@@ -352,6 +354,29 @@ impl Lower<'_> {
             scratch_bytes: plan.bytes.max(4),
             outputs: places,
             explained: self.explained,
+        })
+    }
+
+    /// Temporaries grow with the tokens of a step, so a device may be too small for them.
+    fn check_scratch(&self, plan: &Plan) -> hadal_device::Result<()> {
+        let limits = &self.info.limits;
+        let largest = self.scratch.largest();
+        let why = if largest > limits.max_binding_bytes {
+            format!(
+                "a temporary takes {largest} bytes, of which the device binds {} at most",
+                limits.max_binding_bytes
+            )
+        } else if plan.bytes > limits.max_buffer_bytes {
+            format!(
+                "temporaries take {} bytes, and a buffer has {} at most",
+                plan.bytes, limits.max_buffer_bytes
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Error::Unsupported {
+            what: format!("a step of {} tokens", self.request.bucket),
+            why: format!("{why}; choose a smaller chunk"),
         })
     }
 

@@ -113,6 +113,12 @@ impl Scratch {
         self.sizes[index]
     }
 
+    /// Size of the largest temporary that a step touches.
+    pub fn largest(&self) -> u64 {
+        let lives = self.lives.iter().flatten();
+        lives.map(|life| life.bytes).max().unwrap_or(0)
+    }
+
     /// Offsets of all temporaries; untouched ones take no room.
     pub fn plan(&self, align: u64) -> Plan {
         let lives: Vec<Life> = self

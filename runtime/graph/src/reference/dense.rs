@@ -1,5 +1,7 @@
 //! Operations on rows: norms, products, joins, roundings.
 
+use hadal_device::NO_ARGMAX;
+
 use super::Tensor;
 use crate::{ActScale, Dim, Node, Op};
 
@@ -117,7 +119,8 @@ pub(super) fn concat(a: &Tensor, b: &Tensor) -> Tensor {
     a.with_rows(a.width() + b.width(), rows)
 }
 
-/// Index of the largest value of each row; the lower of equals, never a NaN.
+/// Index of the largest value of each row; the lower of equals, never a NaN; `NO_ARGMAX`
+/// where there is nothing else.
 pub(super) fn argmax(x: &Tensor) -> Vec<u32> {
     let best = |row: &[f64]| {
         let mut best: Option<usize> = None;
@@ -126,7 +129,7 @@ pub(super) fn argmax(x: &Tensor) -> Vec<u32> {
                 best = Some(index);
             }
         }
-        best.unwrap_or(0) as u32
+        best.map_or(NO_ARGMAX, |best| best as u32)
     };
     x.rows().map(best).collect()
 }
