@@ -30,7 +30,8 @@ fn make_pipe(path: &Path) {
 #[cfg(unix)]
 #[test]
 fn folders_pipes_and_devices_are_refused_in_place_of_any_file() {
-    let makers: [(&str, fn(&Path)); 3] = [
+    type Make = fn(&Path);
+    let makers: [(&str, Make); 3] = [
         ("folder", |path| fs::create_dir(path).unwrap()),
         ("pipe", make_pipe),
         ("device", |path| {
