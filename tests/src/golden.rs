@@ -26,7 +26,7 @@ pub fn folder(test: &str) -> Option<PathBuf> {
     found
 }
 
-/// Reads a safetensors file of F32, F64, I64 and U8 tensors.
+/// Reads a safetensors file of F32, F64, I64, U8 and FP8 tensors; of the last the codes.
 pub fn read(path: &Path) -> BTreeMap<String, Expected> {
     let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -58,7 +58,7 @@ pub fn read(path: &Path) -> BTreeMap<String, Expected> {
                 .chunks(8)
                 .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64)
                 .collect(),
-            "U8" => raw.iter().map(|&b| f64::from(b)).collect(),
+            "U8" | "F8_E4M3" => raw.iter().map(|&b| f64::from(b)).collect(),
             other => panic!("{name}: dtype {other}"),
         };
         let shape = entry["shape"]

@@ -1,7 +1,9 @@
-//! What the tests across crates share: small checkpoints made in memory, and comparison.
+//! What the tests across crates share: small checkpoints made in memory, single operations, and
+//! comparison.
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
 pub mod devices;
+pub mod dispatch;
 pub mod golden;
 pub mod oracle;

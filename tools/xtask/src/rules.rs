@@ -17,11 +17,6 @@ const SHADER_LINES: usize = 200;
 /// Functions that may be longer: file, name, reason.
 const ALLOWED: &[(&str, &str, &str)] = &[
     (
-        "backends/host/tests/kernels/golden.rs",
-        "golden_mla_absorbed_and_expanded",
-        "one case, both forms side by side",
-    ),
-    (
         "runtime/graph/tests/rules.rs",
         "legal",
         "a table with an entry for each operation",

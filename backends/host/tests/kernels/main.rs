@@ -8,7 +8,6 @@
 mod attention;
 mod device;
 mod experts;
-mod golden;
 mod linear;
 mod pointwise;
 mod route;
