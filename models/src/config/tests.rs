@@ -3,8 +3,8 @@
 use super::*;
 use serde_json::json;
 
-#[path = "rest_tests.rs"]
-mod rest_tests;
+#[path = "rest/tests.rs"]
+mod rest;
 
 pub(crate) fn fixture(name: &str) -> String {
     let path = format!(
