@@ -271,22 +271,23 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
         true => Ok(meta.len()),
         false => Err(failed("it is not a plain file".to_owned())),
     };
-    let too_large = || {
+    let too_large = |bytes: u64| {
         failed(format!(
-            "it has more than the {limit} bytes that are allowed"
+            "it has {bytes} bytes or more, and {limit} are allowed"
         ))
     };
     // Asked before opening: opening a pipe waits for a writer that may never come. Asked
     // again after it, since the name may stand for another file by then.
     plain(std::fs::metadata(path).map_err(io)?)?;
     let file = File::open(path).map_err(io)?;
-    if plain(file.metadata().map_err(io)?)? > limit {
-        return Err(too_large());
+    let length = plain(file.metadata().map_err(io)?)?;
+    if length > limit {
+        return Err(too_large(length));
     }
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > limit {
-        return Err(too_large());
+        return Err(too_large(bytes.len() as u64));
     }
     Ok(bytes)
 }

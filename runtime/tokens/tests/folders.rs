@@ -166,7 +166,7 @@ fn files_of_absurd_size_are_refused_without_being_read() {
             .set_len(1 << 40)
             .unwrap()
     };
-    refused_in_place_of_each_file(long, "more than");
+    refused_in_place_of_each_file(long, "it has 1099511627776 bytes");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
     long(&path);

@@ -22,20 +22,20 @@ pub(crate) fn open_plain(path: &Path) -> Result<(File, u64)> {
 /// The content of a plain file of at most `limit` bytes. Errors: those of the system; what is
 /// no plain file, and a file that is larger.
 pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let too_large = || {
-        let why = format!("it has more than the {limit} bytes that are allowed");
+    let too_large = |bytes: u64| {
+        let why = format!("it has {bytes} bytes or more, and {limit} are allowed");
         Error::new(ErrorKind::FileTooLarge, why)
     };
     let (file, bytes) = open_plain(path)?;
     if bytes > limit {
-        return Err(too_large());
+        return Err(too_large(bytes));
     }
     let mut content = Vec::new();
     // The length may have grown, and some files of the system say 0.
     file.take(limit.saturating_add(1))
         .read_to_end(&mut content)?;
     if content.len() as u64 > limit {
-        return Err(too_large());
+        return Err(too_large(content.len() as u64));
     }
     Ok(content)
 }
