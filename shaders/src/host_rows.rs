@@ -174,11 +174,10 @@ macro_rules! weightless {
     };
 }
 
-/// Rows for weights of 8 or 16 bits that multiply in BF16.
+/// Rows that multiply FP8 weights in BF16.
 macro_rules! bf16_products {
     ($(($op:ident, $name:literal, $launch:ident),)*) => {
         &[$(
-            row(OpKind::$op, concat!("host_", $name, "_bf16_avx512bf16"), Features::AVX512_BF16, bf16, $launch),
             row(OpKind::$op, concat!("host_", $name, "_f8_avx512bf16"), Features::AVX512_BF16, f8, $launch),
         )*]
     };

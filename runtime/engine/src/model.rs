@@ -29,9 +29,11 @@ impl Model {
     /// Opens a checkpoint folder and checks it both ways against its config.
     pub fn open(dir: &Path) -> Result<Model> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|source| EngineError::Io {
-            path: path.display().to_string(),
-            source,
+        let text = hadal_weights::read_text(&path, Config::MAX_JSON_BYTES).map_err(|source| {
+            EngineError::Io {
+                path: path.display().to_string(),
+                source,
+            }
         })?;
         let config = Config::from_json(&text)?;
         let source = Arc::new(Checkpoint::open(dir)?);

@@ -106,12 +106,11 @@ macro_rules! core_kernels {
     };
 }
 
-/// The products of the core that multiplies weights of 8 or 16 bits in BF16.
+/// The products of the core that multiplies FP8 weights in BF16.
 #[cfg(target_arch = "x86_64")]
 macro_rules! bf16_products {
     ($($name:literal, $operands:literal + $weights:literal, $optional:expr, $($path:ident)::+;)*) => {
         &[$(
-            formats!(@ $name, "bf16", "_avx512bf16", Features::AVX512_BF16, $operands, $optional, $($path)::+::<Avx512Bf16, Bf16>),
             formats!(@ $name, "f8", "_avx512bf16", Features::AVX512_BF16, $operands + $weights, $optional, $($path)::+::<Avx512Bf16, E4m3>),
         )*]
     };

@@ -351,8 +351,6 @@ pub enum Want {
     Word(u32),
     /// Any NaN but the poison.
     Nan,
-    /// Infinite or any NaN but the poison.
-    NotFinite,
 }
 
 pub fn check(name: &str, found: &[u32], want: &[Want]) {
@@ -364,7 +362,6 @@ pub fn check(name: &str, found: &[u32], want: &[Want]) {
             Want::Near(want, tolerance) => (value - want).abs() <= *tolerance,
             Want::Word(want) => found == want,
             Want::Nan => value.is_nan() && *found != POISON,
-            Want::NotFinite => !value.is_finite() && *found != POISON,
         };
         assert!(
             good,

@@ -105,7 +105,7 @@ fn weights(folder: &Path) -> Weights {
 
 /// The licence: the `license:` line of the model card, or the title of a licence file.
 fn licence(folder: &Path) -> Option<String> {
-    let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+    let read = |name: &str| hadal_weights::read_text(&folder.join(name), 1 << 20).ok();
     let card = read("README.md").unwrap_or_default();
     let head = card
         .strip_prefix("---\n")
