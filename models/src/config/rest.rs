@@ -9,11 +9,9 @@ use serde_json::Value;
 use super::Config;
 use super::keys::{Keys, Result};
 
-/// Keys that say nothing about inference, or repeat what others say.
+/// Keys that say nothing about inference, or repeat what others say. Keys that begin with an
+/// underscore are notes of the program that wrote the file.
 const HARMLESS: &[&str] = &[
-    "_attn_implementation",
-    "_attn_implementation_autoset",
-    "_name_or_path",
     "architectures",
     "attention_dropout",
     "attn_implementation",
@@ -186,7 +184,7 @@ pub(super) fn check_within(keys: &Keys<'_>, harmless: &[&str]) -> Result<Vec<Str
 fn unread(keys: &Keys<'_>, harmless: &[&[&str]]) -> Result<Vec<String>> {
     let mut off = Vec::new();
     for (key, value) in keys.unasked() {
-        if harmless.iter().any(|list| list.contains(&key)) {
+        if key.starts_with('_') || harmless.iter().any(|list| list.contains(&key)) {
             continue;
         }
         if is_set(value) {

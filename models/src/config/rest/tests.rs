@@ -76,7 +76,7 @@ fn what_publishers_write_beside_the_model_is_accepted() {
     let config = v3_with(json!({
         "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"},
         "aux_loss_alpha": 0.001, "seq_aux": true, "pretraining_tp": 1, "ep_size": 8,
-        "_name_or_path": "model", "pad_token_id": 2, "unk_token_id": 3, "dtype": "bfloat16",
+        "_name_or_path": "model", "_comment": "made up", "pad_token_id": 2, "unk_token_id": 3, "dtype": "bfloat16",
         "head_dim": 64, "qk_head_dim": 192, "attention_dropout": 0.1, "return_dict": true,
         "output_router_logits": true, "temperature": 1.0, "top_k": 50, "max_length": 20,
         "id2label": {"0": "LABEL_0"}, "rope_interleave": true, "attention_bias": false,

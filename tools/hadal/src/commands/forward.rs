@@ -54,7 +54,8 @@ pub fn run(args: &ForwardArgs, console: &Console) -> Result<()> {
     let ids = parse_ids(&args.ids)?;
     let interrupts = Interrupts::install()?;
     let model = open::model(&args.model)?;
-    let wanted = ids.len().saturating_add(args.greedy as usize);
+    // The last token of the continuation is chosen and not fed.
+    let wanted = ids.len() + args.greedy.saturating_sub(1) as usize;
     let settings = open::engine_options(&args.engine, open::context_for(&model, wanted));
     check_room(&model, wanted, settings.context)?;
     let out = write::Output::create(&args.out)?;
