@@ -9,6 +9,7 @@ use hadal_engine::{
     Cancel, Decoder, Engine, EngineOptions, Form, ForwardOptions, Model, MoeForm, SamplingOptions,
     Session, Tensor, forward,
 };
+use hadal_models::Config;
 use hadal_tests::checkpoint::{Family, Random};
 use hadal_tests::devices::{self, Named};
 use hadal_tests::golden::{find, values, worst};
@@ -149,7 +150,7 @@ fn greedy_output_is_the_same_with_and_without_drafts() {
 }
 
 #[test]
-fn penalties_count_at_temperature_0_and_see_accepted_drafts() {
+fn penalties_count_at_temperature_0_with_and_without_drafts() {
     let model = model(Family::V3);
     let engine = engine(&model, &devices::host(), small(16));
     let penalised = SamplingOptions {
@@ -157,7 +158,7 @@ fn penalties_count_at_temperature_0_and_see_accepted_drafts() {
         frequency_penalty: 0.4,
         ..SamplingOptions::greedy()
     };
-    let (mut changed, mut repeated) = (false, false);
+    let mut changed = false;
     for count in 4..12 {
         let ids = prompt(Family::V3, count);
         let plain = decode(&engine, &ids, 40, false, SamplingOptions::greedy());
@@ -165,10 +166,8 @@ fn penalties_count_at_temperature_0_and_see_accepted_drafts() {
         let with = decode(&engine, &ids, 40, true, penalised.clone());
         assert_eq!(with, without, "prompt of {count}");
         changed |= plain != without;
-        repeated |= with.windows(2).any(|pair| pair[0] == pair[1]);
     }
     assert!(changed, "penalties changed nothing");
-    assert!(repeated, "no text in which a draft's penalty would show");
 }
 
 #[test]
@@ -194,30 +193,39 @@ fn drafts_at_the_end_of_the_context_stay_inside_it() {
     }
 }
 
+/// The model that ships: its drafts are worth something.
+fn trained() -> Arc<Model> {
+    let config = Config::from_json(hadal_tiny::CONFIG).expect("it is legal");
+    let files = [("model", hadal_tiny::WEIGHTS)];
+    let source = Checkpoint::from_static(&files).expect("it opens");
+    let text = Err("not needed".to_string());
+    Arc::new(Model::new(config, Arc::new(source), text).expect("it binds"))
+}
+
 #[test]
 fn keeping_all_tokens_of_a_session_keeps_its_drafts() {
-    let model = model(Family::V3);
-    let engine = engine(&model, &devices::scalar(), small(16));
-    let ids = prompt(Family::V3, 23);
+    let engine = engine(&trained(), &devices::host(), small(16));
     let greedy = SamplingOptions::greedy();
+    let ids = decode(&engine, &[0], 60, false, greedy.clone());
+    let (first, rest) = ids.split_at(44);
     let counts = |keep: bool| {
         let cancel = Cancel::new();
         let mut session = Session::new(&engine, true).expect("a session");
-        for part in [&ids[..12], &ids[12..]] {
-            if keep {
-                session.keep(session.tokens().len());
+        let read = |session: &mut Session, part: &[u32], steps: usize| {
+            let decoder = Decoder::start(session, part, greedy.clone(), &cancel, &mut |_, _| {});
+            let mut decoder = decoder.expect("a prompt");
+            for _ in 0..steps {
+                decoder.advance().expect("a step");
             }
-            let start = Decoder::start(&mut session, part, greedy.clone(), &cancel, &mut |_, _| {});
-            let mut decoder = start.expect("a prompt");
-            if part.len() == 11 {
-                for _ in 0..20 {
-                    decoder.advance().expect("a step");
-                }
-                return decoder.draft_counts();
-            }
+            decoder.draft_counts()
+        };
+        read(&mut session, first, 0);
+        if keep {
+            session.keep(session.tokens().len());
         }
-        unreachable!("the second part returns")
+        read(&mut session, rest, 24)
     };
+    assert!(counts(false).accepted > 4, "{:?}", counts(false));
     assert_eq!(counts(true), counts(false));
 }
 

@@ -184,15 +184,45 @@ fn judge(
         };
         return Ok((chosen(done, ids[0])?, second));
     }
-    let target = sampler.probabilities(&done.logit_row(0)?, history)?;
+    judge_rows(|row| done.logit_row(row), drafted, sampler, history)
+}
+
+/// [`judge`] by probabilities; `logits` gives a row.
+fn judge_rows(
+    logits: impl Fn(usize) -> Result<Vec<f32>>,
+    drafted: u32,
+    sampler: &mut Sampler,
+    history: &[u32],
+) -> Result<(u32, Option<u32>)> {
+    let target = sampler.probabilities(&logits(0)?, history)?;
     match accept_draft(&target, &[(drafted, 1.0)], drafted, sampler.rng())? {
         Verdict::Resample(token) => Ok((token, None)),
         Verdict::Accept => {
             let mut longer = history.to_vec();
             longer.push(drafted);
-            let target = sampler.probabilities(&done.logit_row(1)?, &longer)?;
+            let target = sampler.probabilities(&logits(1)?, &longer)?;
             let second = draw(&target, sampler.rng()).unwrap_or(drafted);
             Ok((drafted, Some(second)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_accepted_draft_counts_for_the_penalties_of_the_token_after_it() {
+        let rows = [vec![0.0, 1.0, 9.0], vec![0.0, 4.0, 5.0]];
+        let judged = |presence_penalty: f32| {
+            let options = SamplingOptions {
+                presence_penalty,
+                ..SamplingOptions::greedy()
+            };
+            let mut sampler = Sampler::new(options).expect("legal options");
+            judge_rows(|row| Ok(rows[row].clone()), 2, &mut sampler, &[0]).expect("judged")
+        };
+        assert_eq!(judged(0.0), (2, Some(2)));
+        assert_eq!(judged(1.5), (2, Some(1)));
     }
 }
