@@ -117,7 +117,9 @@ impl<'g> Layer<'g> {
         };
         let bias = (c.topk_method == TopkMethod::NoauxTc)
             .then(|| g.weight("gate.e_score_correction_bias", &[c.n_routed_experts]));
-        let logits = x.linear("gate", c.n_routed_experts); // [T, E]
+        let logits = x
+            .linear("gate", c.n_routed_experts)
+            .probe(self.name("router_logits")); // [T, E]
         let route = logits.route(rule, bias).probe(self.name("router")); // [T, k]
         let base = match c.shared_intermediate_size() {
             0 => stream,

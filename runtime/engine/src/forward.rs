@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hadal_device::DType;
 use hadal_models::Outputs;
+use hadal_models::config::ScoringFunc;
 
 use crate::decode::Decoder;
 use crate::step::Done;
@@ -16,6 +17,8 @@ use crate::{Cancel, Engine, Result, SamplingOptions, Session};
 pub enum Numbers {
     /// Activations.
     F32(Vec<f32>),
+    /// What the config alone decides.
+    F64(Vec<f64>),
     /// Ids, indices and counts.
     I64(Vec<i64>),
 }
@@ -61,6 +64,26 @@ impl Collected {
         Ok(())
     }
 
+    /// Puts the router's scores, before any bias, in the place of its logits.
+    fn score(&mut self, scoring: ScoringFunc) {
+        const LOGITS: &str = ".router_logits";
+        let names: Vec<String> = self
+            .0
+            .keys()
+            .filter(|n| n.ends_with(LOGITS))
+            .cloned()
+            .collect();
+        for name in names {
+            if let Some((width, dtype, mut words)) = self.0.remove(&name) {
+                words
+                    .chunks_mut(width)
+                    .for_each(|row| score_row(row, scoring));
+                let name = name.replace(LOGITS, ".router_scores");
+                self.0.insert(name, (width, dtype, words));
+            }
+        }
+    }
+
     fn tensors(self) -> Vec<Tensor> {
         let tensor = |(name, (width, dtype, words)): (String, (usize, DType, Vec<u32>))| Tensor {
             name,
@@ -78,6 +101,23 @@ impl Collected {
     }
 }
 
+/// Report, section 2.1.2, equation 15; the softmax of V2.
+fn score_row(row: &mut [u32], scoring: ScoringFunc) {
+    let logits: Vec<f64> = row
+        .iter()
+        .map(|word| f32::from_bits(*word).into())
+        .collect();
+    let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logits.iter().map(|z| (z - most).exp()).sum();
+    for (word, z) in row.iter_mut().zip(logits) {
+        let score = match scoring {
+            ScoringFunc::Sigmoid => 1.0 / (1.0 + (-z).exp()),
+            ScoringFunc::Softmax => (z - most).exp() / sum,
+        };
+        *word = (score as f32).to_bits();
+    }
+}
+
 fn ids_tensor(name: &str, ids: impl Iterator<Item = i64>) -> Tensor {
     let numbers: Vec<i64> = ids.collect();
     Tensor {
@@ -88,8 +128,9 @@ fn ids_tensor(name: &str, ids: impl Iterator<Item = i64>) -> Tensor {
 }
 
 /// Runs the model over `ids`: `logits` `[T, V]`; with `all` also `embed`,
-/// `layer.{i}.{out,attn_out,kv_latent,k_pe,router_idx,router_weight}`, `final_hidden` and,
-/// where the model has a next-token module, `mtp.0.*` over prompt and continuation; with
+/// `layer.{i}.{out,attn_out,kv_latent,k_pe,router_idx,router_weight,router_scores}`,
+/// `final_hidden`, `rope_inv_freq_f64` (radians a position, `[rope / 2]`) and, where the model
+/// has a next-token module, `mtp.0.*` over prompt and continuation; with
 /// `greedy` also `greedy_ids` and `greedy_logits`, and for such models
 /// `spec_tokens_per_step`, `mtp_chain_ids` and `mtp_chain_logits`.
 ///
@@ -144,6 +185,16 @@ pub fn forward(
     }
     if options.all && has_next && sequence.len() > 1 {
         next_rows(engine, &sequence, cancel, &mut collected)?;
+    }
+    if options.all {
+        let config = &engine.model().config;
+        collected.score(config.scoring_func);
+        let frequencies = config.inv_freq();
+        tensors.push(Tensor {
+            name: "rope_inv_freq_f64".to_string(),
+            shape: vec![frequencies.len()],
+            numbers: Numbers::F64(frequencies),
+        });
     }
     tensors.extend(collected.tensors());
     Ok(tensors)

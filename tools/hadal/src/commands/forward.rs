@@ -21,7 +21,7 @@ use crate::open;
     hadal forward --model ~/DeepSeek-V3 --ids prompt.txt --all --greedy 16 --out all.safetensors\n\n\
     The file holds logits [T, V]; with --all also embed, layer.{i}.out, layer.{i}.attn_out,\n\
     layer.{i}.kv_latent, layer.{i}.k_pe, layer.{i}.router_idx, layer.{i}.router_weight,\n\
-    final_hidden and mtp.0.*; with --greedy also greedy_ids and greedy_logits.")]
+    layer.{i}.router_scores, final_hidden, rope_inv_freq_f64 and mtp.0.*; with --greedy also greedy_ids and greedy_logits.")]
 pub struct ForwardArgs {
     #[command(flatten)]
     model: ModelArgs,

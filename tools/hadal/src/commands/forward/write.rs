@@ -57,7 +57,7 @@ impl Drop for Output {
 
 fn write(file: &File, tensors: &[Tensor]) -> io::Result<()> {
     let mut out = BufWriter::new(file);
-    // Integers first, so that every number lies at a multiple of its size.
+    // Wide numbers first, so that every number lies at a multiple of its size.
     let mut tensors: Vec<&Tensor> = tensors.iter().collect();
     tensors.sort_by_key(|tensor| matches!(tensor.numbers, Numbers::F32(_)));
     let header = header(&tensors);
@@ -66,6 +66,11 @@ fn write(file: &File, tensors: &[Tensor]) -> io::Result<()> {
     for tensor in tensors {
         match &tensor.numbers {
             Numbers::F32(values) => {
+                values
+                    .iter()
+                    .try_for_each(|value| out.write_all(&value.to_le_bytes()))?;
+            }
+            Numbers::F64(values) => {
                 values
                     .iter()
                     .try_for_each(|value| out.write_all(&value.to_le_bytes()))?;
@@ -89,6 +94,7 @@ fn header(tensors: &[&Tensor]) -> String {
         let start = end;
         let (dtype, bytes) = match &tensor.numbers {
             Numbers::F32(values) => ("F32", 4 * values.len()),
+            Numbers::F64(values) => ("F64", 8 * values.len()),
             Numbers::I64(values) => ("I64", 8 * values.len()),
         };
         end += bytes;
