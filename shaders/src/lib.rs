@@ -6,6 +6,8 @@ mod host_rows;
 pub mod wgsl;
 mod wgsl_fit;
 mod wgsl_launch;
+pub mod wgsl_operands;
+pub mod wgsl_probe;
 mod wgsl_rows;
 mod wgsl_sources;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hadal_device::{Backend, Device};
 use hadal_engine::EngineOptions;
 use hadal_host::{HostBackend, Isa};
+use hadal_vulkan::{VulkanBackend, VulkanOptions};
 use hadal_wgpu::{WgpuBackend, WgpuLimits, WgpuOptions};
 
 /// Binding limit at which the small models' larger matrices are cut, and their caches and
@@ -76,5 +77,15 @@ pub fn all() -> Vec<Named> {
     let mut devices: Vec<_> = sets.map(host_with).collect();
     devices.extend(named("wgpu checked", &WgpuBackend::new(checked)));
     devices.extend(named("wgpu in pieces", &WgpuBackend::new(pieces)));
+    let options = VulkanOptions {
+        checked: true,
+        ..VulkanOptions::default()
+    };
+    devices.extend(named("vulkan checked", &VulkanBackend::new(options)));
+    let pieces = VulkanOptions {
+        binding_bytes: Some(SMALL_BINDING),
+        ..VulkanOptions::default()
+    };
+    devices.extend(named("vulkan in pieces", &VulkanBackend::new(pieces)));
     devices
 }

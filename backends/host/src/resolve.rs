@@ -4,12 +4,11 @@
 //! what it writes. Done once for each distinct table; buffer ids are never reused and
 //! buffers never move, so the result stays right. Read [`Resolved`] first.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use hadal_device::{
-    Access, Bind, BufferId, Error, Operand, Params, Program, Result, Slot, Step, levels,
+    Access, Bind, BufferId, Error, Operand, Params, Program, Result, Step, levels_with,
 };
 
 use crate::args::{Bound, Mem};
@@ -65,7 +64,7 @@ impl Resolved {
         table: &[BufferId],
         memories: &[Arc<Memory>],
     ) -> Result<Resolved> {
-        let levels = levels(&canonical(program, table));
+        let levels = levels_with(program, table);
         let mut steps = Vec::with_capacity(program.steps.len());
         for ((step, level), pipeline) in program.steps.iter().zip(levels).zip(pipelines) {
             let label = match step {
@@ -86,39 +85,6 @@ impl Resolved {
         }
         Ok(Resolved { steps })
     }
-}
-
-/// The program with one slot for each distinct buffer, so that hazards between slots that
-/// hold the same buffer are seen.
-fn canonical(program: &Program, table: &[BufferId]) -> Program {
-    let mut first = HashMap::new();
-    for (slot, buffer) in table.iter().enumerate() {
-        first.entry(*buffer).or_insert(slot as u16);
-    }
-    let rename = |bind: &mut Bind| {
-        if let Some(buffer) = table.get(usize::from(bind.slot.0)) {
-            bind.slot = Slot(first[buffer]);
-        }
-    };
-    let mut program = program.clone();
-    for step in &mut program.steps {
-        match step {
-            Step::Dispatch(dispatch) => {
-                for operand in &mut dispatch.operands {
-                    match operand {
-                        Operand::Range(bind) => rename(bind),
-                        Operand::Table(binds) => binds.iter_mut().for_each(rename),
-                    }
-                }
-            }
-            Step::Copy { from, to } => {
-                rename(from);
-                rename(to);
-            }
-            Step::Fill { to, .. } => rename(to),
-        }
-    }
-    program
 }
 
 fn work(step: &Step, pipeline: Option<Pipeline>, memories: &[Arc<Memory>]) -> Result<(Work, u32)> {

@@ -9,13 +9,14 @@ use hadal_device::{
     SetupCounts, Span, Ticket,
 };
 use hadal_shaders::wgsl::Target;
+use hadal_shaders::wgsl_operands::WORD;
+use hadal_shaders::wgsl_probe as probe;
 
 use crate::WgpuOptions;
 use crate::fault::{Faults, caught};
 use crate::kernel::{Compiler, Kernel, Kernels};
-use crate::probe;
 use crate::program::Prepared;
-use crate::transfer::{self, ReadStaging, WORD};
+use crate::transfer::{self, ReadStaging};
 
 /// A buffer and its size as asked for; its true size is the next multiple of 16.
 #[derive(Clone)]

@@ -3,14 +3,13 @@
 //! Knows buffers, kernels and programs; must never know a model, an expert or a token.
 //! [`WgpuBackend`] is the way in. `adapter` finds devices, `device` holds memory and
 //! kernels, `transfer` moves bytes, `program` records and submits, `fault` turns wgpu's
-//! callbacks into values, `probe` tries what no limit tells.
+//! callbacks into values.
 #![deny(unsafe_code)]
 
 mod adapter;
 mod device;
 mod fault;
 mod kernel;
-mod probe;
 mod program;
 mod transfer;
 

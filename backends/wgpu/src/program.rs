@@ -7,26 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hadal_device::{
-    Bind, BufferId, Dispatch, Error, Executable, KEPT_TABLES, Operand, Program, Result, Slot, Step,
-    Ticket, check_table,
+    BufferId, Error, Executable, KEPT_TABLES, Program, Result, Step, Ticket, check_table,
 };
-use hadal_shaders::wgsl::{Binding, PARAM_BYTES, TABLES};
+use hadal_shaders::wgsl::PARAM_BYTES;
+use hadal_shaders::wgsl_operands::{Range, check_bind, operands};
 
 use crate::device::{Core, Memory};
 use crate::fault::caught;
 use crate::kernel::Kernel;
-use crate::transfer::WORD;
 
 /// Largest piece of a fill with a byte other than 0, and of a copy within one buffer.
 const PIECE: u64 = 1 << 20;
-
-/// A byte range of a slot.
-#[derive(Clone, Copy)]
-struct Range {
-    slot: Slot,
-    offset: u64,
-    bytes: u64,
-}
 
 enum Work {
     Dispatch {
@@ -74,7 +65,7 @@ impl Prepared {
     pub fn new(core: Arc<Core>, program: &Program) -> Result<Prepared> {
         let align = u64::from(core.wgpu.limits().min_uniform_buffer_offset_alignment);
         let block = PARAM_BYTES.next_multiple_of(align);
-        let mut words = Vec::new();
+        let mut params = Vec::new();
         let mut work = Vec::new();
         for (number, step) in program.steps.iter().enumerate() {
             let blame = |e: Error| match e {
@@ -86,20 +77,30 @@ impl Prepared {
             }
             work.push(match step {
                 Step::Dispatch(dispatch) => {
-                    let params_at = words.len() as u64;
-                    words.resize(words.len() + block as usize, 0);
-                    let at = params_at as usize;
-                    resolve(&core, dispatch, params_at, &mut words[at..]).map_err(blame)?
+                    let kernel = core.kernel(dispatch.pipeline).map_err(blame)?;
+                    let limits = &core.info.limits;
+                    let bound = operands(&kernel.name, &kernel.bindings, dispatch, limits)
+                        .map_err(blame)?;
+                    let params_at = params.len() as u64;
+                    params.extend(bound.params.iter().flat_map(|word| word.to_le_bytes()));
+                    params.resize(params_at as usize + block as usize, 0);
+                    Work::Dispatch {
+                        kernel,
+                        groups: dispatch.groups,
+                        operands: bound.ranges,
+                        params_at,
+                        label: dispatch.label.clone(),
+                    }
                 }
                 Step::Copy { from, to } if from.bytes == to.bytes => Work::Copy {
-                    from: words_of(from).map_err(blame)?,
-                    to: words_of(to).map_err(blame)?,
+                    from: Range::of(from).map_err(blame)?,
+                    to: Range::of(to).map_err(blame)?,
                 },
                 Step::Copy { .. } => {
                     return Err(blame(Error::Invalid("lengths of a copy differ".into())));
                 }
                 Step::Fill { to, byte } => Work::Fill {
-                    to: words_of(to).map_err(blame)?,
+                    to: Range::of(to).map_err(blame)?,
                     byte: *byte,
                 },
             });
@@ -113,7 +114,7 @@ impl Prepared {
             bounce: None,
             bound: Vec::new(),
         };
-        prepared.make_buffers(&words)?;
+        prepared.make_buffers(&params)?;
         Ok(prepared)
     }
 
@@ -199,17 +200,17 @@ impl Prepared {
                     ..
                 } => {
                     for range in operands {
-                        check_range(range, memory, label)?;
+                        range_in(range, memory, label)?;
                     }
                     groups.push(self.bind_group(kernel, operands, *params_at, memory));
                 }
                 Work::Copy { from, to } => {
-                    check_range(from, memory, "copy")?;
-                    check_range(to, memory, "copy")?;
+                    range_in(from, memory, "copy")?;
+                    range_in(to, memory, "copy")?;
                     groups.push(None);
                 }
                 Work::Fill { to, .. } => {
-                    check_range(to, memory, "fill")?;
+                    range_in(to, memory, "fill")?;
                     groups.push(None);
                 }
             }
@@ -344,133 +345,6 @@ impl Executable for Prepared {
     }
 }
 
-fn check_bind(bind: &Bind, slots: u16) -> Result<()> {
-    let end = bind.offset.checked_add(bind.bytes);
-    if bind.slot.0 >= slots || bind.bytes == 0 || end.is_none() {
-        return Err(Error::Invalid(format!("{bind} is no range of a slot")));
-    }
-    Ok(())
-}
-
-/// The range in whole words. One that ends a buffer may be odd; the buffer's true end is
-/// not.
-fn words_of(bind: &Bind) -> Result<Range> {
-    if !bind.offset.is_multiple_of(WORD) {
-        return Err(Error::Invalid(format!("{bind} does not begin with a word")));
-    }
-    Ok(Range {
-        slot: bind.slot,
-        offset: bind.offset,
-        bytes: bind.bytes.next_multiple_of(WORD),
-    })
-}
-
-fn check_range(range: &Range, memory: &[Memory], what: &str) -> Result<()> {
-    let bytes = memory[usize::from(range.slot.0)].bytes;
-    if range.offset + range.bytes > bytes.next_multiple_of(WORD) {
-        return Err(Error::Invalid(format!(
-            "{what}: bytes {} .. +{} of slot {}, whose buffer has {bytes}",
-            range.offset, range.bytes, range.slot.0
-        )));
-    }
-    Ok(())
-}
-
-/// Checks a dispatch and writes its parameter block to `block`.
-fn resolve(core: &Core, dispatch: &Dispatch, params_at: u64, block: &mut [u8]) -> Result<Work> {
-    let limits = &core.info.limits;
-    let kernel = core.kernel(dispatch.pipeline)?;
-    // The parameters are no operand.
-    let bindings = &kernel.bindings[1..];
-    if bindings.len() != dispatch.operands.len() {
-        return Err(Error::Invalid(format!(
-            "{} takes {} operands, not {}",
-            kernel.name,
-            bindings.len(),
-            dispatch.operands.len()
-        )));
-    }
-    if dispatch
-        .groups
-        .iter()
-        .any(|g| *g == 0 || *g > limits.max_grid)
-    {
-        return Err(Error::Invalid(format!(
-            "grid {:?} is empty or above {} workgroups along an axis",
-            dispatch.groups, limits.max_grid
-        )));
-    }
-    let mut strides = Vec::new();
-    let mut operands = Vec::new();
-    for (operand, binding) in dispatch.operands.iter().zip(bindings) {
-        let range = match operand {
-            Operand::Range(bind) => words_of(bind)?,
-            Operand::Table(entries) => {
-                let (range, stride) = table_range(entries)?;
-                strides.push(stride);
-                range
-            }
-        };
-        if *binding == Binding::Unused {
-            continue;
-        }
-        if !range.offset.is_multiple_of(limits.offset_align) {
-            return Err(Error::Invalid(format!(
-                "offset {} is no multiple of {}",
-                range.offset, limits.offset_align
-            )));
-        }
-        if range.bytes > limits.max_binding_bytes {
-            return Err(Error::Invalid(format!(
-                "an operand of {} bytes is above the limit of {}",
-                range.bytes, limits.max_binding_bytes
-            )));
-        }
-        operands.push(range);
-    }
-    if strides.len() > TABLES {
-        return Err(Error::Invalid(format!("more than {TABLES} tables")));
-    }
-    let words = dispatch.params.words().into_iter().chain(strides);
-    for (place, word) in block.chunks_exact_mut(4).zip(words) {
-        place.copy_from_slice(&word.to_le_bytes());
-    }
-    Ok(Work::Dispatch {
-        kernel,
-        groups: dispatch.groups,
-        operands,
-        params_at,
-        label: dispatch.label.clone(),
-    })
-}
-
-/// The range of a table from its first entry to its last, and the stride in bytes.
-fn table_range(entries: &[Bind]) -> Result<(Range, u32)> {
-    let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
-        return Err(Error::Invalid("a table without entries".into()));
-    };
-    let stride = match entries {
-        [first, second, ..] => second.offset.checked_sub(first.offset),
-        _ => Some(0),
-    };
-    let stride = stride.and_then(|stride| u32::try_from(stride).ok());
-    let even = |stride: u32| {
-        entries.iter().zip(0u64..).all(|(entry, number)| {
-            entry.slot == first.slot
-                && entry.bytes == first.bytes
-                && entry.offset == first.offset + number * u64::from(stride)
-        })
-    };
-    match stride {
-        Some(stride) if u64::from(stride).is_multiple_of(WORD) && even(stride) => {
-            let range = Bind {
-                bytes: last.offset + last.bytes - first.offset,
-                ..*first
-            };
-            Ok((words_of(&range)?, stride))
-        }
-        _ => Err(Error::Invalid(
-            "entries of a table do not lie in one slot at a constant stride".into(),
-        )),
-    }
+fn range_in(range: &Range, memory: &[Memory], what: &str) -> Result<()> {
+    range.check(memory[usize::from(range.slot.0)].bytes, what)
 }

@@ -4,6 +4,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use hadal_device::{Error, Result};
+use hadal_shaders::wgsl_operands::WORD;
 
 /// Bytes written in one piece. wgpu makes staging memory for each piece and gives it back
 /// when the device has copied it.
@@ -15,9 +16,6 @@ const READ_CHUNK: u64 = 16 << 20;
 /// How long a finished copy may take to be told of. Only a thread that was stopped by a
 /// debugger takes longer than an instant.
 const CALLBACK_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Copies are counted in words.
-pub const WORD: u64 = wgpu::COPY_BUFFER_ALIGNMENT;
 
 /// Writes `bytes` at `offset` (a multiple of 4) of `buffer`. A length that is no multiple
 /// of 4 is filled up with zeros: allowed at the end of a buffer, whose true size is one.

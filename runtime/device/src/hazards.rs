@@ -1,7 +1,9 @@
 //! Which steps of a program must wait for which: for backends that set barriers or graph
 //! edges themselves.
 
-use crate::{Access, Bind, Program};
+use std::collections::HashMap;
+
+use crate::{Access, Bind, BufferId, Operand, Program, Slot, Step};
 
 fn overlap(a: &Bind, b: &Bind) -> bool {
     // Ranges may still be absurd here.
@@ -37,6 +39,44 @@ pub fn levels(program: &Program) -> Vec<u32> {
         levels.push(level);
     }
     levels
+}
+
+/// [`levels`] of a program submitted with `table`, in which slots may hold the same buffer.
+pub fn levels_with(program: &Program, table: &[BufferId]) -> Vec<u32> {
+    levels(&canonical(program, table))
+}
+
+/// The program with one slot for each distinct buffer, so that hazards between slots that
+/// hold the same buffer are seen.
+fn canonical(program: &Program, table: &[BufferId]) -> Program {
+    let mut first = HashMap::new();
+    for (slot, buffer) in table.iter().enumerate() {
+        first.entry(*buffer).or_insert(slot as u16);
+    }
+    let rename = |bind: &mut Bind| {
+        if let Some(buffer) = table.get(usize::from(bind.slot.0)) {
+            bind.slot = Slot(first[buffer]);
+        }
+    };
+    let mut program = program.clone();
+    for step in &mut program.steps {
+        match step {
+            Step::Dispatch(dispatch) => {
+                for operand in &mut dispatch.operands {
+                    match operand {
+                        Operand::Range(bind) => rename(bind),
+                        Operand::Table(binds) => binds.iter_mut().for_each(rename),
+                    }
+                }
+            }
+            Step::Copy { from, to } => {
+                rename(from);
+                rename(to);
+            }
+            Step::Fill { to, .. } => rename(to),
+        }
+    }
+    program
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hadal_device::{Backend, Device, DeviceInfo, DeviceKind, Error};
 use hadal_host::HostBackend;
 pub use hadal_host::Isa;
+use hadal_vulkan::{VulkanBackend, VulkanOptions};
 use hadal_wgpu::{WgpuBackend, WgpuOptions};
 
 use crate::{EngineError, Result};
@@ -39,7 +40,11 @@ pub fn backends(options: &Options) -> Vec<Box<dyn Backend>> {
         checked: options.checked_shaders,
         ..WgpuOptions::default()
     });
-    vec![Box::new(wgpu), Box::new(host)]
+    let vulkan = VulkanBackend::new(VulkanOptions {
+        checked: options.checked_shaders,
+        ..VulkanOptions::default()
+    });
+    vec![Box::new(wgpu), Box::new(vulkan), Box::new(host)]
 }
 
 /// What one backend has to offer on this machine.
@@ -89,7 +94,7 @@ pub fn open(wanted: Option<&str>, options: &Options) -> Result<Opened> {
 }
 
 fn open_best(options: &Options) -> Result<Opened> {
-    let mut refused = Vec::new();
+    let (mut refused, mut software) = (Vec::new(), Vec::new());
     for backend in backends(options) {
         let devices = match backend.devices() {
             Ok(devices) => devices,
@@ -100,11 +105,12 @@ fn open_best(options: &Options) -> Result<Opened> {
         };
         for info in devices {
             if info.kind == DeviceKind::Software {
-                refused.push(format!("{} is a software adapter", info.id()));
+                software.push(info.id());
                 continue;
             }
             match backend.open(info.ordinal) {
                 Ok(device) => {
+                    refused.extend(software_only(&software));
                     let why = match refused.is_empty() {
                         true => "it is the best one here".to_string(),
                         false => refused.join("; "),
@@ -115,10 +121,20 @@ fn open_best(options: &Options) -> Result<Opened> {
             }
         }
     }
+    refused.extend(software_only(&software));
     Err(EngineError::NoDevice(format!(
         "no device can run the model: {}",
         refused.join("; ")
     )))
+}
+
+/// That these devices are software, as a clause.
+fn software_only(ids: &[String]) -> Option<String> {
+    match ids {
+        [] => None,
+        [only] => Some(format!("{only} is a software adapter")),
+        _ => Some(format!("{} are software adapters", ids.join(" and "))),
+    }
 }
 
 fn open_named(name: &str, options: &Options) -> Result<Arc<dyn Device>> {

@@ -23,7 +23,7 @@ pub fn keeps_half_subnormals(device: &dyn Device) -> Result<bool> {
         weight: DType::F16,
         params,
     };
-    let choice = select(hadal_shaders::table(), device.info(), &problem)
+    let choice = select(crate::table(), device.info(), &problem)
         .map_err(|_| Error::Invalid("there is no row for an embedding in f16".into()))?;
     let launch = (choice.row.launch)(&problem, device.info());
     let pipeline = device.pipeline(choice.row.name, &choice.row.body, &launch.constants)?;

@@ -1,0 +1,62 @@
+//! Vulkan's results as values of [`Error`].
+
+use std::sync::OnceLock;
+
+use hadal_device::{Error, Result};
+use vulkano::{Validated, VulkanError};
+
+/// Whether and why a device was lost; for ever.
+#[derive(Default)]
+pub struct Faults(OnceLock<String>);
+
+impl Faults {
+    /// `Err` if the device is lost.
+    pub fn check(&self, device: &str) -> Result<()> {
+        match self.0.get() {
+            Some(why) => Err(Error::Lost {
+                device: device.into(),
+                why: why.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// What `error`, met while doing `what` on `device`, is. A loss is remembered.
+    /// `bytes` is what it wanted to allocate.
+    pub fn error(
+        &self,
+        error: impl Into<Validated<VulkanError>>,
+        device: &str,
+        what: &str,
+        bytes: u64,
+    ) -> Error {
+        match error.into() {
+            Validated::Error(VulkanError::DeviceLost) => {
+                let why = self.0.get_or_init(|| format!("{what} failed"));
+                Error::Lost {
+                    device: device.into(),
+                    why: why.clone(),
+                }
+            }
+            Validated::Error(
+                VulkanError::OutOfDeviceMemory
+                | VulkanError::OutOfHostMemory
+                | VulkanError::TooManyObjects
+                | VulkanError::OutOfPoolMemory,
+            ) => Error::OutOfMemory {
+                what: what.into(),
+                memory: device.into(),
+                wanted_bytes: bytes,
+            },
+            other => Error::Invalid(format!("{what} on {device}: {other}")),
+        }
+    }
+}
+
+/// The error of a raw call.
+pub fn raw(result: ash::vk::Result) -> std::result::Result<(), VulkanError> {
+    match result.result() {
+        Ok(()) => Ok(()),
+        Err(error) => Err(VulkanError::from(error)),
+    }
+}

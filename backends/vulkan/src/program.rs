@@ -1,0 +1,366 @@
+//! Programs: checked once, recorded once for each table of buffers, replayed by each submit.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ash::vk;
+use hadal_device::{
+    BufferId, Error, Executable, KEPT_TABLES, Program, Result, Step, Ticket, check_table,
+    levels_with,
+};
+use hadal_shaders::wgsl::PARAM_BYTES;
+use hadal_shaders::wgsl_operands::{Range, check_bind, operands};
+use vulkano::buffer::BufferUsage;
+use vulkano::descriptor_set::layout::DescriptorType;
+use vulkano::descriptor_set::pool::{DescriptorPool, DescriptorPoolCreateInfo};
+use vulkano::{VulkanError, VulkanObject};
+
+use crate::device::Core;
+use crate::fault::raw;
+use crate::kernel::Kernel;
+use crate::memory::{Memory, Place, Shared};
+use crate::record::{Commands, Recording};
+
+enum Work {
+    Dispatch {
+        kernel: Arc<Kernel>,
+        groups: [u32; 3],
+        /// Operands that are bound, in order.
+        operands: Vec<Range>,
+        /// Where its parameters begin.
+        params_at: u64,
+        label: String,
+    },
+    Copy {
+        from: Range,
+        to: Range,
+    },
+    Fill {
+        to: Range,
+        byte: u8,
+    },
+}
+
+/// Commands over the buffers of a table.
+struct Bound {
+    core: Arc<Core>,
+    table: Vec<BufferId>,
+    commands: Commands,
+    /// Operands of the dispatches.
+    _sets: Option<DescriptorPool>,
+    /// The last submit.
+    ticket: Ticket,
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // The commands must not go while they run; after a loss nothing runs.
+        let _ = self.core.gpu.wait(self.ticket);
+    }
+}
+
+/// A program ready to submit.
+pub struct Prepared {
+    // Waits for its submits when it goes, so it stands before what they use.
+    bound: Vec<Bound>,
+    params: Option<Memory>,
+    work: Vec<Work>,
+    program: Program,
+    core: Arc<Core>,
+}
+
+impl Prepared {
+    /// Checks `program` against the device's limits and writes its parameters.
+    pub fn new(core: Arc<Core>, program: &Program) -> Result<Prepared> {
+        let properties = core.gpu.device.physical_device().properties();
+        let align = properties
+            .min_uniform_buffer_offset_alignment
+            .as_devicesize();
+        let block = PARAM_BYTES.next_multiple_of(align);
+        let mut params = Vec::new();
+        let mut work = Vec::new();
+        for (number, step) in program.steps.iter().enumerate() {
+            let blame = |e: Error| match e {
+                Error::Invalid(why) => Error::Invalid(format!("step {number} ({step}): {why}")),
+                other => other,
+            };
+            for bind in step.binds() {
+                check_bind(&bind, program.slots).map_err(blame)?;
+            }
+            work.push(match step {
+                Step::Dispatch(dispatch) => {
+                    let kernel = core.kernel(dispatch.pipeline).map_err(blame)?;
+                    let limits = &core.info.limits;
+                    let bound = operands(&kernel.name, &kernel.bindings, dispatch, limits)
+                        .map_err(blame)?;
+                    let params_at = params.len() as u64;
+                    params.extend(bound.params.iter().flat_map(|word| word.to_le_bytes()));
+                    params.resize(params_at as usize + block as usize, 0);
+                    Work::Dispatch {
+                        kernel,
+                        groups: dispatch.groups,
+                        operands: bound.ranges,
+                        params_at,
+                        label: dispatch.label.clone(),
+                    }
+                }
+                Step::Copy { from, to } if from.bytes == to.bytes => Work::Copy {
+                    from: Range::of(from).map_err(blame)?,
+                    to: Range::of(to).map_err(blame)?,
+                },
+                Step::Copy { .. } => {
+                    return Err(blame(Error::Invalid("lengths of a copy differ".into())));
+                }
+                Step::Fill { to, byte } => Work::Fill {
+                    to: Range::of(to).map_err(blame)?,
+                    byte: *byte,
+                },
+            });
+        }
+        let params = core.parameters(&params)?;
+        Ok(Prepared {
+            bound: Vec::new(),
+            params,
+            work,
+            program: program.clone(),
+            core,
+        })
+    }
+
+    /// The place in `bound` of `table`, recorded if it is new.
+    fn bind(&mut self, table: &[BufferId], memory: &[Shared]) -> Result<usize> {
+        if let Some(known) = self.bound.iter().position(|b| b.table == table) {
+            return Ok(known);
+        }
+        self.check_ranges(memory)?;
+        let sets = self.sets(memory)?;
+        let mut commands = Commands::new(&self.core.gpu)?;
+        let levels = levels_with(&self.program, table);
+        // SAFETY: new commands, which nothing uses yet.
+        unsafe {
+            commands.record(|recording| {
+                self.record(recording, memory, &levels, &sets.1);
+                Ok(())
+            })?;
+        }
+        let made = sets.1.len() as u64;
+        self.core
+            .made_bind_groups
+            .fetch_add(made, Ordering::Relaxed);
+        // Tables of buffers that are gone must not pile up; the oldest goes first.
+        let core = &self.core;
+        self.bound
+            .retain(|known| known.table.iter().all(|id| core.memory(*id).is_ok()));
+        if self.bound.len() == KEPT_TABLES {
+            self.bound.remove(0);
+        }
+        self.bound.push(Bound {
+            core: self.core.clone(),
+            table: table.to_vec(),
+            commands,
+            _sets: sets.0,
+            ticket: Ticket(0),
+        });
+        Ok(self.bound.len() - 1)
+    }
+
+    fn check_ranges(&self, memory: &[Shared]) -> Result<()> {
+        let check =
+            |range: &Range, what: &str| range.check(memory[usize::from(range.slot.0)].bytes, what);
+        for work in &self.work {
+            match work {
+                Work::Dispatch {
+                    operands, label, ..
+                } => {
+                    for range in operands {
+                        check(range, label)?;
+                    }
+                }
+                Work::Copy { from, to } => {
+                    check(from, "copy")?;
+                    check(to, "copy")?;
+                }
+                Work::Fill { to, .. } => check(to, "fill")?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A descriptor set for each dispatch, and their pool.
+    fn sets(&self, memory: &[Shared]) -> Result<(Option<DescriptorPool>, Vec<vk::DescriptorSet>)> {
+        let mut layouts = Vec::new();
+        let mut storage = 0;
+        for work in &self.work {
+            if let Work::Dispatch {
+                kernel, operands, ..
+            } = work
+            {
+                layouts.push(kernel.set.handle());
+                storage += operands.len() as u32;
+            }
+        }
+        let Some(params) = self.params.as_ref().filter(|_| !layouts.is_empty()) else {
+            return Ok((None, Vec::new()));
+        };
+        let count = layouts.len() as u32;
+        let gpu = &self.core.gpu;
+        let mut sizes = vec![(DescriptorType::UniformBuffer, count)];
+        if storage > 0 {
+            sizes.push((DescriptorType::StorageBuffer, storage));
+        }
+        let info = DescriptorPoolCreateInfo {
+            max_sets: count,
+            pool_sizes: sizes.into_iter().collect(),
+            ..Default::default()
+        };
+        let pool = DescriptorPool::new(gpu.device.clone(), info)
+            .map_err(|error| gpu.error(error, "binding buffers", 0))?;
+        let mut sets = vec![vk::DescriptorSet::null(); layouts.len()];
+        let info = vk::DescriptorSetAllocateInfo::default()
+            .descriptor_pool(pool.handle())
+            .set_layouts(&layouts);
+        let fns = &gpu.device.fns().v1_0;
+        let device = gpu.device.handle();
+        // SAFETY: the pool is new and has room for all of them.
+        raw(unsafe { (fns.allocate_descriptor_sets)(device, &info, sets.as_mut_ptr()) })
+            .map_err(|error: VulkanError| gpu.error(error, "binding buffers", 0))?;
+        let mut next = sets.iter();
+        for work in &self.work {
+            if let Work::Dispatch {
+                operands,
+                params_at,
+                ..
+            } = work
+                && let Some(set) = next.next()
+            {
+                self.write_set(*set, params, *params_at, operands, memory);
+            }
+        }
+        Ok((Some(pool), sets))
+    }
+
+    fn write_set(
+        &self,
+        set: vk::DescriptorSet,
+        params: &Memory,
+        params_at: u64,
+        operands: &[Range],
+        memory: &[Shared],
+    ) {
+        let info = |buffer, offset, range| vk::DescriptorBufferInfo {
+            buffer,
+            offset,
+            range,
+        };
+        let uniform = [info(params.handle(), params_at, PARAM_BYTES)];
+        let storage: Vec<_> = operands
+            .iter()
+            .map(|range| {
+                let buffer = memory[usize::from(range.slot.0)].handle();
+                info(buffer, range.offset, range.bytes)
+            })
+            .collect();
+        let mut writes = vec![
+            vk::WriteDescriptorSet::default()
+                .dst_set(set)
+                .descriptor_type(vk::DescriptorType::UNIFORM_BUFFER)
+                .buffer_info(&uniform),
+        ];
+        for (binding, info) in (1u32..).zip(&storage) {
+            writes.push(
+                vk::WriteDescriptorSet::default()
+                    .dst_set(set)
+                    .dst_binding(binding)
+                    .descriptor_type(vk::DescriptorType::STORAGE_BUFFER)
+                    .buffer_info(std::slice::from_ref(info)),
+            );
+        }
+        let device = &self.core.gpu.device;
+        let update = device.fns().v1_0.update_descriptor_sets;
+        // SAFETY: a new set that nothing uses; its layout has these bindings, and the ranges
+        // were checked against their buffers.
+        unsafe {
+            update(
+                device.handle(),
+                writes.len() as u32,
+                writes.as_ptr(),
+                0,
+                std::ptr::null(),
+            );
+        }
+    }
+
+    fn record(
+        &self,
+        recording: &Recording<'_>,
+        memory: &[Shared],
+        levels: &[u32],
+        sets: &[vk::DescriptorSet],
+    ) {
+        let handle = |range: &Range| memory[usize::from(range.slot.0)].handle();
+        let mut sets = sets.iter();
+        let (mut level, mut current) = (0, std::ptr::null());
+        for (work, step_level) in self.work.iter().zip(levels) {
+            if *step_level > level {
+                recording.barrier();
+                level = *step_level;
+            }
+            // SAFETY: pipelines live in the device's list, sets in the pool that is kept
+            // with the commands, and ranges were checked against their buffers.
+            unsafe {
+                match work {
+                    Work::Dispatch { kernel, groups, .. } => {
+                        // Neighbours are often the same kernel over another shard.
+                        if !std::ptr::eq(current, Arc::as_ptr(kernel)) {
+                            recording.pipeline(kernel.pipeline.handle());
+                            current = Arc::as_ptr(kernel);
+                        }
+                        if let Some(set) = sets.next() {
+                            recording.dispatch(kernel.layout.handle(), *set, *groups);
+                        }
+                    }
+                    Work::Copy { from, to } => {
+                        let (source, target) = (handle(from), handle(to));
+                        recording.copy((source, from.offset), (target, to.offset), to.bytes);
+                    }
+                    Work::Fill { to, byte } => {
+                        recording.fill((handle(to), to.offset), to.bytes, *byte);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Executable for Prepared {
+    fn submit(&mut self, table: &[BufferId]) -> Result<Ticket> {
+        check_table(self.program.slots, table)?;
+        self.core.gpu.check()?;
+        let memory: Vec<Shared> = table
+            .iter()
+            .map(|id| self.core.memory(*id))
+            .collect::<Result<_>>()?;
+        let bound = self.bind(table, &memory)?;
+        let bound = &mut self.bound[bound];
+        // SAFETY: recorded; buffers live by the promise of `submit`, the rest by `Bound`,
+        // which waits before it goes.
+        bound.ticket = unsafe { self.core.gpu.submit(bound.commands.handle())? };
+        Ok(bound.ticket)
+    }
+}
+
+impl Core {
+    /// Memory with the parameter blocks of a program; none without dispatches.
+    fn parameters(&self, bytes: &[u8]) -> Result<Option<Memory>> {
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let length = bytes.len() as u64;
+        let usage = BufferUsage::UNIFORM_BUFFER;
+        let memory = Memory::new(&self.gpu, "parameters", length, usage, Place::Device)?;
+        self.staging().write(&self.gpu, &memory, 0, bytes)?;
+        // A program that is dropped at once must not take the memory from under the copy.
+        self.gpu.wait(self.gpu.last())?;
+        Ok(Some(memory))
+    }
+}

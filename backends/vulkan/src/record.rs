@@ -1,0 +1,196 @@
+//! Commands: recorded by raw calls, because vulkano's own recorder tracks every buffer and
+//! does not let recorded commands be submitted through a timeline.
+
+use std::sync::Arc;
+
+use ash::vk;
+use hadal_device::Result;
+use vulkano::VulkanObject;
+use vulkano::command_buffer::CommandBufferLevel;
+use vulkano::command_buffer::pool::{
+    CommandBufferAllocateInfo, CommandPool, CommandPoolAlloc, CommandPoolCreateFlags,
+    CommandPoolCreateInfo,
+};
+
+use crate::fault::raw;
+use crate::gpu::Gpu;
+
+/// One command buffer with a pool of its own.
+pub struct Commands {
+    gpu: Arc<Gpu>,
+    commands: CommandPoolAlloc,
+    /// Keeps `commands` alive.
+    _pool: CommandPool,
+}
+
+/// Commands being recorded.
+pub struct Recording<'c> {
+    gpu: &'c Gpu,
+    commands: vk::CommandBuffer,
+}
+
+impl Commands {
+    /// An empty command buffer.
+    pub fn new(gpu: &Arc<Gpu>) -> Result<Commands> {
+        let info = CommandPoolCreateInfo {
+            flags: CommandPoolCreateFlags::RESET_COMMAND_BUFFER,
+            queue_family_index: gpu.family(),
+            ..Default::default()
+        };
+        let fault = |error| gpu.error(error, "command buffers", 0);
+        let pool = CommandPool::new(gpu.device.clone(), info).map_err(fault)?;
+        let one = CommandBufferAllocateInfo {
+            level: CommandBufferLevel::Primary,
+            command_buffer_count: 1,
+            ..Default::default()
+        };
+        let mut made = pool
+            .allocate_command_buffers(one)
+            .map_err(|error| gpu.error(error, "command buffers", 0))?;
+        let commands = made.next().ok_or_else(|| {
+            hadal_device::Error::Invalid("the driver gave no command buffer".into())
+        })?;
+        drop(made);
+        Ok(Commands {
+            gpu: gpu.clone(),
+            commands,
+            _pool: pool,
+        })
+    }
+
+    /// Vulkan's handle.
+    pub fn handle(&self) -> vk::CommandBuffer {
+        self.commands.handle()
+    }
+
+    /// Records `body` anew, after everything that was submitted before.
+    ///
+    /// # Safety
+    /// No unfinished submit uses these commands.
+    pub unsafe fn record(&mut self, body: impl FnOnce(&Recording<'_>) -> Result<()>) -> Result<()> {
+        let fns = &self.gpu.device.fns().v1_0;
+        let commands = self.commands.handle();
+        let info = vk::CommandBufferBeginInfo::default()
+            .flags(vk::CommandBufferUsageFlags::SIMULTANEOUS_USE);
+        let fault = |error: vulkano::VulkanError| self.gpu.error(error, "recording", 0);
+        // SAFETY: the caller's promise; beginning resets what was recorded before.
+        raw(unsafe { (fns.begin_command_buffer)(commands, &info) }).map_err(fault)?;
+        let recording = Recording {
+            gpu: &self.gpu,
+            commands,
+        };
+        recording.barrier();
+        let recorded = body(&recording);
+        // SAFETY: begun above.
+        raw(unsafe { (fns.end_command_buffer)(commands) }).map_err(fault)?;
+        recorded
+    }
+}
+
+impl Recording<'_> {
+    fn fns(&self) -> &ash::DeviceFnV1_0 {
+        &self.gpu.device.fns().v1_0
+    }
+
+    /// Everything before is done and visible to everything after.
+    pub fn barrier(&self) {
+        self.wait_for(
+            vk::PipelineStageFlags::COMPUTE_SHADER | vk::PipelineStageFlags::TRANSFER,
+            vk::AccessFlags::SHADER_READ
+                | vk::AccessFlags::SHADER_WRITE
+                | vk::AccessFlags::UNIFORM_READ
+                | vk::AccessFlags::TRANSFER_READ
+                | vk::AccessFlags::TRANSFER_WRITE,
+        );
+    }
+
+    /// Everything before is done and visible to the host.
+    pub fn barrier_to_host(&self) {
+        self.wait_for(vk::PipelineStageFlags::HOST, vk::AccessFlags::HOST_READ);
+    }
+
+    fn wait_for(&self, stages: vk::PipelineStageFlags, access: vk::AccessFlags) {
+        let barrier = vk::MemoryBarrier::default()
+            .src_access_mask(vk::AccessFlags::SHADER_WRITE | vk::AccessFlags::TRANSFER_WRITE)
+            .dst_access_mask(access);
+        let before = vk::PipelineStageFlags::COMPUTE_SHADER | vk::PipelineStageFlags::TRANSFER;
+        let none = vk::DependencyFlags::empty();
+        // SAFETY: being recorded; one barrier, no others.
+        unsafe {
+            (self.fns().cmd_pipeline_barrier)(
+                self.commands,
+                before,
+                stages,
+                none,
+                1,
+                &barrier,
+                0,
+                std::ptr::null(),
+                0,
+                std::ptr::null(),
+            );
+        }
+    }
+
+    /// Binds a pipeline.
+    ///
+    /// # Safety
+    /// The pipeline lives as long as the commands are submitted; so in all calls below.
+    pub unsafe fn pipeline(&self, pipeline: vk::Pipeline) {
+        let point = vk::PipelineBindPoint::COMPUTE;
+        // SAFETY: being recorded; the caller's promise.
+        unsafe { (self.fns().cmd_bind_pipeline)(self.commands, point, pipeline) };
+    }
+
+    /// Runs the bound pipeline over `groups` workgroups with the operands of `set`.
+    ///
+    /// # Safety
+    /// `set` was made for the pipeline's `layout`.
+    pub unsafe fn dispatch(
+        &self,
+        layout: vk::PipelineLayout,
+        set: vk::DescriptorSet,
+        groups: [u32; 3],
+    ) {
+        let point = vk::PipelineBindPoint::COMPUTE;
+        let fns = self.fns();
+        // SAFETY: being recorded; the caller's promise.
+        unsafe {
+            (fns.cmd_bind_descriptor_sets)(
+                self.commands,
+                point,
+                layout,
+                0,
+                1,
+                &set,
+                0,
+                std::ptr::null(),
+            );
+            (fns.cmd_dispatch)(self.commands, groups[0], groups[1], groups[2]);
+        }
+    }
+
+    /// Copies bytes.
+    ///
+    /// # Safety
+    /// The ranges lie in their buffers and do not overlap.
+    pub unsafe fn copy(&self, from: (vk::Buffer, u64), to: (vk::Buffer, u64), bytes: u64) {
+        let region = vk::BufferCopy {
+            src_offset: from.1,
+            dst_offset: to.1,
+            size: bytes,
+        };
+        // SAFETY: being recorded; the caller's promise.
+        unsafe { (self.fns().cmd_copy_buffer)(self.commands, from.0, to.0, 1, &region) };
+    }
+
+    /// Fills whole words with a byte.
+    ///
+    /// # Safety
+    /// The range lies in the buffer; offset and length are multiples of 4.
+    pub unsafe fn fill(&self, to: (vk::Buffer, u64), bytes: u64, byte: u8) {
+        let word = u32::from_le_bytes([byte; 4]);
+        // SAFETY: being recorded; the caller's promise.
+        unsafe { (self.fns().cmd_fill_buffer)(self.commands, to.0, to.1, bytes, word) };
+    }
+}
