@@ -5,6 +5,7 @@
 mod host_rows;
 pub mod wgsl;
 mod wgsl_fit;
+pub mod wgsl_kernels;
 mod wgsl_launch;
 pub mod wgsl_operands;
 pub mod wgsl_probe;

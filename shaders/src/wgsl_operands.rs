@@ -1,9 +1,14 @@
-//! From a dispatch as data to what a WGSL kernel binds: checked ranges and the words of its
-//! parameter block. The same for every backend that runs WGSL rows.
+//! From a program as data to what WGSL kernels bind: checked ranges and the words of their
+//! parameter blocks. The same for every backend that runs WGSL rows. Read [`resolve`] first.
 
-use hadal_device::{Bind, Dispatch, Error, Limits, Operand, Result, Slot};
+use std::sync::Arc;
+
+use hadal_device::{
+    Bind, Dispatch, Error, Limits, Operand, PipelineId, Program, Result, Slot, Span, Step,
+};
 
 use crate::wgsl::{Binding, PARAM_BYTES, TABLES};
+use crate::wgsl_kernels::Kernel;
 
 /// Buffers are made of words.
 pub const WORD: u64 = 4;
@@ -22,7 +27,7 @@ pub struct Range {
 impl Range {
     /// `bind` in whole words. One that ends a buffer may be odd; the buffer's true end is
     /// not.
-    pub fn of(bind: &Bind) -> Result<Range> {
+    fn of(bind: &Bind) -> Result<Range> {
         if !bind.offset.is_multiple_of(WORD) {
             return Err(Error::Invalid(format!("{bind} does not begin with a word")));
         }
@@ -34,7 +39,7 @@ impl Range {
     }
 
     /// `Err` unless the range lies in a buffer of `bytes` bytes; `what` is for the message.
-    pub fn check(&self, bytes: u64, what: &str) -> Result<()> {
+    fn check(&self, bytes: u64, what: &str) -> Result<()> {
         if self.offset + self.bytes > bytes.next_multiple_of(WORD) {
             return Err(Error::Invalid(format!(
                 "{what}: bytes {} .. +{} of slot {}, whose buffer has {bytes}",
@@ -46,7 +51,7 @@ impl Range {
 }
 
 /// `Err` unless `bind` is a range of one of `slots` slots.
-pub fn check_bind(bind: &Bind, slots: u16) -> Result<()> {
+fn check_bind(bind: &Bind, slots: u16) -> Result<()> {
     let end = bind.offset.checked_add(bind.bytes);
     if bind.slot.0 >= slots || bind.bytes == 0 || end.is_none() {
         return Err(Error::Invalid(format!("{bind} is no range of a slot")));
@@ -54,18 +59,153 @@ pub fn check_bind(bind: &Bind, slots: u16) -> Result<()> {
     Ok(())
 }
 
+/// `Err` unless `length` host bytes are as many as `span` names, in a buffer of `bytes`.
+pub fn check_span(span: Span, length: usize, bytes: u64) -> Result<()> {
+    let end = span.offset.checked_add(span.bytes);
+    if length as u64 != span.bytes || end.is_none_or(|end| end > bytes) {
+        return Err(Error::Invalid(format!(
+            "{length} host bytes for bytes {} .. +{} of a buffer of {bytes}",
+            span.offset, span.bytes
+        )));
+    }
+    Ok(())
+}
+
+/// `Err` unless `to` is made of words, or ends its buffer of `bytes` bytes.
+pub fn check_write(to: Span, bytes: u64) -> Result<()> {
+    let ends = to.offset + to.bytes == bytes;
+    if !to.offset.is_multiple_of(WORD) || (!to.bytes.is_multiple_of(WORD) && !ends) {
+        return Err(Error::Invalid(format!(
+            "a write of {} bytes at {} is not made of words",
+            to.bytes, to.offset
+        )));
+    }
+    Ok(())
+}
+
+/// A step that was checked against a device's limits.
+pub enum Work<P> {
+    /// Runs a kernel.
+    Dispatch {
+        /// The kernel.
+        kernel: Arc<Kernel<P>>,
+        /// Workgroups along each axis.
+        groups: [u32; 3],
+        /// Operands that are bound, in order.
+        operands: Vec<Range>,
+        /// Byte at which its parameters begin.
+        params_at: u64,
+        /// For messages.
+        label: String,
+    },
+    /// Copies bytes.
+    Copy {
+        /// Source.
+        from: Range,
+        /// Destination, as long.
+        to: Range,
+    },
+    /// Fills a range with one byte value.
+    Fill {
+        /// Destination.
+        to: Range,
+        /// The value.
+        byte: u8,
+    },
+}
+
+impl<P> Work<P> {
+    /// `Err` unless every range lies in the buffer of its slot, which has `bytes` bytes.
+    pub fn check(&self, bytes: impl Fn(Slot) -> u64) -> Result<()> {
+        let check = |range: &Range, what: &str| range.check(bytes(range.slot), what);
+        match self {
+            Work::Dispatch {
+                operands, label, ..
+            } => operands.iter().try_for_each(|range| check(range, label)),
+            Work::Copy { from, to } => {
+                check(from, "copy")?;
+                check(to, "copy")
+            }
+            Work::Fill { to, .. } => check(to, "fill"),
+        }
+    }
+}
+
+/// The steps of `program` with their kernels, checked against `limits`, and the bytes of all
+/// parameter blocks, each at a multiple of `align`.
+pub fn resolve<P>(
+    program: &Program,
+    limits: &Limits,
+    align: u64,
+    kernel: impl Fn(PipelineId) -> Result<Arc<Kernel<P>>>,
+) -> Result<(Vec<Work<P>>, Vec<u8>)> {
+    let block = PARAM_BYTES.next_multiple_of(align) as usize;
+    let mut params = Vec::new();
+    let mut work = Vec::with_capacity(program.steps.len());
+    for (number, step) in program.steps.iter().enumerate() {
+        let made = step
+            .binds()
+            .iter()
+            .try_for_each(|bind| check_bind(bind, program.slots))
+            .and_then(|()| one(step, limits, &kernel, params.len() as u64));
+        let (made, words) = made.map_err(|error| match error {
+            Error::Invalid(why) => Error::Invalid(format!("step {number} ({step}): {why}")),
+            other => other,
+        })?;
+        if let Work::Dispatch { .. } = made {
+            let end = params.len() + block;
+            params.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+            params.resize(end, 0);
+        }
+        work.push(made);
+    }
+    Ok((work, params))
+}
+
+/// A step and the words of its parameter block, which begins at byte `params_at`.
+fn one<P>(
+    step: &Step,
+    limits: &Limits,
+    kernel: impl Fn(PipelineId) -> Result<Arc<Kernel<P>>>,
+    params_at: u64,
+) -> Result<(Work<P>, Vec<u32>)> {
+    let work = match step {
+        Step::Dispatch(dispatch) => {
+            let kernel = kernel(dispatch.pipeline)?;
+            let bound = operands(&kernel.name, &kernel.bindings, dispatch, limits)?;
+            let work = Work::Dispatch {
+                kernel,
+                groups: dispatch.groups,
+                operands: bound.ranges,
+                params_at,
+                label: dispatch.label.clone(),
+            };
+            return Ok((work, bound.params));
+        }
+        Step::Copy { from, to } if from.bytes == to.bytes => Work::Copy {
+            from: Range::of(from)?,
+            to: Range::of(to)?,
+        },
+        Step::Copy { .. } => return Err(Error::Invalid("lengths of a copy differ".into())),
+        Step::Fill { to, byte } => Work::Fill {
+            to: Range::of(to)?,
+            byte: *byte,
+        },
+    };
+    Ok((work, Vec::new()))
+}
+
 /// What a dispatch binds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Operands {
+struct Operands {
     /// Operands that are bound, in order.
-    pub ranges: Vec<Range>,
+    ranges: Vec<Range>,
     /// Words of the parameter block: [`PARAM_BYTES`] bytes, zeros after the last stride.
-    pub params: Vec<u32>,
+    params: Vec<u32>,
 }
 
 /// Checks `dispatch`, which runs the kernel `name` with these bindings (the parameters
 /// first), against `limits`.
-pub fn operands(
+fn operands(
     name: &str,
     bindings: &[Binding],
     dispatch: &Dispatch,

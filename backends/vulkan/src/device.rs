@@ -9,14 +9,15 @@ use hadal_device::{
     SetupCounts, Span, Ticket,
 };
 use hadal_shaders::wgsl::Target;
-use hadal_shaders::wgsl_operands::WORD;
+use hadal_shaders::wgsl_kernels::{Kernel, Kernels};
+use hadal_shaders::wgsl_operands::{check_span, check_write};
 use hadal_shaders::wgsl_probe::keeps_half_subnormals;
 use vulkano::buffer::BufferUsage;
 use vulkano::device::physical::PhysicalDevice;
 
 use crate::VulkanOptions;
 use crate::gpu::Gpu;
-use crate::kernel::{Compiler, Kernel, Kernels};
+use crate::kernel::{Compiled, Compiler};
 use crate::memory::{Memory, Place, Shared};
 use crate::program::Prepared;
 use crate::transfer::Staging;
@@ -27,9 +28,8 @@ pub struct Core {
     staging: Mutex<Staging>,
     buffers: Mutex<HashMap<BufferId, Shared>>,
     next_buffer: AtomicU64,
-    kernels: Mutex<Kernels>,
+    kernels: Mutex<Kernels<Compiled>>,
     options: VulkanOptions,
-    target: Target,
     /// What it is.
     pub info: DeviceInfo,
     /// Descriptor sets made.
@@ -52,9 +52,8 @@ impl Core {
     }
 
     /// The kernel of `id`.
-    pub fn kernel(&self, id: PipelineId) -> Result<Arc<Kernel>> {
-        let found = lock(&self.kernels).get(id).cloned();
-        found.ok_or_else(|| Error::Invalid(format!("pipeline {} does not exist", id.0)))
+    pub fn kernel(&self, id: PipelineId) -> Result<Arc<Kernel<Compiled>>> {
+        lock(&self.kernels).get(id)
     }
 
     /// The staging memory, for one transfer at a time.
@@ -64,13 +63,7 @@ impl Core {
 
     fn check_span(&self, span: Span, length: usize) -> Result<Shared> {
         let memory = self.memory(span.buffer)?;
-        let end = span.offset.checked_add(span.bytes);
-        if length as u64 != span.bytes || end.is_none_or(|end| end > memory.bytes) {
-            return Err(Error::Invalid(format!(
-                "{length} host bytes for bytes {} .. +{} of a buffer of {}",
-                span.offset, span.bytes, memory.bytes
-            )));
-        }
+        check_span(span, length, memory.bytes)?;
         Ok(memory)
     }
 }
@@ -90,9 +83,8 @@ pub fn open(
             staging: Mutex::default(),
             buffers: Mutex::default(),
             next_buffer: AtomicU64::new(0),
-            kernels: Mutex::default(),
+            kernels: Mutex::new(Kernels::new(Target { half_subnormals })),
             options,
-            target: Target { half_subnormals },
             info: info.clone(),
             made_bind_groups: AtomicU64::new(0),
             made_programs: AtomicU64::new(0),
@@ -142,13 +134,7 @@ impl Device for VulkanDevice {
     fn write(&self, to: Span, bytes: &[u8]) -> Result<()> {
         let core = &self.0;
         let memory = core.check_span(to, bytes.len())?;
-        let ends = to.offset + to.bytes == memory.bytes;
-        if !to.offset.is_multiple_of(WORD) || (!to.bytes.is_multiple_of(WORD) && !ends) {
-            return Err(Error::Invalid(format!(
-                "a write of {} bytes at {} is not made of words",
-                to.bytes, to.offset
-            )));
-        }
+        check_write(to, memory.bytes)?;
         core.staging().write(&core.gpu, &memory, to.offset, bytes)
     }
 
@@ -168,10 +154,11 @@ impl Device for VulkanDevice {
         core.gpu.check()?;
         let compiler = Compiler {
             gpu: &core.gpu,
-            target: core.target,
             checked: core.options.checked,
         };
-        lock(&core.kernels).get_or_compile(&compiler, name, body, constants)
+        lock(&core.kernels).get_or_compile(name, body, constants, |text| {
+            compiler.compile(name, text, constants)
+        })
     }
 
     fn prepare(&self, program: &Program) -> Result<Box<dyn Executable>> {
@@ -193,7 +180,7 @@ impl Device for VulkanDevice {
         let core = &self.0;
         SetupCounts {
             buffers: core.gpu.made_buffers.load(Ordering::Relaxed),
-            pipelines: lock(&core.kernels).len(),
+            pipelines: lock(&core.kernels).count(),
             bind_groups: core.made_bind_groups.load(Ordering::Relaxed),
             programs: core.made_programs.load(Ordering::Relaxed),
         }

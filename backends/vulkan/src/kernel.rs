@@ -1,10 +1,10 @@
-//! Kernels: from a row's body to a compiled pipeline, each compiled once.
+//! Kernels: from text to SPIR-V and a compiled pipeline.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hadal_device::{Body, Error, PipelineId, Result};
-use hadal_shaders::wgsl::{self, Binding, Target};
+use hadal_device::{Error, Result};
+use hadal_shaders::wgsl::{Assembled, Binding};
 use naga::back::{PipelineConstants, pipeline_constants, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
@@ -18,90 +18,33 @@ use vulkano::shader::{ShaderModule, ShaderModuleCreateInfo, ShaderStages};
 
 use crate::gpu::Gpu;
 
-/// A compiled kernel.
-pub struct Kernel {
-    /// The row's name.
-    pub name: String,
+/// What compiling a kernel makes.
+pub struct Compiled {
     /// What it runs.
     pub pipeline: Arc<ComputePipeline>,
     /// Its place in commands.
     pub layout: Arc<PipelineLayout>,
     /// What it binds.
     pub set: Arc<DescriptorSetLayout>,
-    /// Parameters, then operands in order.
-    pub bindings: Vec<Binding>,
-}
-
-type Key = (
-    &'static str,
-    &'static [&'static str],
-    Vec<(&'static str, u32)>,
-);
-
-/// Kernels of a device, by number.
-#[derive(Default)]
-pub struct Kernels {
-    list: Vec<Arc<Kernel>>,
-    known: HashMap<Key, PipelineId>,
 }
 
 /// Where kernels are compiled.
 pub struct Compiler<'g> {
     /// The device.
     pub gpu: &'g Gpu,
-    /// What its kernels' text depends on.
-    pub target: Target,
     /// With bounds checks.
     pub checked: bool,
 }
 
-impl Kernels {
-    /// The kernel with this number.
-    pub fn get(&self, id: PipelineId) -> Option<&Arc<Kernel>> {
-        self.list.get(id.0 as usize)
-    }
-
-    /// How many were compiled.
-    pub fn len(&self) -> u64 {
-        self.list.len() as u64
-    }
-
-    /// The kernel for `body` and `constants`, compiled now if it is new.
-    pub fn get_or_compile(
-        &mut self,
-        compiler: &Compiler<'_>,
-        name: &str,
-        body: &Body,
-        constants: &[(&'static str, u32)],
-    ) -> Result<PipelineId> {
-        let Body::Wgsl { file, defines } = *body else {
-            return Err(Error::Unsupported {
-                what: format!("kernel {name}"),
-                why: "this backend runs WGSL rows only".into(),
-            });
-        };
-        let key = (file, defines, constants.to_vec());
-        if let Some(id) = self.known.get(&key) {
-            return Ok(*id);
-        }
-        let kernel = compiler.compile(name, file, defines, constants)?;
-        let id = PipelineId(self.list.len() as u32);
-        self.list.push(Arc::new(kernel));
-        self.known.insert(key, id);
-        Ok(id)
-    }
-}
-
 impl Compiler<'_> {
-    fn compile(
+    /// The kernel `name` from its text.
+    pub fn compile(
         &self,
         name: &str,
-        file: &str,
-        defines: &[&str],
+        text: &Assembled,
         constants: &[(&'static str, u32)],
-    ) -> Result<Kernel> {
+    ) -> Result<Compiled> {
         let broken = |why: String| Error::Invalid(format!("kernel {name}: {why}"));
-        let text = wgsl::assemble(file, defines, self.target).map_err(|e| broken(e.to_string()))?;
         let words = spirv(&text.source, constants, self.checked).map_err(broken)?;
         let what = format!("compiling kernel {name}");
         let fault = |error| self.gpu.error(error, &what, 0);
@@ -123,12 +66,10 @@ impl Compiler<'_> {
             layout.clone(),
         );
         let pipeline = ComputePipeline::new(device(), None, info).map_err(fault)?;
-        Ok(Kernel {
-            name: name.into(),
+        Ok(Compiled {
             pipeline,
             layout,
             set,
-            bindings: text.bindings,
         })
     }
 }

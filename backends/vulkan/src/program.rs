@@ -5,11 +5,10 @@ use std::sync::atomic::Ordering;
 
 use ash::vk;
 use hadal_device::{
-    BufferId, Error, Executable, KEPT_TABLES, Program, Result, Step, Ticket, check_table,
-    levels_with,
+    BufferId, Executable, KEPT_TABLES, Program, Result, Slot, Ticket, check_table, levels_with,
 };
 use hadal_shaders::wgsl::PARAM_BYTES;
-use hadal_shaders::wgsl_operands::{Range, check_bind, operands};
+use hadal_shaders::wgsl_operands::{self, Range, resolve};
 use vulkano::buffer::BufferUsage;
 use vulkano::descriptor_set::layout::DescriptorType;
 use vulkano::descriptor_set::pool::{DescriptorPool, DescriptorPoolCreateInfo};
@@ -17,29 +16,11 @@ use vulkano::{VulkanError, VulkanObject};
 
 use crate::device::Core;
 use crate::fault::raw;
-use crate::kernel::Kernel;
+use crate::kernel::Compiled;
 use crate::memory::{Memory, Place, Shared};
 use crate::record::{Commands, Recording};
 
-enum Work {
-    Dispatch {
-        kernel: Arc<Kernel>,
-        groups: [u32; 3],
-        /// Operands that are bound, in order.
-        operands: Vec<Range>,
-        /// Where its parameters begin.
-        params_at: u64,
-        label: String,
-    },
-    Copy {
-        from: Range,
-        to: Range,
-    },
-    Fill {
-        to: Range,
-        byte: u8,
-    },
-}
+type Work = wgsl_operands::Work<Compiled>;
 
 /// Commands over the buffers of a table.
 struct Bound {
@@ -76,47 +57,8 @@ impl Prepared {
         let align = properties
             .min_uniform_buffer_offset_alignment
             .as_devicesize();
-        let block = PARAM_BYTES.next_multiple_of(align);
-        let mut params = Vec::new();
-        let mut work = Vec::new();
-        for (number, step) in program.steps.iter().enumerate() {
-            let blame = |e: Error| match e {
-                Error::Invalid(why) => Error::Invalid(format!("step {number} ({step}): {why}")),
-                other => other,
-            };
-            for bind in step.binds() {
-                check_bind(&bind, program.slots).map_err(blame)?;
-            }
-            work.push(match step {
-                Step::Dispatch(dispatch) => {
-                    let kernel = core.kernel(dispatch.pipeline).map_err(blame)?;
-                    let limits = &core.info.limits;
-                    let bound = operands(&kernel.name, &kernel.bindings, dispatch, limits)
-                        .map_err(blame)?;
-                    let params_at = params.len() as u64;
-                    params.extend(bound.params.iter().flat_map(|word| word.to_le_bytes()));
-                    params.resize(params_at as usize + block as usize, 0);
-                    Work::Dispatch {
-                        kernel,
-                        groups: dispatch.groups,
-                        operands: bound.ranges,
-                        params_at,
-                        label: dispatch.label.clone(),
-                    }
-                }
-                Step::Copy { from, to } if from.bytes == to.bytes => Work::Copy {
-                    from: Range::of(from).map_err(blame)?,
-                    to: Range::of(to).map_err(blame)?,
-                },
-                Step::Copy { .. } => {
-                    return Err(blame(Error::Invalid("lengths of a copy differ".into())));
-                }
-                Step::Fill { to, byte } => Work::Fill {
-                    to: Range::of(to).map_err(blame)?,
-                    byte: *byte,
-                },
-            });
-        }
+        let kernel = |id| core.kernel(id);
+        let (work, params) = resolve(program, &core.info.limits, align, kernel)?;
         let params = core.parameters(&params)?;
         Ok(Prepared {
             bound: Vec::new(),
@@ -132,7 +74,8 @@ impl Prepared {
         if let Some(known) = self.bound.iter().position(|b| b.table == table) {
             return Ok(known);
         }
-        self.check_ranges(memory)?;
+        let bytes = |slot: Slot| memory[usize::from(slot.0)].bytes;
+        self.work.iter().try_for_each(|work| work.check(bytes))?;
         let sets = self.sets(memory)?;
         let mut commands = Commands::new(&self.core.gpu)?;
         let levels = levels_with(&self.program, table);
@@ -164,28 +107,6 @@ impl Prepared {
         Ok(self.bound.len() - 1)
     }
 
-    fn check_ranges(&self, memory: &[Shared]) -> Result<()> {
-        let check =
-            |range: &Range, what: &str| range.check(memory[usize::from(range.slot.0)].bytes, what);
-        for work in &self.work {
-            match work {
-                Work::Dispatch {
-                    operands, label, ..
-                } => {
-                    for range in operands {
-                        check(range, label)?;
-                    }
-                }
-                Work::Copy { from, to } => {
-                    check(from, "copy")?;
-                    check(to, "copy")?;
-                }
-                Work::Fill { to, .. } => check(to, "fill")?,
-            }
-        }
-        Ok(())
-    }
-
     /// A descriptor set for each dispatch, and their pool.
     fn sets(&self, memory: &[Shared]) -> Result<(Option<DescriptorPool>, Vec<vk::DescriptorSet>)> {
         let mut layouts = Vec::new();
@@ -195,7 +116,7 @@ impl Prepared {
                 kernel, operands, ..
             } = work
             {
-                layouts.push(kernel.set.handle());
+                layouts.push(kernel.compiled.set.handle());
                 storage += operands.len() as u32;
             }
         }
@@ -312,11 +233,11 @@ impl Prepared {
                     Work::Dispatch { kernel, groups, .. } => {
                         // Neighbours are often the same kernel over another shard.
                         if !std::ptr::eq(current, Arc::as_ptr(kernel)) {
-                            recording.pipeline(kernel.pipeline.handle());
+                            recording.pipeline(kernel.compiled.pipeline.handle());
                             current = Arc::as_ptr(kernel);
                         }
                         if let Some(set) = sets.next() {
-                            recording.dispatch(kernel.layout.handle(), *set, *groups);
+                            recording.dispatch(kernel.compiled.layout.handle(), *set, *groups);
                         }
                     }
                     Work::Copy { from, to } => {

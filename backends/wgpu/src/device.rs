@@ -9,12 +9,13 @@ use hadal_device::{
     SetupCounts, Span, Ticket,
 };
 use hadal_shaders::wgsl::Target;
-use hadal_shaders::wgsl_operands::WORD;
+use hadal_shaders::wgsl_kernels::{Kernel, Kernels};
+use hadal_shaders::wgsl_operands::{check_span, check_write};
 use hadal_shaders::wgsl_probe as probe;
 
 use crate::WgpuOptions;
 use crate::fault::{Faults, caught};
-use crate::kernel::{Compiler, Kernel, Kernels};
+use crate::kernel::{Compiled, Compiler};
 use crate::program::Prepared;
 use crate::transfer::{self, ReadStaging};
 
@@ -40,9 +41,8 @@ pub struct Core {
     faults: Faults,
     buffers: Mutex<HashMap<BufferId, Memory>>,
     next_buffer: AtomicU64,
-    kernels: Mutex<Kernels>,
+    kernels: Mutex<Kernels<Compiled>>,
     options: WgpuOptions,
-    target: Target,
     staging: Mutex<ReadStaging>,
     submits: Mutex<Submits>,
     done: Arc<AtomicU64>,
@@ -73,9 +73,8 @@ impl Core {
     }
 
     /// The kernel of `id`.
-    pub fn kernel(&self, id: PipelineId) -> Result<Arc<Kernel>> {
-        let found = lock(&self.kernels).get(id).cloned();
-        found.ok_or_else(|| Error::Invalid(format!("pipeline {} does not exist", id.0)))
+    pub fn kernel(&self, id: PipelineId) -> Result<Arc<Kernel<Compiled>>> {
+        lock(&self.kernels).get(id)
     }
 
     /// Memory for `what`; counted.
@@ -122,13 +121,7 @@ impl Core {
 
     fn check_span(&self, span: Span, length: usize) -> Result<Memory> {
         let memory = self.memory(span.buffer)?;
-        let end = span.offset.checked_add(span.bytes);
-        if length as u64 != span.bytes || end.is_none_or(|end| end > memory.bytes) {
-            return Err(Error::Invalid(format!(
-                "{length} host bytes for bytes {} .. +{} of a buffer of {}",
-                span.offset, span.bytes, memory.bytes
-            )));
-        }
+        check_span(span, length, memory.bytes)?;
         Ok(memory)
     }
 }
@@ -178,10 +171,9 @@ impl WgpuDevice {
             queue,
             info,
             options,
-            target,
             buffers: Mutex::default(),
             next_buffer: AtomicU64::new(0),
-            kernels: Mutex::default(),
+            kernels: Mutex::new(Kernels::new(target)),
             staging: Mutex::default(),
             submits: Mutex::default(),
             done: Arc::default(),
@@ -230,13 +222,7 @@ impl Device for WgpuDevice {
     fn write(&self, to: Span, bytes: &[u8]) -> Result<()> {
         let core = &self.0;
         let memory = core.check_span(to, bytes.len())?;
-        let ends = to.offset + to.bytes == memory.bytes;
-        if !to.offset.is_multiple_of(WORD) || (!to.bytes.is_multiple_of(WORD) && !ends) {
-            return Err(Error::Invalid(format!(
-                "a write of {} bytes at {} is not made of words",
-                to.bytes, to.offset
-            )));
-        }
+        check_write(to, memory.bytes)?;
         core.check("writing a buffer")?;
         caught(&core.wgpu, &core.name, "writing a buffer", to.bytes, || {
             transfer::write(&core.wgpu, &core.queue, &memory.buffer, to.offset, bytes)
@@ -272,10 +258,11 @@ impl Device for WgpuDevice {
         let compiler = Compiler {
             wgpu: &core.wgpu,
             device: &core.name,
-            target: core.target,
             checked: core.options.checked,
         };
-        lock(&core.kernels).get_or_compile(&compiler, name, body, constants)
+        lock(&core.kernels).get_or_compile(name, body, constants, |text| {
+            compiler.compile(name, text, constants)
+        })
     }
 
     fn prepare(&self, program: &Program) -> Result<Box<dyn Executable>> {
@@ -316,7 +303,7 @@ impl Device for WgpuDevice {
         let core = &self.0;
         SetupCounts {
             buffers: core.made_buffers.load(Ordering::Relaxed),
-            pipelines: lock(&core.kernels).len(),
+            pipelines: lock(&core.kernels).count(),
             bind_groups: core.made_bind_groups.load(Ordering::Relaxed),
             programs: core.made_programs.load(Ordering::Relaxed),
         }

@@ -1,36 +1,16 @@
-//! Kernels: from a row's body to a compiled pipeline, each compiled once.
+//! Kernels: from text to a compiled pipeline.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use hadal_device::{Body, Error, PipelineId, Result};
-use hadal_shaders::wgsl::{self, Binding, Target};
+use hadal_device::Result;
+use hadal_shaders::wgsl::{Assembled, Binding};
 
 use crate::fault::caught;
 
-/// A compiled kernel.
-pub struct Kernel {
-    /// The row's name.
-    pub name: String,
+/// What compiling a kernel makes.
+pub struct Compiled {
     /// What it runs.
     pub pipeline: wgpu::ComputePipeline,
     /// What it binds.
     pub layout: wgpu::BindGroupLayout,
-    /// Parameters, then operands in order.
-    pub bindings: Vec<Binding>,
-}
-
-type Key = (
-    &'static str,
-    &'static [&'static str],
-    Vec<(&'static str, u32)>,
-);
-
-/// Kernels of a device, by number.
-#[derive(Default)]
-pub struct Kernels {
-    list: Vec<Arc<Kernel>>,
-    known: HashMap<Key, PipelineId>,
 }
 
 /// Where kernels are compiled.
@@ -39,59 +19,18 @@ pub struct Compiler<'d> {
     pub wgpu: &'d wgpu::Device,
     /// Its name, for errors.
     pub device: &'d str,
-    /// What its kernels' text depends on.
-    pub target: Target,
     /// With bounds checks.
     pub checked: bool,
 }
 
-impl Kernels {
-    /// The kernel with this number.
-    pub fn get(&self, id: PipelineId) -> Option<&Arc<Kernel>> {
-        self.list.get(id.0 as usize)
-    }
-
-    /// How many were compiled.
-    pub fn len(&self) -> u64 {
-        self.list.len() as u64
-    }
-
-    /// The kernel for `body` and `constants`, compiled now if it is new.
-    pub fn get_or_compile(
-        &mut self,
-        compiler: &Compiler<'_>,
-        name: &str,
-        body: &Body,
-        constants: &[(&'static str, u32)],
-    ) -> Result<PipelineId> {
-        let Body::Wgsl { file, defines } = *body else {
-            return Err(Error::Unsupported {
-                what: format!("kernel {name}"),
-                why: "wgpu runs WGSL rows only".into(),
-            });
-        };
-        let key = (file, defines, constants.to_vec());
-        if let Some(id) = self.known.get(&key) {
-            return Ok(*id);
-        }
-        let kernel = compiler.compile(name, file, defines, constants)?;
-        let id = PipelineId(self.list.len() as u32);
-        self.list.push(Arc::new(kernel));
-        self.known.insert(key, id);
-        Ok(id)
-    }
-}
-
 impl Compiler<'_> {
-    fn compile(
+    /// The kernel `name` from its text.
+    pub fn compile(
         &self,
         name: &str,
-        file: &str,
-        defines: &[&str],
+        text: &Assembled,
         constants: &[(&'static str, u32)],
-    ) -> Result<Kernel> {
-        let text = wgsl::assemble(file, defines, self.target)
-            .map_err(|e| Error::Invalid(format!("kernel {name}: {e}")))?;
+    ) -> Result<Compiled> {
         let what = format!("compiling kernel {name}");
         let layout = caught(self.wgpu, self.device, &what, 0, || {
             self.layout(name, &text.bindings)
@@ -99,12 +38,7 @@ impl Compiler<'_> {
         let pipeline = caught(self.wgpu, self.device, &what, 0, || {
             self.pipeline(name, &text.source, &layout, constants)
         })?;
-        Ok(Kernel {
-            name: name.into(),
-            pipeline,
-            layout,
-            bindings: text.bindings,
-        })
+        Ok(Compiled { pipeline, layout })
     }
 
     fn layout(&self, name: &str, bindings: &[Binding]) -> wgpu::BindGroupLayout {

@@ -6,38 +6,19 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use hadal_device::{
-    BufferId, Error, Executable, KEPT_TABLES, Program, Result, Step, Ticket, check_table,
-};
+use hadal_device::{BufferId, Executable, KEPT_TABLES, Program, Result, Slot, Ticket, check_table};
 use hadal_shaders::wgsl::PARAM_BYTES;
-use hadal_shaders::wgsl_operands::{Range, check_bind, operands};
+use hadal_shaders::wgsl_kernels::Kernel;
+use hadal_shaders::wgsl_operands::{self, Range, resolve};
 
 use crate::device::{Core, Memory};
 use crate::fault::caught;
-use crate::kernel::Kernel;
+use crate::kernel::Compiled;
 
 /// Largest piece of a fill with a byte other than 0, and of a copy within one buffer.
 const PIECE: u64 = 1 << 20;
 
-enum Work {
-    Dispatch {
-        kernel: Arc<Kernel>,
-        groups: [u32; 3],
-        /// Operands that are bound, in order.
-        operands: Vec<Range>,
-        /// Where its parameters begin.
-        params_at: u64,
-        label: String,
-    },
-    Copy {
-        from: Range,
-        to: Range,
-    },
-    Fill {
-        to: Range,
-        byte: u8,
-    },
-}
+type Work = wgsl_operands::Work<Compiled>;
 
 /// A submit table seen before: the buffers of its slots, and the bind group of each dispatch.
 struct Bound {
@@ -64,47 +45,8 @@ impl Prepared {
     /// Checks `program` against the device's limits and writes its parameters.
     pub fn new(core: Arc<Core>, program: &Program) -> Result<Prepared> {
         let align = u64::from(core.wgpu.limits().min_uniform_buffer_offset_alignment);
-        let block = PARAM_BYTES.next_multiple_of(align);
-        let mut params = Vec::new();
-        let mut work = Vec::new();
-        for (number, step) in program.steps.iter().enumerate() {
-            let blame = |e: Error| match e {
-                Error::Invalid(why) => Error::Invalid(format!("step {number} ({step}): {why}")),
-                other => other,
-            };
-            for bind in step.binds() {
-                check_bind(&bind, program.slots).map_err(blame)?;
-            }
-            work.push(match step {
-                Step::Dispatch(dispatch) => {
-                    let kernel = core.kernel(dispatch.pipeline).map_err(blame)?;
-                    let limits = &core.info.limits;
-                    let bound = operands(&kernel.name, &kernel.bindings, dispatch, limits)
-                        .map_err(blame)?;
-                    let params_at = params.len() as u64;
-                    params.extend(bound.params.iter().flat_map(|word| word.to_le_bytes()));
-                    params.resize(params_at as usize + block as usize, 0);
-                    Work::Dispatch {
-                        kernel,
-                        groups: dispatch.groups,
-                        operands: bound.ranges,
-                        params_at,
-                        label: dispatch.label.clone(),
-                    }
-                }
-                Step::Copy { from, to } if from.bytes == to.bytes => Work::Copy {
-                    from: Range::of(from).map_err(blame)?,
-                    to: Range::of(to).map_err(blame)?,
-                },
-                Step::Copy { .. } => {
-                    return Err(blame(Error::Invalid("lengths of a copy differ".into())));
-                }
-                Step::Fill { to, byte } => Work::Fill {
-                    to: Range::of(to).map_err(blame)?,
-                    byte: *byte,
-                },
-            });
-        }
+        let kernel = |id| core.kernel(id);
+        let (work, params) = resolve(program, &core.info.limits, align, kernel)?;
         let mut prepared = Prepared {
             params: None,
             patterns: Vec::new(),
@@ -189,38 +131,25 @@ impl Prepared {
     }
 
     fn bind_groups(&self, memory: &[Memory]) -> Result<Vec<Option<wgpu::BindGroup>>> {
-        let mut groups = Vec::with_capacity(self.work.len());
-        for work in &self.work {
-            match work {
+        let bytes = |slot: Slot| memory[usize::from(slot.0)].bytes;
+        let group = |work: &Work| {
+            work.check(bytes)?;
+            Ok(match work {
                 Work::Dispatch {
                     kernel,
                     operands,
                     params_at,
-                    label,
                     ..
-                } => {
-                    for range in operands {
-                        range_in(range, memory, label)?;
-                    }
-                    groups.push(self.bind_group(kernel, operands, *params_at, memory));
-                }
-                Work::Copy { from, to } => {
-                    range_in(from, memory, "copy")?;
-                    range_in(to, memory, "copy")?;
-                    groups.push(None);
-                }
-                Work::Fill { to, .. } => {
-                    range_in(to, memory, "fill")?;
-                    groups.push(None);
-                }
-            }
-        }
-        Ok(groups)
+                } => self.bind_group(kernel, operands, *params_at, memory),
+                Work::Copy { .. } | Work::Fill { .. } => None,
+            })
+        };
+        self.work.iter().map(group).collect()
     }
 
     fn bind_group(
         &self,
-        kernel: &Kernel,
+        kernel: &Kernel<Compiled>,
         operands: &[Range],
         params_at: u64,
         memory: &[Memory],
@@ -245,7 +174,7 @@ impl Prepared {
             .collect();
         let desc = wgpu::BindGroupDescriptor {
             label: Some(&kernel.name),
-            layout: &kernel.layout,
+            layout: &kernel.compiled.layout,
             entries: &entries,
         };
         Some(self.core.wgpu.create_bind_group(&desc))
@@ -286,7 +215,7 @@ impl Prepared {
             };
             // Neighbours are often the same kernel over another shard.
             if !std::ptr::eq(current, Arc::as_ptr(kernel)) {
-                pass.set_pipeline(&kernel.pipeline);
+                pass.set_pipeline(&kernel.compiled.pipeline);
                 current = Arc::as_ptr(kernel);
             }
             pass.set_bind_group(0, bound.groups[step].as_ref(), &[]);
@@ -343,8 +272,4 @@ impl Executable for Prepared {
             core.submit(self.encode(&self.bound[bound]))
         })?
     }
-}
-
-fn range_in(range: &Range, memory: &[Memory], what: &str) -> Result<()> {
-    range.check(memory[usize::from(range.slot.0)].bytes, what)
 }

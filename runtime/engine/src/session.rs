@@ -120,7 +120,7 @@ impl Session {
         self.drafts
     }
 
-    /// Bytes of cache this session holds.
+    /// Bytes of cache it holds.
     pub fn cache_bytes(&self) -> u64 {
         let config = &self.engine.model().config;
         let width = config.kv_lora_rank + config.qk_rope_head_dim;
