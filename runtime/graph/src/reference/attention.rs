@@ -12,16 +12,24 @@ pub(super) fn rope(x: &Tensor, table: &Tensor, step: &Step<'_>) -> Result<Tensor
             let text = format!("position {position} is beyond the rotary table");
             ReferenceError::Step(text)
         })?;
-        for (pair, angle) in row.chunks_exact(2).zip(angles.chunks_exact(2)) {
-            let (cos, sin) = (angle[0], angle[1]);
-            data.push(pair[0] * cos - pair[1] * sin);
-            data.push(pair[1] * cos + pair[0] * sin);
-        }
+        data.extend(rotate(row, angles));
     }
     Ok(Tensor {
         shape: x.shape.clone(),
         data,
     })
+}
+
+/// The pairs `(2j, 2j + 1)` of a row turned by their angles: `angles` has cosine and sine of
+/// each pair, interleaved.
+pub fn rotate(row: &[f64], angles: &[f64]) -> Vec<f64> {
+    let pairs = row.chunks_exact(2).zip(angles.chunks_exact(2));
+    pairs
+        .flat_map(|(x, angle)| {
+            let (cos, sin) = (angle[0], angle[1]);
+            [x[0] * cos - x[1] * sin, x[1] * cos + x[0] * sin]
+        })
+        .collect()
 }
 
 /// Writes each token's key to the row of its position.
@@ -96,11 +104,17 @@ pub(super) fn latent(
     let mut rows = Vec::new();
     for (index, query) in q.rows().enumerate() {
         let context = contexts.of(index / heads)?;
-        let scores: Vec<f64> = context.iter().map(|key| scale * dot(query, key)).collect();
-        let values = context.iter().map(|row| &row[..latent]);
-        rows.push(mix(&softmax(&scores), values, latent));
+        rows.push(attend_latent(query, &context, latent, scale));
     }
     Ok(q.with_rows(latent, rows.into_iter()))
+}
+
+/// One head's query of `latent + rope` values over cache rows as wide: the mean of the rows'
+/// first `latent` values, weighted by the softmax of the scaled scores.
+pub fn attend_latent(query: &[f64], context: &[&[f64]], latent: usize, scale: f64) -> Vec<f64> {
+    let scores: Vec<f64> = context.iter().map(|key| scale * dot(query, key)).collect();
+    let values = context.iter().map(|row| &row[..latent]);
+    mix(&softmax(&scores), values, latent)
 }
 
 /// Expanded: every head rebuilds its keys and values with its rows of `kv_b`, `nope` rows
@@ -117,22 +131,31 @@ pub(super) fn expanded(
     let mut rows = Vec::new();
     for (index, query) in q.rows().enumerate() {
         let projection = &kv_b[(index % heads) * head_rows * latent..][..head_rows * latent];
-        let (q_nope, q_rope) = query.split_at(nope);
-        let (mut scores, mut values) = (Vec::new(), Vec::new());
-        for cached in contexts.of(index / heads)? {
-            let (c, k_rope) = cached.split_at(latent);
-            let kv: Vec<f64> = projection
-                .chunks_exact(latent)
-                .map(|row| dot(row, c))
-                .collect();
-            scores.push(scale * (dot(q_nope, &kv[..nope]) + dot(q_rope, k_rope)));
-            values.push(kv[nope..].to_vec());
-        }
-        rows.push(mix(
-            &softmax(&scores),
-            values.iter().map(Vec::as_slice),
-            value,
-        ));
+        let context = contexts.of(index / heads)?;
+        rows.push(attend_expanded(query, &context, projection, nope, scale));
     }
     Ok(q.with_rows(value, rows.into_iter()))
+}
+
+/// One head's query of `nope + rope` values over cache rows of `latent + rope`; `projection
+/// [nope + value, latent]` makes keys and values of a latent.
+pub fn attend_expanded(
+    query: &[f64],
+    context: &[&[f64]],
+    projection: &[f64],
+    nope: usize,
+    scale: f64,
+) -> Vec<f64> {
+    let (q_nope, q_rope) = query.split_at(nope);
+    let latent = context.first().map_or(1, |row| row.len() - q_rope.len());
+    let (mut scores, mut values) = (Vec::new(), Vec::new());
+    for cached in context {
+        let (c, k_rope) = cached.split_at(latent);
+        let rows = projection.chunks_exact(latent);
+        let kv: Vec<f64> = rows.map(|row| dot(row, c)).collect();
+        scores.push(scale * (dot(q_nope, &kv[..nope]) + dot(q_rope, k_rope)));
+        values.push(kv[nope..].to_vec());
+    }
+    let width = projection.len() / latent - nope;
+    mix(&softmax(&scores), values.iter().map(Vec::as_slice), width)
 }

@@ -10,15 +10,18 @@ const GROUP: usize = 128;
 /// Largest finite E4M3 value.
 const E4M3_MAX: f64 = 448.0;
 
-pub(super) fn silu(x: f64) -> f64 {
+/// `x * sigmoid(x)`.
+pub fn silu(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
-pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
+/// The sum of the products.
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-pub(super) fn norm(x: &Tensor, w: &[f64], eps: f32) -> Tensor {
+/// `x / sqrt(mean(x^2) + eps) * w` of every row.
+pub fn norm(x: &Tensor, w: &[f64], eps: f32) -> Tensor {
     let rows = x.rows().map(|row| {
         let mean = dot(row, row) / row.len() as f64;
         let root = (mean + f64::from(eps)).sqrt();
@@ -28,7 +31,7 @@ pub(super) fn norm(x: &Tensor, w: &[f64], eps: f32) -> Tensor {
 }
 
 /// `x [rows, in]`, `w [out, in]` -> `[rows, out]`.
-pub(super) fn linear(x: &Tensor, w: &[f64]) -> Tensor {
+pub fn linear(x: &Tensor, w: &[f64]) -> Tensor {
     let out = w.len() / x.width();
     let product = |row: &[f64]| w.chunks_exact(x.width()).map(|w| dot(row, w)).collect();
     x.with_rows(out, x.rows().map(product))
@@ -51,24 +54,25 @@ pub(super) fn head_linear(op: &Op, x: &Tensor, w: &[f64]) -> Tensor {
         let first = (index % heads) * head_rows as usize + head_first as usize;
         &w[first * latent..][..count * latent]
     };
-    if transposed {
-        let rows = x.rows().enumerate().map(|(index, row)| {
-            let mut y = vec![0.0; latent];
-            for (x, w) in row.iter().zip(slice(index).chunks_exact(latent)) {
-                y.iter_mut().zip(w).for_each(|(y, w)| *y += x * w);
-            }
-            y
-        });
-        x.with_rows(latent, rows)
-    } else {
-        let rows = x.rows().enumerate().map(|(index, row)| {
-            slice(index)
-                .chunks_exact(latent)
-                .map(|w| dot(row, w))
-                .collect()
-        });
-        x.with_rows(count, rows)
+    let width = if transposed { latent } else { count };
+    let rows = x
+        .rows()
+        .enumerate()
+        .map(|(index, row)| head_slice(row, slice(index), latent, transposed));
+    x.with_rows(width, rows)
+}
+
+/// A head's values times its slice `P [count, latent]`: `P x`, or `x P` if `transposed`.
+pub fn head_slice(x: &[f64], slice: &[f64], latent: usize, transposed: bool) -> Vec<f64> {
+    let rows = slice.chunks_exact(latent);
+    if !transposed {
+        return rows.map(|w| dot(x, w)).collect();
     }
+    let mut y = vec![0.0; latent];
+    for (x, w) in x.iter().zip(rows) {
+        y.iter_mut().zip(w).for_each(|(y, w)| *y += x * w);
+    }
+    y
 }
 
 fn zip(a: &Tensor, b: &Tensor, f: impl Fn(f64, f64) -> f64) -> Tensor {
@@ -121,7 +125,7 @@ pub(super) fn concat(a: &Tensor, b: &Tensor) -> Tensor {
 
 /// Index of the largest value of each row; the lower of equals, never a NaN; `NO_ARGMAX`
 /// where there is nothing else.
-pub(super) fn argmax(x: &Tensor) -> Vec<u32> {
+pub fn argmax(x: &Tensor) -> Vec<u32> {
     let best = |row: &[f64]| {
         let mut best: Option<usize> = None;
         for (index, value) in row.iter().enumerate() {
@@ -135,7 +139,7 @@ pub(super) fn argmax(x: &Tensor) -> Vec<u32> {
 }
 
 /// Each group of a row rounded to E4M3 under a scale of its own.
-pub(super) fn act_quant(x: &Tensor, scale: ActScale) -> Tensor {
+pub fn act_quant(x: &Tensor, scale: ActScale) -> Tensor {
     let rows = x.rows().map(|row| quantise_row(row, scale));
     x.with_rows(x.width(), rows)
 }

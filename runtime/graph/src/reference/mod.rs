@@ -3,6 +3,7 @@
 //!
 //! Decides what a graph means; shares no code with any kernel and knows no device. Read
 //! [`evaluate`] first. Pinned from outside by the golden cases in `models/tests/golden.rs`.
+//! The meaning of a single row is public too, for whoever checks kernels one by one.
 
 mod attention;
 mod dense;
@@ -11,7 +12,9 @@ mod moe;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-pub use dense::round_to_e4m3;
+pub use attention::{attend_expanded, attend_latent, rotate};
+pub use dense::{act_quant, argmax, dot, head_slice, linear, norm, round_to_e4m3, silu};
+pub use moe::route;
 
 use crate::{Graph, Node, Op, ValueId, Verified};
 

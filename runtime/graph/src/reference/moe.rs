@@ -6,8 +6,8 @@ use super::dense::{dot, quantise_row, silu};
 use super::{Result, Routes, Tensor};
 use crate::{ActScale, RouteRule};
 
-/// Chooses experts for every row of logits.
-pub(super) fn route(rule: &RouteRule, logits: &Tensor, bias: Option<&[f64]>) -> Routes {
+/// Chooses experts for every row of `logits [T, E]`, with a `bias [E]` in the choice.
+pub fn route(rule: &RouteRule, logits: &Tensor, bias: Option<&[f64]>) -> Routes {
     let mut routes = Routes {
         top_k: rule.top_k as usize,
         experts: Vec::new(),
