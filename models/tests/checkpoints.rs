@@ -103,6 +103,7 @@ fn least_webgpu() -> DeviceInfo {
             max_grid: 65535,
             shared_bytes: 16384,
             subgroup: (0, 0),
+            matrix: None,
         },
         memory_bytes: None,
         expand_from_tokens: None,

@@ -111,6 +111,7 @@ const fn row(
         op,
         name,
         needs: Features::HOST.with(isa),
+        avoids: Features::NONE,
         fits,
         launch,
         body: Body::Host(name),
@@ -126,6 +127,35 @@ macro_rules! formats {
             row(OpKind::$op, concat!("host_", $name, "_bf16", $suffix), Features::$isa, bf16, $launch),
             row(OpKind::$op, concat!("host_", $name, "_f8", $suffix), Features::$isa, f8, $launch),
         )*]
+    };
+}
+
+/// A row for each format of a weight that is a vector.
+macro_rules! vectors {
+    ($op:ident, $name:literal, $suffix:literal, $isa:ident, $launch:ident) => {
+        &[
+            row(
+                OpKind::$op,
+                concat!("host_", $name, "_f32", $suffix),
+                Features::$isa,
+                f32,
+                $launch,
+            ),
+            row(
+                OpKind::$op,
+                concat!("host_", $name, "_f16", $suffix),
+                Features::$isa,
+                f16,
+                $launch,
+            ),
+            row(
+                OpKind::$op,
+                concat!("host_", $name, "_bf16", $suffix),
+                Features::$isa,
+                bf16,
+                $launch,
+            ),
+        ]
     };
 }
 
@@ -147,7 +177,6 @@ macro_rules! dense {
                 $isa,
                 by_expanded_heads
             ),
-            (Norm, "norm", $suffix, $isa, by_rows),
         ]
     };
 }
@@ -208,16 +237,18 @@ const BY_ISA: &[&[KernelRow]] = &[
     ],
     dense!("_avx512", AVX512),
     weightless!("_avx512", AVX512),
+    vectors!(Norm, "norm", "_avx512", AVX512, by_rows),
     dense!("_avx2", AVX2),
     weightless!("_avx2", AVX2),
+    vectors!(Norm, "norm", "_avx2", AVX2, by_rows),
     dense!("_neon", NEON),
     weightless!("_neon", NEON),
+    vectors!(Norm, "norm", "_neon", NEON, by_rows),
     dense!("", NONE),
     weightless!("", NONE),
-    &formats![
-        (Embed, "embed", "", NONE, by_rows),
-        (Route, "route", "", NONE, by_row),
-    ],
+    vectors!(Norm, "norm", "", NONE, by_rows),
+    &formats![(Embed, "embed", "", NONE, by_rows),],
+    vectors!(Route, "route", "", NONE, by_row),
     &[
         scalar(OpKind::Rope, "host_rope", by_rows),
         scalar(OpKind::CacheAppend, "host_cache_append", by_rows),

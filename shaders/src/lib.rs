@@ -2,7 +2,11 @@
 //! text and the rules for choosing among kernels.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "planted-faults")]
+pub mod faults;
 mod host_rows;
+pub mod spirv;
+mod spirv_rows;
 pub mod wgsl;
 mod wgsl_fit;
 pub mod wgsl_kernels;
@@ -18,7 +22,9 @@ use hadal_device::KernelRow;
 
 /// All kernels of all languages, faster rows of an operation above slower ones.
 pub fn table() -> &'static [KernelRow] {
-    static TABLE: LazyLock<Vec<KernelRow>> =
-        LazyLock::new(|| [host_rows::rows().as_slice(), &wgsl_rows::rows()].concat());
+    static TABLE: LazyLock<Vec<KernelRow>> = LazyLock::new(|| {
+        let (matrix, pointers) = (spirv_rows::matrix_rows(), spirv_rows::pointer_rows());
+        [host_rows::rows(), matrix, wgsl_rows::rows(), pointers].concat()
+    });
     &TABLE
 }

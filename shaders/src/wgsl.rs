@@ -22,6 +22,9 @@ pub struct Target {
     /// `unpack2x16float` keeps subnormal halves. Not promised by WGSL: a backend sets it
     /// after trying it on the device.
     pub half_subnormals: bool,
+    /// A mistake to be made on purpose, for testing tests.
+    #[cfg(feature = "planted-faults")]
+    pub fault: Option<&'static crate::faults::Fault>,
 }
 
 /// How a kernel uses one of its resources.
@@ -33,6 +36,12 @@ pub enum Binding {
     Read,
     /// Storage buffer that is written, or may share memory with one that is.
     ReadWrite,
+    /// Storage buffer with the addresses of a table's entries, two words each, the lower one
+    /// first.
+    Addresses {
+        /// What the addresses are multiples of.
+        align: u32,
+    },
     /// An operand without a binding number.
     Unused,
 }
@@ -93,6 +102,8 @@ pub fn assemble(file: &str, defines: &[&str], target: Target) -> Result<Assemble
     let mut work = Assembly {
         names: Vec::new(),
         imported: Vec::new(),
+        #[cfg(feature = "planted-faults")]
+        fault: None,
         out: Assembled {
             source: String::new(),
             bindings: Vec::new(),
@@ -108,6 +119,10 @@ pub fn assemble(file: &str, defines: &[&str], target: Target) -> Result<Assemble
     }
     if target.half_subnormals {
         work.names.push("HALF_SUBNORMALS");
+    }
+    #[cfg(feature = "planted-faults")]
+    {
+        work.fault = target.fault;
     }
     work.file(file, text, "")?;
     Ok(work.out)
@@ -127,11 +142,15 @@ struct Assembly<'a> {
     names: Vec<&'a str>,
     /// Snippets inserted so far, with their prefixes.
     imported: Vec<(String, String)>,
+    #[cfg(feature = "planted-faults")]
+    fault: Option<&'static crate::faults::Fault>,
     out: Assembled,
 }
 
 impl Assembly<'_> {
     fn file(&mut self, file: &str, text: &str, prefix: &str) -> Result<(), AssembleError> {
+        #[cfg(feature = "planted-faults")]
+        let text = &*crate::faults::plant(self.fault, file, text);
         // One entry for each open #ifdef: are its lines kept, and was there an #else?
         let mut open: Vec<(bool, bool)> = Vec::new();
         for line in text.lines() {
@@ -230,6 +249,8 @@ mod tests {
         let mut work = Assembly {
             names: names.to_vec(),
             imported: Vec::new(),
+            #[cfg(feature = "planted-faults")]
+            fault: None,
             out: Assembled {
                 source: String::new(),
                 bindings: Vec::new(),

@@ -5,7 +5,7 @@
 
 use hadal_device::{DType, OpKind, Problem, flags};
 
-use crate::wgsl_launch::{BLOCK_ROWS, MAX_WORKGROUP};
+use crate::wgsl_launch::{BLOCK_ROWS, MAX_WORKGROUP, TILE_ROWS};
 
 /// The smallest limits on a grid axis and on workgroup memory that any device has.
 const MIN_GRID: u32 = 65_535;
@@ -39,6 +39,26 @@ pub fn many_rows(problem: &Problem) -> Option<&'static str> {
     unless(problem.params.rows > BLOCK_ROWS, "needs more than 4 rows")
 }
 
+/// Enough rows for the tiles of 64 rows and outputs, whose invocations skip what is not
+/// there by 16 rows; activations in quads.
+pub fn tile_fits(problem: &Problem) -> Option<&'static str> {
+    let p = &problem.params;
+    let starts = [p.x_offset, p.x_stride];
+    unless(p.rows >= TILE_ROWS / 4, "needs 16 rows or more").or_else(|| {
+        unless(
+            starts.iter().all(|s| s.is_multiple_of(4)),
+            "needs activations aligned to four values",
+        )
+    })
+}
+
+/// As [`tile_fits`], with rows for an expert of average popularity to fill a quarter of what
+/// a tile computes at least.
+pub fn grouped_tile_fits(problem: &Problem) -> Option<&'static str> {
+    let p = &problem.params;
+    unless(p.rows >= 4 * p.experts, "needs four rows an expert").or_else(|| tile_fits(problem))
+}
+
 /// Weight rows are a multiple of sixteen bytes, rows of `x` begin at multiples of four
 /// values.
 pub fn is_wide(problem: &Problem) -> Option<&'static str> {
@@ -50,6 +70,12 @@ pub fn is_wide(problem: &Problem) -> Option<&'static str> {
         aligned,
         "needs weight rows of a multiple of 16 bytes and aligned activations",
     )
+}
+
+/// Weight rows long enough to give each lane of a subgroup sixteen bytes or nearly so.
+pub fn is_long(problem: &Problem) -> Option<&'static str> {
+    let row_bytes = u64::from(problem.params.k) * problem.weight.bytes();
+    unless(row_bytes >= 256, "needs weight rows of 256 bytes or more")
 }
 
 /// Weight rows are a multiple of four codes long.
@@ -79,6 +105,22 @@ pub fn linear_residual_fits(problem: &Problem) -> Option<&'static str> {
     unless(
         problem.params.flags & flags::RESIDUAL != 0,
         "needs a residual",
+    )
+    .or_else(|| blocks_fit(problem))
+}
+
+pub fn norm_f32_fits(problem: &Problem) -> Option<&'static str> {
+    unless(
+        problem.params.flags & flags::NORM_BF16 == 0,
+        "reads the norm's weights in f32",
+    )
+    .or_else(|| blocks_fit(problem))
+}
+
+pub fn norm_bf16_fits(problem: &Problem) -> Option<&'static str> {
+    unless(
+        problem.params.flags & flags::NORM_BF16 != 0,
+        "reads the norm's weights in bf16",
     )
     .or_else(|| blocks_fit(problem))
 }
@@ -122,10 +164,30 @@ pub fn attends_quads(problem: &Problem) -> Option<&'static str> {
     )
 }
 
-/// Enough rows and heads to keep a GPU busy with four heads a workgroup.
-pub fn many_heads(problem: &Problem) -> Option<&'static str> {
-    let heads = u64::from(problem.params.rows) * u64::from(problem.params.heads);
-    unless(heads >= 1024, "needs 1024 rows and heads, multiplied")
+/// Latents whose columns are held in registers, two quads an invocation.
+pub fn attend_tile_fits(problem: &Problem) -> Option<&'static str> {
+    unless(
+        (4..=512).contains(&problem.params.latent),
+        "takes latents of 4 to 512 values",
+    )
+    .or_else(|| attends_quads(problem))
+}
+
+/// The parts of split attention: at least two of them, and rows few.
+pub fn attend_part_fits(problem: &Problem) -> Option<&'static str> {
+    let p = &problem.params;
+    unless(p.n >= 2 && p.k > 0, "needs at least two parts")
+        .or_else(|| unless(p.row_count <= MIN_GRID, "takes at most 65535 parts"))
+        .or_else(|| attend_tile_fits(problem))
+}
+
+pub fn attend_merge_fits(problem: &Problem) -> Option<&'static str> {
+    let p = &problem.params;
+    unless(
+        p.k > 0 && (1..=MIN_SHARED_BYTES / 4).contains(&p.n),
+        "takes 1 to 4096 parts",
+    )
+    .or_else(|| rows_fit(problem))
 }
 
 pub fn attend_block_fits(problem: &Problem) -> Option<&'static str> {

@@ -1,11 +1,12 @@
-//! The compiled WGSL kernels of a device, each compiled once. The same for every backend that
-//! runs WGSL rows; what compiling makes is the backend's.
+//! The compiled kernels of a device, each compiled once. The same for every backend that runs
+//! WGSL rows; what compiling makes is the backend's.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use hadal_device::{Body, Error, PipelineId, Result};
 
+use crate::spirv::{self, Module};
 use crate::wgsl::{Assembled, Binding, Target, assemble};
 
 /// A compiled kernel.
@@ -47,6 +48,11 @@ impl<P> Kernels<P> {
         found.ok_or_else(|| Error::Invalid(format!("pipeline {} does not exist", id.0)))
     }
 
+    /// What the text of kernels depends on.
+    pub fn target(&self) -> Target {
+        self.target
+    }
+
     /// How many were compiled.
     pub fn count(&self) -> u64 {
         self.list.len() as u64
@@ -66,17 +72,46 @@ impl<P> Kernels<P> {
                 why: "this backend runs WGSL rows only".into(),
             });
         };
-        let key = (file, defines, constants.to_vec());
+        let target = self.target;
+        self.get_or((file, defines, constants.to_vec()), name, || {
+            let text = assemble(file, defines, target)
+                .map_err(|e| Error::Invalid(format!("kernel {name}: {e}")))?;
+            let compiled = compile(&text)?;
+            Ok((text.bindings, compiled))
+        })
+    }
+
+    /// The same for the SPIR-V module `file`.
+    pub fn get_or_compile_spirv(
+        &mut self,
+        name: &str,
+        file: &'static str,
+        constants: &[(&'static str, u32)],
+        compile: impl FnOnce(&Module) -> Result<P>,
+    ) -> Result<PipelineId> {
+        // A definition that no WGSL row has tells it from a file of the same name.
+        self.get_or((file, &["SPIRV"], constants.to_vec()), name, || {
+            let module = spirv::module(file).ok_or_else(|| {
+                Error::Invalid(format!("kernel {name}: there is no module {file}.spv"))
+            })?;
+            Ok((module.bindings.to_vec(), compile(module)?))
+        })
+    }
+
+    fn get_or(
+        &mut self,
+        key: Key,
+        name: &str,
+        make: impl FnOnce() -> Result<(Vec<Binding>, P)>,
+    ) -> Result<PipelineId> {
         if let Some(id) = self.known.get(&key) {
             return Ok(*id);
         }
-        let text = assemble(file, defines, self.target)
-            .map_err(|e| Error::Invalid(format!("kernel {name}: {e}")))?;
-        let compiled = compile(&text)?;
+        let (bindings, compiled) = make()?;
         let id = PipelineId(self.list.len() as u32);
         self.list.push(Arc::new(Kernel {
             name: name.into(),
-            bindings: text.bindings,
+            bindings,
             compiled,
         }));
         self.known.insert(key, id);

@@ -1,7 +1,8 @@
 //! How the WGSL kernels are launched: grids and constants.
 //!
 //! Workgroup sizes depend on one thing only: whether the device is a processor in
-//! disguise. Nothing here or in the files depends on a subgroup size.
+//! disguise. No result depends on a subgroup size: what a device tells of it decides how
+//! many outputs a workgroup of subgroups is given, and kernels ask again.
 
 use hadal_device::{DeviceInfo, Features, Launch, Problem};
 
@@ -10,6 +11,9 @@ pub const MAX_WORKGROUP: u32 = 64;
 /// And on a processor in disguise, where a barrier between subgroups costs more than the
 /// work it saves (measured on lavapipe, whose subgroups are 8 wide).
 const SOFTWARE_WORKGROUP: u32 = 8;
+
+/// Invocations of a workgroup whose subgroups work alone.
+const SUBGROUPS_WORKGROUP: u32 = 128;
 
 fn is_software(info: &DeviceInfo) -> bool {
     info.features.has(Features::SOFTWARE)
@@ -24,8 +28,17 @@ fn workgroup(info: &DeviceInfo) -> u32 {
     wanted.min(info.limits.max_workgroup)
 }
 
+/// Invocations where a row or an expert has only one workgroup: all that any device has.
+fn large_workgroup(info: &DeviceInfo) -> u32 {
+    if is_software(info) {
+        SOFTWARE_WORKGROUP
+    } else {
+        info.limits.max_workgroup.min(256)
+    }
+}
+
 /// `count` workgroups over two axes.
-fn spread(count: u32, info: &DeviceInfo) -> [u32; 2] {
+pub fn spread(count: u32, info: &DeviceInfo) -> [u32; 2] {
     let x = count.clamp(1, info.limits.max_grid);
     [x, count.div_ceil(x).max(1)]
 }
@@ -58,7 +71,7 @@ pub fn launch_rope(problem: &Problem, _: &DeviceInfo) -> Launch {
 pub fn launch_rows(problem: &Problem, info: &DeviceInfo) -> Launch {
     Launch {
         groups: [problem.params.rows.max(1), 1, 1],
-        constants: vec![("WG", workgroup(info))],
+        constants: vec![("WG", large_workgroup(info))],
     }
 }
 
@@ -108,10 +121,33 @@ fn row_block(rows: u32) -> u32 {
     }
 }
 
+/// The kernels' own sums over subgroups, in place of `dots`: an output for each subgroup
+/// where these have the smallest size the device tells of, and several in turn where they
+/// are larger. Any number is right; this one leaves none idle.
+fn subgroup_dots(_: u32, rows: u32, info: &DeviceInfo) -> Dots {
+    let group = SUBGROUPS_WORKGROUP.min(info.limits.max_workgroup);
+    let outputs = group / info.limits.subgroup.0.clamp(4, 64);
+    Dots {
+        outputs_a_group: outputs,
+        constants: vec![("WG", group), ("OUTPUTS", outputs), ("ROWS", rows)],
+    }
+}
+
+/// How the lanes of a kernel are shared out among outputs, given `k` and rows a lane.
+type Layout = fn(u32, u32, &DeviceInfo) -> Dots;
+
 pub fn launch_linear(problem: &Problem, info: &DeviceInfo) -> Launch {
+    linear(problem, info, dots)
+}
+
+pub fn launch_linear_subgroups(problem: &Problem, info: &DeviceInfo) -> Launch {
+    linear(problem, info, subgroup_dots)
+}
+
+fn linear(problem: &Problem, info: &DeviceInfo, layout: Layout) -> Launch {
     let p = &problem.params;
     let block = row_block(p.rows);
-    let dots = dots(p.k, block, info);
+    let dots = layout(p.k, block, info);
     let [x, y] = spread(p.row_count.div_ceil(dots.outputs_a_group), info);
     Launch {
         groups: [x, y, p.rows.div_ceil(block).max(1)],
@@ -120,9 +156,17 @@ pub fn launch_linear(problem: &Problem, info: &DeviceInfo) -> Launch {
 }
 
 pub fn launch_head_linear(problem: &Problem, info: &DeviceInfo) -> Launch {
+    head_linear(problem, info, dots)
+}
+
+pub fn launch_head_linear_subgroups(problem: &Problem, info: &DeviceInfo) -> Launch {
+    head_linear(problem, info, subgroup_dots)
+}
+
+fn head_linear(problem: &Problem, info: &DeviceInfo, layout: Layout) -> Launch {
     let p = &problem.params;
     let block = row_block(p.rows);
-    let dots = dots(p.k, block, info);
+    let dots = layout(p.k, block, info);
     Launch {
         groups: [
             p.n.div_ceil(dots.outputs_a_group).max(1),
@@ -140,8 +184,16 @@ pub fn launch_head_transposed(problem: &Problem, _: &DeviceInfo) -> Launch {
 }
 
 pub fn launch_grouped(problem: &Problem, info: &DeviceInfo) -> Launch {
+    grouped(problem, info, dots)
+}
+
+pub fn launch_grouped_subgroups(problem: &Problem, info: &DeviceInfo) -> Launch {
+    grouped(problem, info, subgroup_dots)
+}
+
+fn grouped(problem: &Problem, info: &DeviceInfo, layout: Layout) -> Launch {
     let p = &problem.params;
-    let dots = dots(p.k, row_block(p.rows), info);
+    let dots = layout(p.k, row_block(p.rows), info);
     let [x, y] = spread(p.n.div_ceil(dots.outputs_a_group), info);
     Launch {
         groups: [x, y, p.expert_count.max(1)],
@@ -150,8 +202,16 @@ pub fn launch_grouped(problem: &Problem, info: &DeviceInfo) -> Launch {
 }
 
 pub fn launch_expert(problem: &Problem, info: &DeviceInfo) -> Launch {
+    expert(problem, info, dots)
+}
+
+pub fn launch_expert_subgroups(problem: &Problem, info: &DeviceInfo) -> Launch {
+    expert(problem, info, subgroup_dots)
+}
+
+fn expert(problem: &Problem, info: &DeviceInfo, layout: Layout) -> Launch {
     let p = &problem.params;
-    let dots = dots(p.k, 1, info);
+    let dots = layout(p.k, 1, info);
     let [x, y] = spread(p.n.div_ceil(dots.outputs_a_group), info);
     Launch {
         groups: [x, y, p.rows.max(1)],
@@ -200,12 +260,49 @@ pub fn launch_attend_block(problem: &Problem, info: &DeviceInfo) -> Launch {
     }
 }
 
+/// Queries of a block of the tiled kernel.
+const TILE_QUERIES: u32 = 32;
+
+/// Blocks of 32 queries: as many heads as there are, then rows.
+pub fn launch_attend_tile(problem: &Problem, _: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    let heads = p.heads.max(1).next_power_of_two().min(TILE_QUERIES);
+    Launch {
+        groups: [
+            p.heads.div_ceil(heads).max(1),
+            p.rows.div_ceil(TILE_QUERIES / heads).max(1),
+            1,
+        ],
+        constants: vec![
+            ("LATENT", p.latent / 4),
+            ("WIDTH", (p.latent + p.rope) / 4),
+            ("HEADS", heads),
+        ],
+    }
+}
+
+pub fn launch_attend_part(problem: &Problem, info: &DeviceInfo) -> Launch {
+    let Launch { groups, constants } = launch_attend_tile(problem, info);
+    Launch {
+        groups: [groups[0], groups[1], problem.params.row_count.max(1)],
+        constants,
+    }
+}
+
+pub fn launch_attend_merge(problem: &Problem, info: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    Launch {
+        groups: [p.heads.max(1), p.rows.max(1), 1],
+        constants: vec![("WG", workgroup(info)), ("PARTS", p.n.max(1))],
+    }
+}
+
 pub fn launch_route(problem: &Problem, info: &DeviceInfo) -> Launch {
     let p = &problem.params;
     Launch {
         groups: [p.rows.max(1), 1, 1],
         constants: vec![
-            ("WG", workgroup(info)),
+            ("WG", large_workgroup(info)),
             ("EXPERTS", p.experts),
             ("GROUPS", p.groups.max(1)),
             ("TOP_K", p.top_k),
@@ -215,8 +312,8 @@ pub fn launch_route(problem: &Problem, info: &DeviceInfo) -> Launch {
 
 pub fn launch_expert_offsets(problem: &Problem, info: &DeviceInfo) -> Launch {
     Launch {
-        groups: [1, 1, 1],
-        constants: vec![("WG", workgroup(info)), ("EXPERTS", problem.params.experts)],
+        groups: [problem.params.experts.max(1), 1, 1],
+        constants: vec![("WG", large_workgroup(info))],
     }
 }
 
@@ -253,5 +350,26 @@ pub fn launch_grouped_block(problem: &Problem, info: &DeviceInfo) -> Launch {
     Launch {
         groups: [x, y, p.expert_count.max(1)],
         constants,
+    }
+}
+
+/// Rows and outputs of a workgroup of the tiled kernel.
+pub const TILE_ROWS: u32 = 64;
+
+pub fn launch_tile(problem: &Problem, info: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    let [x, y] = spread(p.row_count.div_ceil(TILE_ROWS), info);
+    Launch {
+        groups: [x, y, p.rows.div_ceil(TILE_ROWS).max(1)],
+        constants: Vec::new(),
+    }
+}
+
+pub fn launch_grouped_tile(problem: &Problem, info: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    let [x, y] = spread(p.n.div_ceil(TILE_ROWS), info);
+    Launch {
+        groups: [x, y, p.expert_count.max(1)],
+        constants: Vec::new(),
     }
 }

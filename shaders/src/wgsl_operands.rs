@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hadal_device::{
     Bind, Dispatch, Error, Limits, Operand, PipelineId, Program, Result, Slot, Span, Step,
+    table_stride,
 };
 
 use crate::wgsl::{Binding, PARAM_BYTES, TABLES};
@@ -83,6 +84,15 @@ pub fn check_write(to: Span, bytes: u64) -> Result<()> {
     Ok(())
 }
 
+/// A table whose entries a kernel reads through their addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Binding number of the list of addresses.
+    pub binding: u32,
+    /// The entries in order.
+    pub entries: Vec<Range>,
+}
+
 /// A step that was checked against a device's limits.
 pub enum Work<P> {
     /// Runs a kernel.
@@ -93,6 +103,8 @@ pub enum Work<P> {
         groups: [u32; 3],
         /// Operands that are bound, in order.
         operands: Vec<Range>,
+        /// Operands whose addresses are bound, in order, between the others.
+        tables: Vec<Table>,
         /// Byte at which its parameters begin.
         params_at: u64,
         /// For messages.
@@ -120,8 +132,15 @@ impl<P> Work<P> {
         let check = |range: &Range, what: &str| range.check(bytes(range.slot), what);
         match self {
             Work::Dispatch {
-                operands, label, ..
-            } => operands.iter().try_for_each(|range| check(range, label)),
+                operands,
+                tables,
+                label,
+                ..
+            } => {
+                let entries = tables.iter().flat_map(|table| &table.entries);
+                let mut all = operands.iter().chain(entries);
+                all.try_for_each(|range| check(range, label))
+            }
             Work::Copy { from, to } => {
                 check(from, "copy")?;
                 check(to, "copy")
@@ -177,6 +196,7 @@ fn one<P>(
                 kernel,
                 groups: dispatch.groups,
                 operands: bound.ranges,
+                tables: bound.tables,
                 params_at,
                 label: dispatch.label.clone(),
             };
@@ -199,6 +219,8 @@ fn one<P>(
 struct Operands {
     /// Operands that are bound, in order.
     ranges: Vec<Range>,
+    /// Operands whose addresses are bound, in order.
+    tables: Vec<Table>,
     /// Words of the parameter block: [`PARAM_BYTES`] bytes, zeros after the last stride.
     params: Vec<u32>,
 }
@@ -228,15 +250,24 @@ fn operands(
         )));
     }
     let mut params = dispatch.params.words().to_vec();
-    let mut ranges = Vec::new();
-    let mut tables = 0;
+    let (mut ranges, mut tables) = (Vec::new(), Vec::new());
+    // Binding numbers count the operands that are bound, after the parameters.
+    let bound = |ranges: &[Range], tables: &[Table]| (1 + ranges.len() + tables.len()) as u32;
     for (operand, binding) in dispatch.operands.iter().zip(bindings) {
-        let range = match operand {
-            Operand::Range(bind) => Range::of(bind)?,
-            Operand::Table(entries) => {
+        let range = match (operand, binding) {
+            (Operand::Table(entries), Binding::Addresses { align }) => {
+                let binding = bound(&ranges, &tables);
+                let entries = addressed(entries, dispatch.params.expert_count, u64::from(*align))?;
+                tables.push(Table { binding, entries });
+                continue;
+            }
+            (_, Binding::Addresses { .. }) => {
+                return Err(Error::Invalid(format!("{name} takes a table, not a range")));
+            }
+            (Operand::Range(bind), _) => Range::of(bind)?,
+            (Operand::Table(entries), _) => {
                 let (range, stride) = table_range(entries)?;
                 params.push(stride);
-                tables += 1;
                 range
             }
         };
@@ -245,11 +276,34 @@ fn operands(
             ranges.push(range);
         }
     }
-    if tables > TABLES {
+    if params.len() > PARAM_BYTES as usize / 4 {
         return Err(Error::Invalid(format!("more than {TABLES} tables")));
     }
     params.resize(PARAM_BYTES as usize / 4, 0);
-    Ok(Operands { ranges, params })
+    Ok(Operands {
+        ranges,
+        tables,
+        params,
+    })
+}
+
+/// The entries of a table of `count` experts that is bound as a list of addresses, which are
+/// multiples of `align`.
+fn addressed(entries: &[Bind], count: u32, align: u64) -> Result<Vec<Range>> {
+    if entries.len() != count as usize {
+        return Err(Error::Invalid(format!(
+            "a table of {} entries for {count} experts",
+            entries.len()
+        )));
+    }
+    let entries = entries.iter().map(|entry| match entry.offset % align {
+        0 => Range::of(entry),
+        _ => Err(Error::Invalid(format!(
+            "offset {} of an entry of a table is no multiple of {align}",
+            entry.offset
+        ))),
+    });
+    entries.collect()
 }
 
 fn check_limits(range: &Range, limits: &Limits) -> Result<()> {
@@ -273,20 +327,8 @@ fn table_range(entries: &[Bind]) -> Result<(Range, u32)> {
     let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
         return Err(Error::Invalid("a table without entries".into()));
     };
-    let stride = match entries {
-        [first, second, ..] => second.offset.checked_sub(first.offset),
-        _ => Some(0),
-    };
-    let stride = stride.and_then(|stride| u32::try_from(stride).ok());
-    let even = |stride: u32| {
-        entries.iter().zip(0u64..).all(|(entry, number)| {
-            entry.slot == first.slot
-                && entry.bytes == first.bytes
-                && entry.offset == first.offset + number * u64::from(stride)
-        })
-    };
-    match stride {
-        Some(stride) if u64::from(stride).is_multiple_of(WORD) && even(stride) => {
+    match table_stride(entries).and_then(|stride| u32::try_from(stride).ok()) {
+        Some(stride) if u64::from(stride).is_multiple_of(WORD) => {
             let range = Bind {
                 bytes: last.offset + last.bytes - first.offset,
                 ..*first

@@ -13,11 +13,21 @@ macro_rules! row {
             op: OpKind::$op,
             name: $name,
             needs: Features::WGSL,
+            avoids: Features::NONE,
             fits: $fits,
             launch: $launch,
             body: Body::Wgsl { file: $file, defines: &[$($define),*] },
         }
     };
+}
+
+/// The row for devices with thousands of invocations at work; a processor in disguise has
+/// nothing to hide its barriers behind.
+fn for_gpus(row: KernelRow) -> KernelRow {
+    KernelRow {
+        avoids: Features::SOFTWARE,
+        ..row
+    }
 }
 
 /// A kernel for each weight format and each way of reading it, the widest first.
@@ -81,6 +91,36 @@ macro_rules! wide {
     };
 }
 
+/// The row for GPUs with subgroup operations.
+fn for_subgroups(row: KernelRow) -> KernelRow {
+    KernelRow {
+        needs: row.needs.with(Features::SUBGROUPS),
+        ..for_gpus(row)
+    }
+}
+
+/// The kernels of [`wide`] whose lanes are those of a subgroup.
+macro_rules! by_subgroups {
+    ($op:ident $name:literal, $file:literal $defines:tt, $fits:expr, $launch:expr) => {
+        wide!($op $name, $file $defines,
+            |problem| is_long(problem).or_else(|| $fits(problem)), $launch)
+        .map(for_subgroups)
+    };
+}
+
+/// The kernels of [`weighted`] that read four codes at a time, for GPUs.
+macro_rules! packed_for_gpus {
+    ($op:ident $name:literal, $file:literal $defines:tt, $fits:expr, $launch:expr) => {
+        [
+            weighted!(packed $op $name "f32" F32 "F32", $file $defines, $fits, $launch),
+            weighted!(packed $op $name "f16" F16 "F16", $file $defines, $fits, $launch),
+            weighted!(packed $op $name "bf16" Bf16 "BF16", $file $defines, $fits, $launch),
+            weighted!(packed $op $name "f8e4m3" F8E4M3 "FP8", $file $defines, $fits, $launch),
+        ]
+        .map(for_gpus)
+    };
+}
+
 /// A kernel for each weight format it is defined for, read code by code.
 macro_rules! elementwise_weight {
     ($op:ident $name:literal, $file:literal $defines:tt, $fits:expr, $launch:expr;
@@ -97,10 +137,17 @@ pub fn rows() -> Vec<KernelRow> {
         "f32" F32 "F32", "f16" F16 "F16", "bf16" Bf16 "BF16", "f8e4m3" F8E4M3 "FP8"),
     );
     rows.extend(
+        elementwise_weight!(Norm "norm_subgroups", "norm" ["SUBGROUPS"], fits_always, launch_rows;
+        "f32" F32 "F32", "f16" F16 "F16", "bf16" Bf16 "BF16")
+        .map(for_subgroups),
+    );
+    rows.extend(
         elementwise_weight!(Norm "norm", "norm" [], fits_always, launch_rows;
         "f32" F32 "F32", "f16" F16 "F16", "bf16" Bf16 "BF16"),
     );
+    rows.extend(norm_linear_rows());
     rows.extend(block_rows());
+    rows.extend(subgroup_rows());
     rows.extend(weighted!(Linear "linear", "linear" [], linear_fits, launch_linear));
     rows.extend(weighted!(Linear "linear_residual", "linear" ["RESIDUAL"], linear_residual_fits, launch_linear));
     rows.extend(weighted!(GateUp "gate_up", "linear" ["SECOND"], blocks_fit, launch_linear));
@@ -125,9 +172,28 @@ pub fn rows() -> Vec<KernelRow> {
     rows
 }
 
-/// For many rows: an invocation computes four outputs of four rows.
+/// For many rows: an invocation computes four outputs of four rows, on GPUs over tiles that
+/// the workgroup shares.
 fn block_rows() -> Vec<KernelRow> {
     let mut rows = Vec::new();
+    rows.extend(packed_for_gpus!(Linear "linear_tile", "linear_tile" [],
+        |problem| tile_fits(problem).or_else(|| linear_fits(problem)), launch_tile));
+    rows.extend(
+        packed_for_gpus!(Linear "linear_residual_tile", "linear_tile" ["RESIDUAL"],
+        |problem| tile_fits(problem).or_else(|| linear_residual_fits(problem)), launch_tile),
+    );
+    rows.extend(
+        packed_for_gpus!(GateUp "gate_up_tile", "linear_tile" ["SECOND"],
+        |problem| tile_fits(problem).or_else(|| blocks_fit(problem)), launch_tile),
+    );
+    rows.extend(
+        packed_for_gpus!(GroupedLinear "grouped_linear_tile", "linear_tile" ["GROUPED"],
+        grouped_tile_fits, launch_grouped_tile),
+    );
+    rows.extend(
+        packed_for_gpus!(GroupedGateUp "grouped_gate_up_tile", "linear_tile" ["GROUPED" "SECOND"],
+        grouped_tile_fits, launch_grouped_tile),
+    );
     rows.extend(wide!(Linear "linear_block", "linear_block" [],
         |problem| many_rows(problem).or_else(|| linear_fits(problem)), launch_block));
     rows.extend(
@@ -147,23 +213,89 @@ fn block_rows() -> Vec<KernelRow> {
     rows
 }
 
+/// A norm and a linear in one: with lanes of subgroups, else of workgroup memory.
+fn norm_linear_rows() -> Vec<KernelRow> {
+    let mut rows = Vec::new();
+    rows.extend(
+        by_subgroups!(NormLinear "norm_linear_subgroups", "norm_linear" ["SUBGROUPS"],
+        norm_f32_fits, launch_linear_subgroups),
+    );
+    rows.extend(by_subgroups!(NormLinear "norm_bf16_linear_subgroups",
+        "norm_linear" ["SUBGROUPS" "NORM_BF16"], norm_bf16_fits, launch_linear_subgroups));
+    rows.extend(
+        wide!(NormLinear "norm_linear", "norm_linear" [], norm_f32_fits, launch_linear)
+            .map(for_gpus),
+    );
+    rows.extend(
+        wide!(NormLinear "norm_bf16_linear", "norm_linear" ["NORM_BF16"],
+        norm_bf16_fits, launch_linear)
+        .map(for_gpus),
+    );
+    rows
+}
+
+/// For few rows: a subgroup an output, without workgroup memory or barriers.
+fn subgroup_rows() -> Vec<KernelRow> {
+    let mut rows = Vec::new();
+    rows.extend(
+        by_subgroups!(Linear "linear_subgroups", "linear" ["SUBGROUPS"],
+        linear_fits, launch_linear_subgroups),
+    );
+    rows.extend(
+        by_subgroups!(Linear "linear_residual_subgroups", "linear" ["SUBGROUPS" "RESIDUAL"],
+        linear_residual_fits, launch_linear_subgroups),
+    );
+    rows.extend(
+        by_subgroups!(GateUp "gate_up_subgroups", "linear" ["SUBGROUPS" "SECOND"],
+        blocks_fit, launch_linear_subgroups),
+    );
+    rows.extend(
+        by_subgroups!(HeadLinear "head_linear_subgroups", "head_linear" ["SUBGROUPS"],
+        head_linear_fits, launch_head_linear_subgroups),
+    );
+    rows.extend(
+        by_subgroups!(GroupedLinear "grouped_linear_subgroups", "grouped_linear" ["SUBGROUPS"],
+        fits_always, launch_grouped_subgroups),
+    );
+    rows.extend(by_subgroups!(GroupedGateUp "grouped_gate_up_subgroups",
+        "grouped_linear" ["SUBGROUPS" "SECOND"], fits_always, launch_grouped_subgroups));
+    rows.extend(
+        by_subgroups!(ExpertLinear "expert_linear_subgroups", "expert_linear" ["SUBGROUPS"],
+        rows_fit, launch_expert_subgroups),
+    );
+    rows.extend(by_subgroups!(ExpertGateUp "expert_gate_up_subgroups",
+        "expert_linear" ["SUBGROUPS" "SECOND"], rows_fit, launch_expert_subgroups));
+    rows
+}
+
 fn attention_rows() -> Vec<KernelRow> {
     let mut rows = vec![
         row!(Rope "wgsl_rope", "rope" [], rows_fit, launch_rope),
         row!(CacheAppend "wgsl_cache_append", "cache_append" [], rows_fit, launch_values),
-        // On a processor four heads at a time always pay.
-        KernelRow {
-            needs: Features::WGSL.with(Features::SOFTWARE),
-            ..row!(AttendLatent "wgsl_attend_latent_block_software", "attend_block" [],
-                attend_block_fits, launch_attend_block)
-        },
+        for_gpus(row!(AttendPart "wgsl_attend_part", "attend_tile" ["PART"],
+            attend_part_fits, launch_attend_part)),
+        row!(AttendMerge "wgsl_attend_merge", "attend_merge" [],
+            attend_merge_fits, launch_attend_merge),
+        for_gpus(
+            row!(AttendLatent "wgsl_attend_latent_tile", "attend_tile" [],
+            |problem| attend_tile_fits(problem).or_else(|| rows_fit(problem)),
+            launch_attend_tile),
+        ),
         row!(AttendLatent "wgsl_attend_latent_block", "attend_block" [],
-            |problem| many_heads(problem).or_else(|| attend_block_fits(problem)),
-            launch_attend_block),
+            attend_block_fits, launch_attend_block),
         row!(AttendLatent "wgsl_attend_latent_quads", "attend" ["QUADS"],
             |problem| attends_quads(problem).or_else(|| attend_fits(problem)), launch_attend_quads),
         row!(AttendLatent "wgsl_attend_latent", "attend" [], attend_fits, launch_attend),
     ];
+    rows.extend(
+        elementwise_weight!(LatentAppend "latent_append_subgroups", "latent_append" ["SUBGROUPS"],
+        fits_always, launch_rows; "f32" F32 "F32", "f16" F16 "F16", "bf16" Bf16 "BF16")
+        .map(for_subgroups),
+    );
+    rows.extend(
+        elementwise_weight!(LatentAppend "latent_append", "latent_append" [], fits_always, launch_rows;
+        "f32" F32 "F32", "f16" F16 "F16", "bf16" Bf16 "BF16"),
+    );
     rows.extend(
         elementwise_weight!(AttendExpanded "attend_expanded", "attend" ["EXPANDED"],
         attend_fits, launch_attend;

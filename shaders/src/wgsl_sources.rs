@@ -8,13 +8,14 @@ macro_rules! files {
 
 /// Kernels: name of the file without extension, text.
 pub const KERNELS: &[(&str, &str)] = files!("":
-    "act_quant" "argmax" "attend" "attend_block" "cache_append" "combine" "copy" "embed" "expert_linear"
-    "expert_offsets" "grouped_linear" "head_linear" "head_linear_transposed" "linear" "linear_block" "norm"
-    "pairwise" "permute" "rope" "route"
+    "act_quant" "argmax" "attend" "attend_block" "attend_merge" "attend_tile" "cache_append"
+    "combine" "copy" "embed" "expert_linear" "expert_offsets" "grouped_linear" "head_linear"
+    "head_linear_transposed" "latent_append" "linear" "linear_block" "linear_tile" "norm"
+    "norm_linear" "pairwise" "permute" "rope" "route"
 );
 
 /// Snippets for `#import`.
 pub const SHARED: &[(&str, &str)] = files!("shared/":
-    "activate" "block" "decode" "dots" "formats" "lanes" "params" "reduce" "table" "tables" "weight"
-    "x"
+    "activate" "block" "decode" "dots" "formats" "lane_arguments" "lane_layout" "lanes"
+    "outer" "params" "parts" "reduce" "scores" "table" "tables" "weight" "x"
 );

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hadal_device::{Body, DType, KernelRow, OpKind, Params};
+use hadal_device::{
+    Body, DType, DeviceInfo, DeviceKind, Features, KernelRow, Limits, OpKind, Params, Problem,
+};
 use hadal_shaders::wgsl::{Assembled, Binding, PARAM_BYTES, Target, assemble, kernel_files};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -11,19 +13,18 @@ fn wgsl_rows() -> Vec<(&'static KernelRow, &'static str, &'static [&'static str]
     let rows = hadal_shaders::table().iter();
     rows.filter_map(|row| match row.body {
         Body::Wgsl { file, defines } => Some((row, file, defines)),
-        Body::Host(_) => None,
+        _ => None,
     })
     .collect()
 }
 
-const TARGETS: [Target; 2] = [
-    Target {
-        half_subnormals: false,
-    },
-    Target {
-        half_subnormals: true,
-    },
-];
+/// Every text that a device may want.
+fn targets() -> [Target; 2] {
+    [false, true].map(|half_subnormals| Target {
+        half_subnormals,
+        ..Target::default()
+    })
+}
 
 fn assembled(file: &str, defines: &[&str], target: Target) -> Assembled {
     assemble(file, defines, target).unwrap_or_else(|e| panic!("{file} {defines:?}: {e}"))
@@ -34,8 +35,10 @@ fn validated(name: &str, source: &str) -> naga::Module {
         .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
     Validator::new(
         ValidationFlags::all(),
-        Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32,
+        Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP,
     )
+    .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+    .subgroup_operations(naga::valid::SubgroupOperationSet::all())
     .validate(&module)
     .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
     module
@@ -44,7 +47,7 @@ fn validated(name: &str, source: &str) -> naga::Module {
 #[test]
 fn naga_accepts_every_row_for_every_target() {
     for (row, file, defines) in wgsl_rows() {
-        for target in TARGETS {
+        for target in targets() {
             let kernel = assembled(file, defines, target);
             let module = validated(row.name, &kernel.source);
             assert_eq!(module.entry_points.len(), 1, "{}", row.name);
@@ -102,10 +105,9 @@ fn the_parameter_struct_has_the_words_of_params_in_their_order() {
     assert_eq!(members.len(), 33);
 }
 
-#[test]
-fn constants_of_a_launch_are_overrides_of_its_kernel() {
-    use hadal_device::{DeviceInfo, DeviceKind, Features, Limits, Problem};
-    let info = |features| DeviceInfo {
+/// A device with the least limits that any has.
+fn device(features: Features) -> DeviceInfo {
+    DeviceInfo {
         backend: "none",
         ordinal: 0,
         name: String::new(),
@@ -121,10 +123,15 @@ fn constants_of_a_launch_are_overrides_of_its_kernel() {
             max_grid: 65_535,
             shared_bytes: 16 << 10,
             subgroup: (0, 0),
+            matrix: None,
         },
         memory_bytes: None,
         expand_from_tokens: None,
-    };
+    }
+}
+
+#[test]
+fn constants_of_a_launch_are_overrides_of_its_kernel() {
     let params = Params {
         rows: 3,
         n: 20_000,
@@ -149,13 +156,21 @@ fn constants_of_a_launch_are_overrides_of_its_kernel() {
             .iter()
             .filter_map(|(_, o)| o.name.as_deref().map(|name| (name, ())))
             .collect();
+        // Rows of a shard; of split attention, its parts.
+        let row_count = match row.op {
+            OpKind::AttendPart => 64,
+            _ => params.row_count,
+        };
         for features in [Features::WGSL, Features::WGSL.with(Features::SOFTWARE)] {
             let problem = Problem {
                 op: row.op,
                 weight: DType::F32,
-                params,
+                params: Params {
+                    row_count,
+                    ..params
+                },
             };
-            let launch = (row.launch)(&problem, &info(features));
+            let launch = (row.launch)(&problem, &device(features));
             for (constant, _) in &launch.constants {
                 assert!(
                     overrides.contains_key(constant),

@@ -1,6 +1,6 @@
 // Row q = r * top_k + j uses expert idx[q]: y[q][i] = dot(x[q or r], W[idx[q]][i]); with
 // SECOND silu of that times dot(.., V[idx[q]][i]). Rows whose expert is not in the table
-// are left alone. Grid: x and y over outputs (WG / LANES a workgroup), z over choices.
+// are left alone. Grid: x and y over outputs, z over choices.
 
 #import params
 #import x
@@ -26,10 +26,10 @@ var<workgroup> chosen: u32;
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#import lane_arguments
 ) {
     let q = group.z;
-    let first = (group.x + group.y * groups.x) * (WG / LANES);
+    let first = (group.x + group.y * groups.x) * outputs_a_group();
     if q >= real_rows() || first >= p.n {
         return;
     }
@@ -41,18 +41,23 @@ fn main(
     if entry >= p.expert_count {
         return;
     }
-    let lane = local % LANES;
-    let i = first + local / LANES;
-    let i_in = min(i, p.n - 1u);
+#import lane_layout
     let row = select(q, q / p.top_k, (p.flags & ROW_PER_TOKEN) != 0u);
     let x_at = vec4<u32>(p.x_offset + row * p.x_stride);
-    let w_share = w_dots(x_at, w_entry(entry) + i_in * p.k, w_entry_scales(entry, i_in), lane);
-    var sum = sum_lanes(w_share, local, lane).x;
+    for (var o = 0u; o < outputs_a_group(); o += at_once) {
+        let i = first + o + own;
+        // Lanes without an output repeat the last one, since all must take part in the sums.
+        let i_in = min(i, p.n - 1u);
+        let w_at = w_entry(entry) + i_in * p.k;
+        let w_share = w_dots(x_at, w_at, w_entry_scales(entry, i_in), lane, lanes);
+        var sum = sum_lanes(w_share, local, lane).x;
 #ifdef SECOND
-    let v_share = v_dots(x_at, v_entry(entry) + i_in * p.k, v_entry_scales(entry, i_in), lane);
-    sum = silu(sum) * sum_lanes(v_share, local, lane).x;
+        let v_at = v_entry(entry) + i_in * p.k;
+        let v_share = v_dots(x_at, v_at, v_entry_scales(entry, i_in), lane, lanes);
+        sum = silu(sum) * sum_lanes(v_share, local, lane).x;
 #endif
-    if lane == 0u && i < p.n {
-        y[p.y_offset + q * p.y_stride + i] = sum;
+        if lane == 0u && o + own < outputs_a_group() && i < p.n {
+            y[p.y_offset + q * p.y_stride + i] = sum;
+        }
     }
 }

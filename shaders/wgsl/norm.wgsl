@@ -8,7 +8,10 @@
 #import reduce
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+#import lane_arguments
+) {
     let r = group.x;
     if r >= real_rows() {
         return;
@@ -18,7 +21,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = local; i < p.n; i += WG) {
         squares += x[x_at + i] * x[x_at + i];
     }
-    let factor = 1.0 / sqrt(group_sum(squares, local) / f32(p.n) + p.eps);
+#ifdef SUBGROUPS
+    let sum = group_sum(squares, subgroup, subgroups);
+#else
+    let sum = group_sum(squares, local);
+#endif
+    let factor = 1.0 / sqrt(sum / f32(p.n) + p.eps);
     let y_at = p.y_offset + r * p.y_stride;
     for (var i = local; i < p.n; i += WG) {
         y[y_at + i] = x[x_at + i] * factor * w_code(i);

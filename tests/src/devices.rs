@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use hadal_device::{Backend, Device};
+use hadal_conformance::Lacking;
+use hadal_device::{Backend, Device, Features};
 use hadal_engine::EngineOptions;
 use hadal_host::{HostBackend, Isa};
 use hadal_vulkan::{VulkanBackend, VulkanOptions};
@@ -62,8 +63,28 @@ pub fn host() -> Named {
     named("host", &HostBackend::new()).expect("the host always opens")
 }
 
-/// The host with each instruction set that it has, wgpu with bounds checks, and wgpu with bindings so small that
-/// every matrix is cut. Devices that this machine lacks are named on standard output.
+/// A software adapter in the guise of GPUs with and without subgroup operations.
+fn as_gpus(named: &Named) -> Vec<Named> {
+    if !named.device.info().features.has(Features::SOFTWARE) {
+        return Vec::new();
+    }
+    [
+        ("", Features::SOFTWARE),
+        (
+            " without subgroups",
+            Features::SOFTWARE.with(Features::SUBGROUPS),
+        ),
+    ]
+    .map(|(without, lacking)| Named {
+        name: format!("{} as a GPU{without}", named.name),
+        device: Arc::new(Lacking::new(named.device.clone(), lacking)),
+    })
+    .into()
+}
+
+/// The host with each instruction set that it has, wgpu with bounds checks, the same with
+/// the kernels of GPUs where it is a software adapter, and wgpu with bindings so small that
+/// every matrix is cut; Vulkan likewise. Devices that this machine lacks are named on standard output.
 pub fn all() -> Vec<Named> {
     let checked = WgpuOptions {
         checked: true,
@@ -75,7 +96,9 @@ pub fn all() -> Vec<Named> {
     };
     let sets = Isa::ALL.into_iter().filter(|isa| isa.available());
     let mut devices: Vec<_> = sets.map(host_with).collect();
-    devices.extend(named("wgpu checked", &WgpuBackend::new(checked)));
+    let wgpu = named("wgpu checked", &WgpuBackend::new(checked));
+    devices.extend(wgpu.iter().flat_map(as_gpus));
+    devices.extend(wgpu);
     devices.extend(named("wgpu in pieces", &WgpuBackend::new(pieces)));
     let options = VulkanOptions {
         checked: true,

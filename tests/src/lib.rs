@@ -2,8 +2,9 @@
 //! comparison.
 #![forbid(unsafe_code)]
 
-pub mod checkpoint;
 pub mod devices;
 pub mod dispatch;
 pub mod golden;
-pub mod oracle;
+
+pub use hadal_conformance::Random;
+pub use hadal_conformance::models::{checkpoint, compare, oracle};

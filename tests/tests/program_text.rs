@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hadal_device::{
     Backend, DeviceInfo, DeviceKind, Features, KernelRow, Limits, PipelineId, Problem, select,
 };
-use hadal_graph::{Dtypes, Form, MoeForm, Request, Target, lower, optimise};
+use hadal_graph::{Dtypes, Form, MoeForm, Request, Target, WorkLimit, lower, optimise};
 use hadal_models::Outputs;
 use hadal_tests::checkpoint::Family;
 use hadal_weights::{Checkpoint, Declared, Placement};
@@ -30,9 +30,25 @@ fn gpu() -> DeviceInfo {
             max_grid: 65535,
             shared_bytes: 16 << 10,
             subgroup: (0, 0),
+            matrix: None,
         },
         memory_bytes: None,
         expand_from_tokens: None,
+    }
+}
+
+/// A GPU with subgroup operations and room.
+fn large_gpu() -> DeviceInfo {
+    let small = gpu();
+    DeviceInfo {
+        features: small.features.with(Features::SUBGROUPS),
+        limits: Limits {
+            max_binding_bytes: 128 << 20,
+            max_buffer_bytes: 256 << 20,
+            subgroup: (32, 32),
+            ..small.limits
+        },
+        ..small
     }
 }
 
@@ -75,6 +91,16 @@ fn declared(family: Family, dtypes: &Dtypes<'_>) -> Vec<Declared> {
 }
 
 fn program(info: &DeviceInfo, family: Family, bucket: u32, form: Form) -> String {
+    limited(info, family, bucket, form, None)
+}
+
+fn limited(
+    info: &DeviceInfo,
+    family: Family,
+    bucket: u32,
+    form: Form,
+    limit: Option<WorkLimit>,
+) -> String {
     let file = ("m".to_string(), Arc::new(family.safetensors(7)) as _);
     let source = Checkpoint::from_pages(vec![file]).expect("the small checkpoint opens");
     let dtypes = |name: &str| {
@@ -108,6 +134,7 @@ fn program(info: &DeviceInfo, family: Family, bucket: u32, form: Form) -> String
         cache_rows: 64,
         context: 128,
         moe: MoeForm::Auto,
+        limit,
     };
     let mut next = 0;
     let mut pipelines = |_: &KernelRow, _: &[(&'static str, u32)]| {
@@ -160,9 +187,44 @@ fn a_prefill_step_on_the_host_sorts_by_expert_and_expands() {
 }
 
 #[test]
+fn a_decode_step_on_a_gpu_splits_attention_and_makes_cache_rows_at_once() {
+    check(
+        "gpu_decode_v3.txt",
+        &program(&large_gpu(), Family::V3Fp8, 1, Form::Absorbed),
+    );
+}
+
+#[test]
+fn a_prefill_step_on_a_gpu_takes_tiles() {
+    check(
+        "gpu_prefill.txt",
+        &program(&large_gpu(), Family::V3, 128, Form::Absorbed),
+    );
+}
+
+#[test]
 fn a_decode_step_on_a_gpu_with_small_bindings_is_cut() {
     check(
         "gpu_decode.txt",
         &program(&gpu(), Family::Moonlight, 1, Form::Absorbed),
+    );
+}
+
+#[test]
+fn a_long_step_on_a_gpu_is_cut_along_rows_heads_and_experts() {
+    let limit = WorkLimit {
+        units: 20_000,
+        positions: 128,
+    };
+    let wide = DeviceInfo {
+        limits: Limits {
+            max_binding_bytes: 1 << 20,
+            ..gpu().limits
+        },
+        ..gpu()
+    };
+    check(
+        "gpu_cut.txt",
+        &limited(&wide, Family::V3Fp8, 8, Form::Absorbed, Some(limit)),
     );
 }

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+import layout
 from config import CONFIG
 from model import FP8_BLOCK, FP8_MAX, DeepSeekV3
 
@@ -69,6 +70,7 @@ def write(model, path, fp8=True):
     """Write the file atomically; gives its size."""
     partial = str(path) + ".new"
     save_file(tensors(model, fp8), partial, metadata={"format": "pt"})
+    layout.rewrite(partial)
     os.chmod(partial, 0o644)  # safetensors makes it private
     os.replace(partial, path)
     return Path(path).stat().st_size

@@ -183,6 +183,7 @@ impl HostBackend {
                 max_grid: u32::MAX,
                 shared_bytes: u32::MAX,
                 subgroup: (0, 0),
+                matrix: None,
             },
             memory_bytes: machine_bytes(),
             expand_from_tokens: Some(EXPAND_FROM_TOKENS),

@@ -28,7 +28,7 @@ pub(crate) struct Pipeline {
 
 /// What a device shares with its executables.
 pub(crate) struct Shared {
-    info: DeviceInfo,
+    pub info: DeviceInfo,
     buffers: RwLock<HashMap<BufferId, Arc<Memory>>>,
     pipelines: Mutex<Vec<Pipeline>>,
     /// Held while anything reads or writes buffers.

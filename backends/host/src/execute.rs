@@ -11,7 +11,7 @@ use crate::args::{Args, Fault};
 use crate::core::Scratch;
 use crate::device::{Pipeline, Shared};
 use crate::memory::Memory;
-use crate::resolve::{CHUNK_BYTES, Ready, Resolved, Work};
+use crate::resolve::{CHUNK_BYTES, Ready, Resolved, Work, group_count};
 
 /// A program that the host can run.
 pub(crate) struct HostExecutable {
@@ -29,14 +29,7 @@ impl HostExecutable {
     pub fn new(device: Arc<Shared>, program: &Program) -> Result<HostExecutable> {
         let mut pipelines = Vec::with_capacity(program.steps.len());
         for step in &program.steps {
-            for bind in step.binds() {
-                if bind.slot.0 >= program.slots {
-                    return Err(Error::Invalid(format!(
-                        "slot {} in a program of {} slots",
-                        bind.slot.0, program.slots
-                    )));
-                }
-            }
+            check_step(step, program.slots, device.info.limits.max_binding_bytes)?;
             pipelines.push(match step {
                 Step::Dispatch(dispatch) => {
                     let pipeline = device.pipeline(dispatch.pipeline)?;
@@ -96,6 +89,33 @@ impl Executable for HostExecutable {
         self.memories.clear();
         result.map(|()| self.device.finish())
     }
+}
+
+/// What can be told without buffers: slots, ranges, lengths, grids, tables.
+fn check_step(step: &Step, slots: u16, most: u64) -> Result<()> {
+    let invalid = |why: String| Err(Error::Invalid(why));
+    for bind in step.binds() {
+        if bind.slot.0 >= slots || bind.offset.checked_add(bind.bytes).is_none() {
+            return invalid(format!("{bind} is no range of a program of {slots} slots"));
+        }
+        if bind.bytes > most {
+            return invalid(format!("{bind} is above the limit of {most} bytes"));
+        }
+    }
+    match step {
+        Step::Dispatch(dispatch) => {
+            group_count(dispatch.groups)?;
+            let empty = |operand: &Operand| operand.binds().is_empty();
+            if dispatch.operands.iter().any(empty) {
+                return invalid(format!("{}: a table without entries", dispatch.label));
+            }
+        }
+        Step::Copy { from, to } if from.bytes != to.bytes => {
+            return invalid(format!("a copy of {} bytes to {}", from.bytes, to.bytes));
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn check_operands(pipeline: &Pipeline, dispatch: &hadal_device::Dispatch) -> Result<()> {

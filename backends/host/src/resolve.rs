@@ -142,12 +142,13 @@ fn resolve(bind: &Bind, memories: &[Arc<Memory>]) -> Result<Mem> {
     })
 }
 
-fn group_count(groups: [u32; 3]) -> Result<u32> {
+/// Groups of a grid; none of its axes may be empty.
+pub(crate) fn group_count(groups: [u32; 3]) -> Result<u32> {
     groups
         .iter()
         .try_fold(1u32, |product, n| product.checked_mul(*n))
         // Threads count a little past the end, which must not wrap.
-        .filter(|count| *count < u32::MAX / 2)
+        .filter(|count| (1..u32::MAX / 2).contains(count))
         .ok_or_else(|| Error::Invalid(format!("a grid of {groups:?} groups")))
 }
 

@@ -62,6 +62,7 @@ fn info() -> DeviceInfo {
             max_grid: 65535,
             shared_bytes: 16 << 10,
             subgroup: (0, 0),
+            matrix: None,
         },
         memory_bytes: Some(0),
         expand_from_tokens: None,

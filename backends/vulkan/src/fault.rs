@@ -1,6 +1,7 @@
-//! Vulkan's results as values of [`Error`].
+//! Vulkan's results as values of [`Error`], and losses on purpose.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hadal_device::{Error, Result};
 use vulkano::{Validated, VulkanError};
@@ -32,7 +33,9 @@ impl Faults {
     ) -> Error {
         match error.into() {
             Validated::Error(VulkanError::DeviceLost) => {
-                let why = self.0.get_or_init(|| format!("{what} failed"));
+                let why = self
+                    .0
+                    .get_or_init(|| format!("{what} met VK_ERROR_DEVICE_LOST"));
                 Error::Lost {
                     device: device.into(),
                     why: why.clone(),
@@ -50,6 +53,28 @@ impl Faults {
             },
             other => Error::Invalid(format!("{what} on {device}: {other}")),
         }
+    }
+}
+
+/// Loses one device on purpose; see `VulkanOptions::lose_after_submits`.
+#[derive(Debug, Default)]
+pub struct Fuse {
+    after: Option<u64>,
+    blown: AtomicBool,
+}
+
+impl Fuse {
+    /// Blows once, after so many programs.
+    pub fn new(after: Option<u64>) -> Fuse {
+        Fuse {
+            after,
+            blown: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the device that has submitted `runs` programs is lost now.
+    pub fn blows(&self, runs: u64) -> bool {
+        self.after.is_some_and(|after| runs >= after) && !self.blown.swap(true, Ordering::Relaxed)
     }
 }
 

@@ -1,32 +1,22 @@
-//! Which devices there are and what they offer.
+//! Which devices there are, and their descriptions.
 
 use std::sync::Arc;
 
 use hadal_device::{DeviceInfo, DeviceKind, Error, Features, Limits, Result};
 use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType};
-use vulkano::device::{DeviceFeatures, QueueFlags};
 use vulkano::instance::{Instance, InstanceCreateFlags, InstanceCreateInfo};
 use vulkano::{LoadingError, Version, VulkanLibrary};
 
-use crate::{VulkanBackend, VulkanOptions};
+use crate::offer::{Offer, compute_family, needed_features};
+use crate::validation::{self, Messages};
+use crate::{VulkanBackend, VulkanOptions, budget};
 
-/// Operand offsets are at least this much aligned, so that a program's layout does not
-/// depend on the device.
-const OFFSET_ALIGN: u64 = 256;
+/// Lengths of operands and buffers are multiples of this, so that pieces of both meet any
+/// alignment.
+const GRAIN: u64 = 256;
 
 /// No operand is longer: kernels count bytes of a table in 32 bits.
-const MAX_BINDING: u64 = (1 << 32) - OFFSET_ALIGN;
-
-/// The layer that checks the calls.
-const VALIDATION: &str = "VK_LAYER_KHRONOS_validation";
-
-/// Features that every device is opened with.
-pub fn needed_features() -> DeviceFeatures {
-    DeviceFeatures {
-        timeline_semaphore: true,
-        ..DeviceFeatures::empty()
-    }
-}
+const MAX_BINDING: u64 = (1 << 32) - GRAIN;
 
 fn unavailable(why: String) -> Error {
     Error::Unavailable {
@@ -38,6 +28,9 @@ fn unavailable(why: String) -> Error {
 /// Physical devices with their descriptions, best first. An error if there are none.
 pub fn enumerate(options: &VulkanOptions) -> Result<Vec<(Arc<PhysicalDevice>, DeviceInfo)>> {
     let instance = instance(options)?;
+    // vulkano asks drivers about more than an older validation layer knows, which is no
+    // mistake of this backend.
+    let _unheard = Arc::new(Messages::default()).listen(&instance);
     let found = instance
         .enumerate_physical_devices()
         .map_err(|error| unavailable(format!("the drivers could not be asked: {error}")))?;
@@ -68,22 +61,18 @@ fn instance(options: &VulkanOptions) -> Result<Arc<Instance>> {
             LoadingError::VulkanError(error) => format!("the Vulkan loader failed: {error}"),
         })
     })?;
-    let mut enabled_layers = Vec::new();
-    if options.checked {
-        let layers = library.layer_properties().into_iter().flatten();
-        enabled_layers.extend(
-            layers
-                .map(|layer| layer.name().to_string())
-                .filter(|name| name == VALIDATION),
-        );
-    }
-    let info = InstanceCreateInfo {
+    let mut info = InstanceCreateInfo {
         flags: InstanceCreateFlags::ENUMERATE_PORTABILITY,
         application_name: Some("hadal".into()),
         max_api_version: Some(Version::V1_3),
-        enabled_layers,
         ..Default::default()
     };
+    let mut layers = library.layer_properties().into_iter().flatten();
+    if options.checked && layers.any(|layer| layer.name() == validation::LAYER) {
+        info.enabled_layers = vec![validation::LAYER.to_string()];
+        // The layer itself has the extension, whatever the driver.
+        info.enabled_extensions.ext_debug_utils = true;
+    }
     Instance::new(library, info)
         .map_err(|error| unavailable(format!("Vulkan could not be started: {error}")))
 }
@@ -96,16 +85,6 @@ fn kind_rank(kind: PhysicalDeviceType) -> u8 {
         PhysicalDeviceType::Cpu => 4,
         _ => 3,
     }
-}
-
-/// The family whose queues compute; one that draws too is taken where it is the first, as
-/// drivers give it the most units.
-pub fn compute_family(device: &PhysicalDevice) -> Option<u32> {
-    let families = device.queue_family_properties();
-    let place = families
-        .iter()
-        .position(|family| family.queue_flags.contains(QueueFlags::COMPUTE))?;
-    u32::try_from(place).ok()
 }
 
 /// The least that the kernels are written for.
@@ -125,21 +104,21 @@ fn is_enough(device: &PhysicalDevice) -> bool {
 fn describe(device: &PhysicalDevice, ordinal: usize, options: &VulkanOptions) -> DeviceInfo {
     let p = device.properties();
     let software = p.device_type == PhysicalDeviceType::Cpu;
-    let mut features = Features::WGSL;
-    if software {
-        features = features.with(Features::SOFTWARE);
+    let mut features = Features::WGSL.with(Features::SPIRV);
+    let offer = Offer::of(device, options);
+    for (offered, feature) in [
+        (software, Features::SOFTWARE),
+        (offer.subgroup.is_some(), Features::SUBGROUPS),
+        (offer.import_align.is_some(), Features::IN_PLACE),
+        (offer.addresses, Features::POINTER_TABLES),
+        (offer.matrix.is_some(), Features::COOPERATIVE_MATRIX),
+    ] {
+        if offered {
+            features = features.with(feature);
+        }
     }
     let driver = p.driver_name.clone().unwrap_or_default();
     let version = p.driver_info.clone().unwrap_or_default();
-    let heaps = &device.memory_properties().memory_heaps;
-    let local = heaps
-        .iter()
-        .filter(|heap| {
-            heap.flags
-                .contains(vulkano::memory::MemoryHeapFlags::DEVICE_LOCAL)
-        })
-        .map(|heap| heap.size)
-        .max();
     DeviceInfo {
         backend: VulkanBackend::NAME,
         ordinal,
@@ -152,30 +131,32 @@ fn describe(device: &PhysicalDevice, ordinal: usize, options: &VulkanOptions) ->
             _ => DeviceKind::VirtualGpu,
         },
         features,
-        limits: limits(device, options),
-        memory_bytes: local,
+        limits: limits(device, &offer, options),
+        memory_bytes: budget::device_bytes(device, options.memory_bytes),
         // No WGSL row expands keys and values into memory once for many rows.
         expand_from_tokens: None,
     }
 }
 
-fn limits(device: &PhysicalDevice, options: &VulkanOptions) -> Limits {
+fn limits(device: &PhysicalDevice, offer: &Offer, options: &VulkanOptions) -> Limits {
     let p = device.properties();
     let wanted = options.binding_bytes.unwrap_or(MAX_BINDING);
     let binding = u64::from(p.max_storage_buffer_range)
         .min(MAX_BINDING)
-        .min(wanted.max(OFFSET_ALIGN));
+        .min(wanted.max(GRAIN));
     let buffer = p
         .max_memory_allocation_size
         .unwrap_or(1 << 30)
         .min(p.max_buffer_size.unwrap_or(u64::MAX));
+    // Bindings are arrays of words; through addresses kernels read sixteen bytes at a time.
+    let least = if offer.addresses { 16 } else { 4 };
     let align = p
         .min_storage_buffer_offset_alignment
         .as_devicesize()
-        .max(OFFSET_ALIGN);
+        .max(least);
     Limits {
-        max_binding_bytes: binding - binding % align,
-        max_buffer_bytes: buffer - buffer % align,
+        max_binding_bytes: binding - binding % GRAIN,
+        max_buffer_bytes: buffer - buffer % GRAIN,
         offset_align: align,
         max_operands: p.max_per_stage_descriptor_storage_buffers,
         max_workgroup: p.max_compute_work_group_invocations,
@@ -185,12 +166,7 @@ fn limits(device: &PhysicalDevice, options: &VulkanOptions) -> Limits {
             .min()
             .unwrap_or(65_535),
         shared_bytes: p.max_compute_shared_memory_size,
-        subgroup: match p.subgroup_size {
-            Some(size) => (
-                p.min_subgroup_size.unwrap_or(size),
-                p.max_subgroup_size.unwrap_or(size),
-            ),
-            None => (0, 0),
-        },
+        subgroup: offer.subgroup.map_or((0, 0), |s| (s.size, s.size)),
+        matrix: offer.matrix,
     }
 }

@@ -1,27 +1,29 @@
-//! Kernels: from text to SPIR-V and a compiled pipeline.
+//! Kernels: from WGSL or a module to a compiled pipeline.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hadal_device::{Error, Result};
-use hadal_shaders::wgsl::{Assembled, Binding};
+use hadal_shaders::spirv::{CONSTANTS, HALF_SUBNORMALS, Module};
+use hadal_shaders::wgsl::{Assembled, Binding, Target};
 use naga::back::{PipelineConstants, pipeline_constants, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use vulkano::descriptor_set::layout::{
     DescriptorSetLayout, DescriptorSetLayoutBinding, DescriptorSetLayoutCreateInfo, DescriptorType,
 };
-use vulkano::pipeline::compute::ComputePipelineCreateInfo;
+use vulkano::pipeline::PipelineLayout;
 use vulkano::pipeline::layout::PipelineLayoutCreateInfo;
-use vulkano::pipeline::{ComputePipeline, PipelineLayout, PipelineShaderStageCreateInfo};
-use vulkano::shader::{ShaderModule, ShaderModuleCreateInfo, ShaderStages};
+use vulkano::shader::ShaderStages;
 
+use crate::cache::Cache;
 use crate::gpu::Gpu;
+use crate::pipeline::Pipeline;
 
 /// What compiling a kernel makes.
 pub struct Compiled {
     /// What it runs.
-    pub pipeline: Arc<ComputePipeline>,
+    pub pipeline: Pipeline,
     /// Its place in commands.
     pub layout: Arc<PipelineLayout>,
     /// What it binds.
@@ -32,11 +34,21 @@ pub struct Compiled {
 pub struct Compiler<'g> {
     /// The device.
     pub gpu: &'g Gpu,
+    /// Pipelines of earlier times.
+    pub cache: &'g Cache,
     /// With bounds checks.
     pub checked: bool,
 }
 
 impl Compiler<'_> {
+    /// What kernels may use beyond plain WGSL.
+    fn capabilities(&self) -> Capabilities {
+        match self.gpu.offer.subgroup {
+            Some(_) => Capabilities::SUBGROUP,
+            None => Capabilities::empty(),
+        }
+    }
+
     /// The kernel `name` from its text.
     pub fn compile(
         &self,
@@ -45,27 +57,52 @@ impl Compiler<'_> {
         constants: &[(&'static str, u32)],
     ) -> Result<Compiled> {
         let broken = |why: String| Error::Invalid(format!("kernel {name}: {why}"));
-        let words = spirv(&text.source, constants, self.checked).map_err(broken)?;
+        let words =
+            spirv(&text.source, constants, self.checked, self.capabilities()).map_err(broken)?;
+        self.pipeline(name, &words, &text.bindings, &[])
+    }
+
+    /// The kernel `name` from a module.
+    pub fn compile_module(
+        &self,
+        name: &str,
+        module: &Module,
+        constants: &[(&'static str, u32)],
+        target: Target,
+    ) -> Result<Compiled> {
+        let half = (HALF_SUBNORMALS, u32::from(target.half_subnormals));
+        let number = |(constant, value): &(&str, u32)| {
+            let known = CONSTANTS.iter().find(|(known, _)| known == constant);
+            let (_, number) = known.ok_or_else(|| {
+                Error::Invalid(format!("kernel {name}: no constant is called {constant}"))
+            })?;
+            Ok((*number, *value))
+        };
+        let values: Result<Vec<_>> = constants.iter().chain([&half]).map(number).collect();
+        self.pipeline(name, &module.words(), module.bindings, &values?)
+    }
+
+    fn pipeline(
+        &self,
+        name: &str,
+        words: &[u32],
+        bindings: &[Binding],
+        constants: &[(u32, u32)],
+    ) -> Result<Compiled> {
         let what = format!("compiling kernel {name}");
         let fault = |error| self.gpu.error(error, &what, 0);
         let device = || self.gpu.device.clone();
-        let set = DescriptorSetLayout::new(device(), set_info(&text.bindings)).map_err(fault)?;
+        let set = DescriptorSetLayout::new(device(), set_info(bindings)).map_err(fault)?;
         let layout = PipelineLayoutCreateInfo {
             set_layouts: vec![set.clone()],
             ..Default::default()
         };
         let layout = PipelineLayout::new(device(), layout).map_err(fault)?;
-        // SAFETY: the words are SPIR-V that naga wrote from validated WGSL of this
-        // workspace; loops end and indices lie in their operands by the promises of lowering
-        // (hadal-device, "What the runtime promises").
-        let module = unsafe { ShaderModule::new(device(), ShaderModuleCreateInfo::new(&words)) };
-        let entry = module.map_err(fault)?.entry_point("main");
-        let entry = entry.ok_or_else(|| broken("it has no entry point main".into()))?;
-        let info = ComputePipelineCreateInfo::stage_layout(
-            PipelineShaderStageCreateInfo::new(entry),
-            layout.clone(),
-        );
-        let pipeline = ComputePipeline::new(device(), None, info).map_err(fault)?;
+        // SAFETY: the words are SPIR-V that naga wrote from validated WGSL of this workspace, or
+        // glslang from its GLSL; loops end and indices lie in their operands by the promises of
+        // lowering (hadal-device, "What the runtime promises").
+        let pipeline = unsafe { Pipeline::new(self.gpu, self.cache, words, &layout, constants) };
+        let pipeline = pipeline.map_err(|error| self.gpu.error(error, &what, 0))?;
         Ok(Compiled {
             pipeline,
             layout,
@@ -98,9 +135,12 @@ fn spirv(
     source: &str,
     constants: &[(&'static str, u32)],
     checked: bool,
+    capabilities: Capabilities,
 ) -> std::result::Result<Vec<u32>, String> {
     let module = naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string(source))?;
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+    let info = Validator::new(ValidationFlags::all(), capabilities)
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all())
         .validate(&module)
         .map_err(|e| e.emit_to_string(source))?;
     let mut values = PipelineConstants::default();
@@ -116,12 +156,6 @@ fn spirv(
     } else {
         BoundsCheckPolicy::Unchecked
     };
-    let zero = if checked {
-        spv::ZeroInitializeWorkgroupMemoryMode::Polyfill
-    } else {
-        // Every kernel writes workgroup memory before it reads it.
-        spv::ZeroInitializeWorkgroupMemoryMode::None
-    };
     let options = spv::Options {
         lang_version: (1, 3),
         flags: spv::WriterFlags::empty(),
@@ -130,7 +164,9 @@ fn spirv(
             buffer: policy,
             ..Default::default()
         },
-        zero_initialize_workgroup_memory: zero,
+        // Every kernel writes workgroup memory before it reads it; zeros would hide the one
+        // that does not, and take compilers minutes.
+        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
         force_loop_bounding: checked,
         emit_int_div_checks: checked,
         use_storage_input_output_16: false,

@@ -1,29 +1,47 @@
-//! The native Vulkan backend: the WGSL rows as SPIR-V, recorded once and replayed.
+//! The native Vulkan backend: WGSL rows as SPIR-V and SPIR-V rows, recorded once and replayed.
 //!
 //! Knows buffers, kernels and programs; must never know a model, an expert or a token.
-//! [`VulkanBackend`] is the way in. `instance` finds devices, `gpu` owns one and its queue,
-//! `memory` is bytes, `kernel` compiles, `record` writes commands, `program` keeps and
-//! submits them, `transfer` moves bytes, `device` puts it together.
+//! [`VulkanBackend`] is the way in. `instance` finds devices, `offer` is what one can do
+//! beyond the least (`matrix`: its matrix units), `gpu` owns an open one, `lane` a queue of it; `memory`, `import` and
+//! `budget` are bytes, `kernel`, `pipeline` and `cache` compile, `record` writes commands,
+//! `program` keeps and submits them (`addresses`: what its tables are),  `transfer` moves bytes, `timing` measures, `device`
+//! puts it together.
 
+mod addresses;
+mod budget;
+mod cache;
 mod device;
 mod fault;
 mod gpu;
+mod import;
 mod instance;
 mod kernel;
+mod lane;
+mod matrix;
 mod memory;
+mod offer;
+mod pipeline;
 mod program;
 mod record;
+mod timing;
 mod transfer;
+mod validation;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use hadal_device::{Backend, Device, DeviceInfo, Error, Result};
 
+pub use crate::cache::user_cache_folder;
+use crate::fault::Fuse;
+use crate::validation::Messages;
+
 /// How devices are opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct VulkanOptions {
     /// Compile kernels with bounds checks and run under the validation layers if they are
-    /// installed. Kernels trust lowering otherwise.
+    /// installed: a device then refuses everything after their first message, and
+    /// [`VulkanBackend::messages`] has them all. Kernels trust lowering otherwise.
     pub checked: bool,
     /// Longest operand in bytes, where less than the device allows is wanted: makes lowering
     /// cut small models into shards. Rounded down to a multiple of 256.
@@ -31,12 +49,30 @@ pub struct VulkanOptions {
     /// Do as if the device's conversion from half precision lost subnormal numbers, which
     /// is otherwise tried out: takes the other way of decoding F16 and E4M3.
     pub no_half_conversion: bool,
+    /// Where compiled kernels are kept for the next process ([`user_cache_folder`] serves
+    /// well); `None`: nowhere.
+    pub cache_folder: Option<PathBuf>,
+    /// Device memory to use at most, where less than the driver's budget is wanted.
+    pub memory_bytes: Option<u64>,
+    /// Whether host memory is used in place (`Device::adopt`) where the driver can; `None`:
+    /// on devices that share it.
+    pub adopt: Option<bool>,
+    /// Size of subgroups on devices that offer a range, brought to the nearest power of two
+    /// that they offer; `None`: the device's usual one.
+    pub subgroup_size: Option<u32>,
+    /// Fault injection, for tests of whoever must survive a lost device: the first device
+    /// of this backend value that has submitted so many programs behaves from then on as if
+    /// the driver had answered VK_ERROR_DEVICE_LOST. Devices opened afterwards, by the same
+    /// value or a clone of it, work.
+    pub lose_after_submits: Option<u64>,
 }
 
 /// Devices that Vulkan reaches: hardware first, software ones last and marked so.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct VulkanBackend {
     options: VulkanOptions,
+    fuse: Arc<Fuse>,
+    messages: Arc<Messages>,
 }
 
 impl VulkanBackend {
@@ -45,7 +81,17 @@ impl VulkanBackend {
 
     /// The backend with these options. Touches no driver.
     pub fn new(options: VulkanOptions) -> VulkanBackend {
-        VulkanBackend { options }
+        VulkanBackend {
+            fuse: Arc::new(Fuse::new(options.lose_after_submits)),
+            messages: Arc::default(),
+            options,
+        }
+    }
+
+    /// What the validation layers said of devices of this backend so far, also while they
+    /// were closed. Anything is a mistake of this crate.
+    pub fn messages(&self) -> Vec<String> {
+        self.messages.all()
     }
 }
 
@@ -71,6 +117,12 @@ impl Backend for VulkanBackend {
             });
         }
         let (physical, info) = found.swap_remove(ordinal);
-        Ok(Arc::new(device::open(physical, info, self.options)?))
+        Ok(Arc::new(device::open(
+            physical,
+            info,
+            &self.options,
+            self.fuse.clone(),
+            self.messages.clone(),
+        )?))
     }
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use ash::vk;
 use hadal_device::{
-    BufferId, Executable, KEPT_TABLES, Program, Result, Slot, Ticket, check_table, levels_with,
+    Access, BufferId, Error, Executable, KEPT_TABLES, Program, Result, Slot, Ticket, check_table,
+    levels_with,
 };
 use hadal_shaders::wgsl::PARAM_BYTES;
 use hadal_shaders::wgsl_operands::{self, Range, resolve};
@@ -14,8 +16,10 @@ use vulkano::descriptor_set::layout::DescriptorType;
 use vulkano::descriptor_set::pool::{DescriptorPool, DescriptorPoolCreateInfo};
 use vulkano::{VulkanError, VulkanObject};
 
+use crate::addresses::{Addresses, tables};
 use crate::device::Core;
 use crate::fault::raw;
+use crate::gpu::Marks;
 use crate::kernel::Compiled;
 use crate::memory::{Memory, Place, Shared};
 use crate::record::{Commands, Recording};
@@ -26,17 +30,25 @@ type Work = wgsl_operands::Work<Compiled>;
 struct Bound {
     core: Arc<Core>,
     table: Vec<BufferId>,
+    /// What is under way in the buffers of the table.
+    marks: Vec<Arc<Marks>>,
+    /// [`Core::freed`] when all buffers of the table were last seen.
+    seen: u64,
     commands: Commands,
     /// Operands of the dispatches.
     _sets: Option<DescriptorPool>,
+    /// Addresses of their tables.
+    _addresses: Option<Addresses>,
     /// The last submit.
     ticket: Ticket,
 }
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        // The commands must not go while they run; after a loss nothing runs.
-        let _ = self.core.gpu.wait(self.ticket);
+        // The commands must not go while they run.
+        if self.core.gpu.wait(self.ticket).is_err() {
+            self.core.gpu.drain();
+        }
     }
 }
 
@@ -70,21 +82,32 @@ impl Prepared {
     }
 
     /// The place in `bound` of `table`, recorded if it is new.
-    fn bind(&mut self, table: &[BufferId], memory: &[Shared]) -> Result<usize> {
-        if let Some(known) = self.bound.iter().position(|b| b.table == table) {
+    fn bind(&mut self, table: &[BufferId]) -> Result<usize> {
+        let freed = self.core.freed();
+        let known = self.bound.iter().position(|bound| bound.table == table);
+        if let Some(known) = known
+            && self.bound[known].seen == freed
+        {
             return Ok(known);
         }
-        let bytes = |slot: Slot| memory[usize::from(slot.0)].bytes;
-        self.work.iter().try_for_each(|work| work.check(bytes))?;
-        let sets = self.sets(memory)?;
-        let mut commands = Commands::new(&self.core.gpu)?;
+        let memory = self.core.memories(table)?;
+        if let Some(known) = known {
+            self.bound[known].seen = freed;
+            return Ok(known);
+        }
+        self.check(&memory)?;
+        let addresses = Addresses::new(&self.core, &self.work, &memory)?;
+        let sets = self.sets(&memory, addresses.as_ref())?;
+        let gpu = &self.core.gpu;
+        let fault = |error| gpu.error(error, "recording", 0);
+        let mut commands = Commands::new(&gpu.device, gpu.family())
+            .map_err(|error| gpu.error(error, "command buffers", 0))?;
         let levels = levels_with(&self.program, table);
         // SAFETY: new commands, which nothing uses yet.
         unsafe {
-            commands.record(|recording| {
-                self.record(recording, memory, &levels, &sets.1);
-                Ok(())
-            })?;
+            commands
+                .record(|recording| self.record(recording, &memory, &levels, &sets.1))
+                .map_err(fault)?;
         }
         let made = sets.1.len() as u64;
         self.core
@@ -93,22 +116,46 @@ impl Prepared {
         // Tables of buffers that are gone must not pile up; the oldest goes first.
         let core = &self.core;
         self.bound
-            .retain(|known| known.table.iter().all(|id| core.memory(*id).is_ok()));
+            .retain(|known| core.memories(&known.table).is_ok());
         if self.bound.len() == KEPT_TABLES {
             self.bound.remove(0);
         }
         self.bound.push(Bound {
             core: self.core.clone(),
             table: table.to_vec(),
+            marks: memory.iter().map(|memory| memory.marks.clone()).collect(),
+            seen: freed,
             commands,
             _sets: sets.0,
+            _addresses: addresses,
             ticket: Ticket(0),
         });
         Ok(self.bound.len() - 1)
     }
 
+    /// `Err` unless every range lies in its buffer and none that is written is read only.
+    fn check(&self, memory: &[Shared]) -> Result<()> {
+        let bytes = |slot: Slot| memory[usize::from(slot.0)].bytes;
+        self.work.iter().try_for_each(|work| work.check(bytes))?;
+        for (number, step) in self.program.steps.iter().enumerate() {
+            let is_broken = |bind: &hadal_device::Bind| {
+                bind.access == Access::Write && !memory[usize::from(bind.slot.0)].is_writable()
+            };
+            if step.binds().iter().any(is_broken) {
+                return Err(Error::Invalid(format!(
+                    "step {number} ({step}) writes adopted pages, which are read only"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// A descriptor set for each dispatch, and their pool.
-    fn sets(&self, memory: &[Shared]) -> Result<(Option<DescriptorPool>, Vec<vk::DescriptorSet>)> {
+    fn sets(
+        &self,
+        memory: &[Shared],
+        addresses: Option<&Addresses>,
+    ) -> Result<(Option<DescriptorPool>, Vec<vk::DescriptorSet>)> {
         let mut layouts = Vec::new();
         let mut storage = 0;
         for work in &self.work {
@@ -117,7 +164,7 @@ impl Prepared {
             } = work
             {
                 layouts.push(kernel.compiled.set.handle());
-                storage += operands.len() as u32;
+                storage += (operands.len() + tables(work).len()) as u32;
             }
         }
         let Some(params) = self.params.as_ref().filter(|_| !layouts.is_empty()) else {
@@ -146,6 +193,7 @@ impl Prepared {
         raw(unsafe { (fns.allocate_descriptor_sets)(device, &info, sets.as_mut_ptr()) })
             .map_err(|error: VulkanError| gpu.error(error, "binding buffers", 0))?;
         let mut next = sets.iter();
+        let mut lists = addresses.into_iter().flat_map(Addresses::lists);
         for work in &self.work {
             if let Work::Dispatch {
                 operands,
@@ -154,7 +202,9 @@ impl Prepared {
             } = work
                 && let Some(set) = next.next()
             {
-                self.write_set(*set, params, *params_at, operands, memory);
+                let tables = tables(work).iter().map(|table| table.binding);
+                let tables: Vec<_> = tables.zip(lists.by_ref()).collect();
+                self.write_set(*set, params, *params_at, operands, &tables, memory);
             }
         }
         Ok((Some(pool), sets))
@@ -166,6 +216,7 @@ impl Prepared {
         params: &Memory,
         params_at: u64,
         operands: &[Range],
+        tables: &[(u32, (&Memory, u64, u64))],
         memory: &[Shared],
     ) {
         let info = |buffer, offset, range| vk::DescriptorBufferInfo {
@@ -174,24 +225,26 @@ impl Prepared {
             range,
         };
         let uniform = [info(params.handle(), params_at, PARAM_BYTES)];
-        let storage: Vec<_> = operands
-            .iter()
-            .map(|range| {
-                let buffer = memory[usize::from(range.slot.0)].handle();
-                info(buffer, range.offset, range.bytes)
-            })
-            .collect();
+        let lists = tables.iter().map(|(binding, (memory, offset, bytes))| {
+            (*binding, info(memory.handle(), *offset, *bytes))
+        });
+        let mut storage: Vec<_> = lists.collect();
+        let free = (1u32..).filter(|number| tables.iter().all(|(binding, _)| binding != number));
+        storage.extend(free.zip(operands).map(|(number, range)| {
+            let buffer = memory[usize::from(range.slot.0)].handle();
+            (number, info(buffer, range.offset, range.bytes))
+        }));
         let mut writes = vec![
             vk::WriteDescriptorSet::default()
                 .dst_set(set)
                 .descriptor_type(vk::DescriptorType::UNIFORM_BUFFER)
                 .buffer_info(&uniform),
         ];
-        for (binding, info) in (1u32..).zip(&storage) {
+        for (binding, info) in &storage {
             writes.push(
                 vk::WriteDescriptorSet::default()
                     .dst_set(set)
-                    .dst_binding(binding)
+                    .dst_binding(*binding)
                     .descriptor_type(vk::DescriptorType::STORAGE_BUFFER)
                     .buffer_info(std::slice::from_ref(info)),
             );
@@ -221,6 +274,8 @@ impl Prepared {
         let handle = |range: &Range| memory[usize::from(range.slot.0)].handle();
         let mut sets = sets.iter();
         let (mut level, mut current) = (0, std::ptr::null());
+        // The first step comes after everything that was submitted before.
+        recording.barrier();
         for (work, step_level) in self.work.iter().zip(levels) {
             if *step_level > level {
                 recording.barrier();
@@ -255,17 +310,15 @@ impl Prepared {
 
 impl Executable for Prepared {
     fn submit(&mut self, table: &[BufferId]) -> Result<Ticket> {
+        let begin = Instant::now();
         check_table(self.program.slots, table)?;
         self.core.gpu.check()?;
-        let memory: Vec<Shared> = table
-            .iter()
-            .map(|id| self.core.memory(*id))
-            .collect::<Result<_>>()?;
-        let bound = self.bind(table, &memory)?;
+        let bound = self.bind(table)?;
         let bound = &mut self.bound[bound];
         // SAFETY: recorded; buffers live by the promise of `submit`, the rest by `Bound`,
         // which waits before it goes.
-        bound.ticket = unsafe { self.core.gpu.submit(bound.commands.handle())? };
+        bound.ticket = unsafe { self.core.gpu.run(bound.commands.handle(), &bound.marks)? };
+        self.core.gpu.cost.add(begin.elapsed());
         Ok(bound.ticket)
     }
 }
@@ -280,8 +333,8 @@ impl Core {
         let usage = BufferUsage::UNIFORM_BUFFER;
         let memory = Memory::new(&self.gpu, "parameters", length, usage, Place::Device)?;
         self.staging().write(&self.gpu, &memory, 0, bytes)?;
-        // A program that is dropped at once must not take the memory from under the copy.
-        self.gpu.wait(self.gpu.last())?;
+        // A program that runs or is dropped at once must not overtake the copy.
+        self.gpu.settle(&memory.marks);
         Ok(Some(memory))
     }
 }

@@ -1,61 +1,66 @@
 //! Commands: recorded by raw calls, because vulkano's own recorder tracks every buffer and
 //! does not let recorded commands be submitted through a timeline.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use ash::vk;
-use hadal_device::Result;
-use vulkano::VulkanObject;
 use vulkano::command_buffer::CommandBufferLevel;
 use vulkano::command_buffer::pool::{
     CommandBufferAllocateInfo, CommandPool, CommandPoolAlloc, CommandPoolCreateFlags,
     CommandPoolCreateInfo,
 };
+use vulkano::device::Device;
+use vulkano::{Validated, VulkanError, VulkanObject};
 
 use crate::fault::raw;
-use crate::gpu::Gpu;
 
-/// One command buffer with a pool of its own.
+/// A command buffer.
 pub struct Commands {
-    gpu: Arc<Gpu>,
+    device: Arc<Device>,
     commands: CommandPoolAlloc,
-    /// Keeps `commands` alive.
-    _pool: CommandPool,
+    /// Keeps `commands` alive; locked by nobody.
+    _pool: Arc<Mutex<CommandPool>>,
 }
 
 /// Commands being recorded.
 pub struct Recording<'c> {
-    gpu: &'c Gpu,
+    device: &'c Device,
     commands: vk::CommandBuffer,
 }
 
 impl Commands {
-    /// An empty command buffer.
-    pub fn new(gpu: &Arc<Gpu>) -> Result<Commands> {
+    /// Empty command buffers for queues of `family`, with a pool of their own: recording one
+    /// while another thread records one of the same pool is not allowed.
+    pub fn several(
+        device: &Arc<Device>,
+        family: u32,
+        count: u32,
+    ) -> Result<Vec<Commands>, Validated<VulkanError>> {
         let info = CommandPoolCreateInfo {
             flags: CommandPoolCreateFlags::RESET_COMMAND_BUFFER,
-            queue_family_index: gpu.family(),
+            queue_family_index: family,
             ..Default::default()
         };
-        let fault = |error| gpu.error(error, "command buffers", 0);
-        let pool = CommandPool::new(gpu.device.clone(), info).map_err(fault)?;
-        let one = CommandBufferAllocateInfo {
+        let pool = CommandPool::new(device.clone(), info)?;
+        let info = CommandBufferAllocateInfo {
             level: CommandBufferLevel::Primary,
-            command_buffer_count: 1,
+            command_buffer_count: count,
             ..Default::default()
         };
-        let mut made = pool
-            .allocate_command_buffers(one)
-            .map_err(|error| gpu.error(error, "command buffers", 0))?;
-        let commands = made.next().ok_or_else(|| {
-            hadal_device::Error::Invalid("the driver gave no command buffer".into())
-        })?;
-        drop(made);
-        Ok(Commands {
-            gpu: gpu.clone(),
+        let made: Vec<_> = pool.allocate_command_buffers(info)?.collect();
+        let pool = Arc::new(Mutex::new(pool));
+        let one = |commands| Commands {
+            device: device.clone(),
             commands,
-            _pool: pool,
-        })
+            _pool: pool.clone(),
+        };
+        Ok(made.into_iter().map(one).collect())
+    }
+
+    /// An empty command buffer with a pool of its own.
+    pub fn new(device: &Arc<Device>, family: u32) -> Result<Commands, Validated<VulkanError>> {
+        let mut one = Commands::several(device, family, 1)?;
+        one.pop().ok_or(VulkanError::OutOfHostMemory.into())
     }
 
     /// Vulkan's handle.
@@ -63,36 +68,33 @@ impl Commands {
         self.commands.handle()
     }
 
-    /// Records `body` anew, after everything that was submitted before.
+    /// Records `body` anew, after everything that was submitted to the queue before.
     ///
     /// # Safety
     /// No unfinished submit uses these commands.
-    pub unsafe fn record(&mut self, body: impl FnOnce(&Recording<'_>) -> Result<()>) -> Result<()> {
-        let fns = &self.gpu.device.fns().v1_0;
+    pub unsafe fn record(&mut self, body: impl FnOnce(&Recording<'_>)) -> Result<(), VulkanError> {
+        let fns = &self.device.fns().v1_0;
         let commands = self.commands.handle();
         let info = vk::CommandBufferBeginInfo::default()
             .flags(vk::CommandBufferUsageFlags::SIMULTANEOUS_USE);
-        let fault = |error: vulkano::VulkanError| self.gpu.error(error, "recording", 0);
         // SAFETY: the caller's promise; beginning resets what was recorded before.
-        raw(unsafe { (fns.begin_command_buffer)(commands, &info) }).map_err(fault)?;
+        raw(unsafe { (fns.begin_command_buffer)(commands, &info) })?;
         let recording = Recording {
-            gpu: &self.gpu,
+            device: &self.device,
             commands,
         };
-        recording.barrier();
-        let recorded = body(&recording);
+        body(&recording);
         // SAFETY: begun above.
-        raw(unsafe { (fns.end_command_buffer)(commands) }).map_err(fault)?;
-        recorded
+        raw(unsafe { (fns.end_command_buffer)(commands) })
     }
 }
 
 impl Recording<'_> {
     fn fns(&self) -> &ash::DeviceFnV1_0 {
-        &self.gpu.device.fns().v1_0
+        &self.device.fns().v1_0
     }
 
-    /// Everything before is done and visible to everything after.
+    /// Everything before is done and visible to everything after. For a queue that computes.
     pub fn barrier(&self) {
         self.wait_for(
             vk::PipelineStageFlags::COMPUTE_SHADER | vk::PipelineStageFlags::TRANSFER,
@@ -192,5 +194,24 @@ impl Recording<'_> {
         let word = u32::from_le_bytes([byte; 4]);
         // SAFETY: being recorded; the caller's promise.
         unsafe { (self.fns().cmd_fill_buffer)(self.commands, to.0, to.1, bytes, word) };
+    }
+
+    /// Makes queries new.
+    ///
+    /// # Safety
+    /// The pool has them.
+    pub unsafe fn reset_queries(&self, pool: vk::QueryPool, first: u32, count: u32) {
+        // SAFETY: being recorded; the caller's promise.
+        unsafe { (self.fns().cmd_reset_query_pool)(self.commands, pool, first, count) };
+    }
+
+    /// Writes down when everything before is done.
+    ///
+    /// # Safety
+    /// The pool has the query, and it is new.
+    pub unsafe fn timestamp(&self, pool: vk::QueryPool, query: u32) {
+        let stage = vk::PipelineStageFlags::BOTTOM_OF_PIPE;
+        // SAFETY: being recorded; the caller's promise.
+        unsafe { (self.fns().cmd_write_timestamp)(self.commands, stage, pool, query) };
     }
 }

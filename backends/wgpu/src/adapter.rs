@@ -3,7 +3,7 @@
 use hadal_device::{DeviceInfo, DeviceKind, Error, Features, Limits, Result};
 use wgpu::{Adapter, Backends, DeviceType};
 
-use crate::{WgpuBackend, WgpuLimits, WgpuOptions};
+use crate::{WgpuBackend, WgpuLimits, WgpuOptions, timing};
 
 /// Operand offsets are at least this much aligned, so that a program's layout does not
 /// depend on the device.
@@ -25,7 +25,8 @@ pub fn enumerate(options: &WgpuOptions) -> Result<Vec<(Adapter, DeviceInfo)>> {
     } else {
         wgpu::InstanceFlags::empty()
     };
-    desc.memory_budget_thresholds.for_resource_creation = Some(BUDGET_PERCENT);
+    let percent = options.memory_percent.unwrap_or(BUDGET_PERCENT);
+    desc.memory_budget_thresholds.for_resource_creation = Some(percent);
     let instance = wgpu::Instance::new(desc);
     let mut adapters = pollster::block_on(instance.enumerate_adapters(Backends::all()));
     adapters.retain(|a| {
@@ -61,6 +62,9 @@ pub fn request(
     }
     if info.features.has(Features::SHADER_F16) {
         required_features |= wgpu::Features::SHADER_F16;
+    }
+    if adapter.features().contains(timing::NEEDED) {
+        required_features |= timing::NEEDED;
     }
     let desc = wgpu::DeviceDescriptor {
         label: Some("hadal"),
@@ -196,5 +200,6 @@ fn limits(used: &wgpu::Limits, options: &WgpuOptions, subgroup: (u32, u32)) -> L
         max_grid: used.max_compute_workgroups_per_dimension,
         shared_bytes: used.max_compute_workgroup_storage_size,
         subgroup,
+        matrix: None,
     }
 }

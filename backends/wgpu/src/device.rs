@@ -3,10 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hadal_device::{
     Body, BufferDesc, BufferId, Device, DeviceInfo, Error, Executable, PipelineId, Program, Result,
-    SetupCounts, Span, Ticket,
+    SetupCounts, Span, SubmitCost, Ticket,
 };
 use hadal_shaders::wgsl::Target;
 use hadal_shaders::wgsl_kernels::{Kernel, Kernels};
@@ -17,6 +18,7 @@ use crate::WgpuOptions;
 use crate::fault::{Faults, caught};
 use crate::kernel::{Compiled, Compiler};
 use crate::program::Prepared;
+use crate::timing::Timer;
 use crate::transfer::{self, ReadStaging};
 
 /// A buffer and its size as asked for; its true size is the next multiple of 16.
@@ -45,6 +47,8 @@ pub struct Core {
     options: WgpuOptions,
     staging: Mutex<ReadStaging>,
     submits: Mutex<Submits>,
+    timer: Mutex<Option<Timer>>,
+    cost: Mutex<SubmitCost>,
     done: Arc<AtomicU64>,
     /// Buffers made.
     pub made_buffers: AtomicU64,
@@ -101,10 +105,28 @@ impl Core {
         self.faults.check(&self.name, what)
     }
 
-    /// Hands commands to the device.
-    pub fn submit(&self, commands: wgpu::CommandBuffer) -> Result<Ticket> {
+    /// Hands the commands that `encode` writes to the device; `entered` is when the call
+    /// began whose cost is counted.
+    pub fn submit(
+        &self,
+        entered: Instant,
+        encode: impl FnOnce(&mut wgpu::CommandEncoder),
+    ) -> Result<Ticket> {
+        // Held till the end, so that timestamps get the ticket that they belong to.
+        let mut timer = lock(&self.timer);
+        let mut encoder = self.wgpu.create_command_encoder(&Default::default());
+        if let Some(timer) = &*timer {
+            timer.begin(&mut encoder);
+        }
+        encode(&mut encoder);
+        if let Some(timer) = &*timer {
+            timer.end(&mut encoder);
+        }
+        let commands = encoder.finish();
         let mut submits = lock(&self.submits);
+        let handed = Instant::now();
         let index = self.queue.submit([commands]);
+        let driver = handed.elapsed();
         submits.last += 1;
         let ticket = Ticket(submits.last);
         let done = self.done.clone();
@@ -115,7 +137,21 @@ impl Core {
         submits.open.retain(|(open, _)| open.0 > finished);
         submits.open.push_back((ticket, index));
         drop(submits);
+        if let Some(timer) = &mut *timer {
+            timer.submitted(ticket);
+        }
+        drop(timer);
+        let mut cost = lock(&self.cost);
+        cost.submits += 1;
+        cost.total += entered.elapsed();
+        cost.driver += driver;
+        drop(cost);
         self.check("submitting a program")?;
+        if self.options.lose_after_submits == Some(ticket.0) {
+            self.wgpu.destroy();
+            // wgpu tells of the loss in a poll, once nothing runs any more.
+            let _ = transfer::wait(&self.wgpu, None);
+        }
         Ok(ticket)
     }
 
@@ -138,22 +174,31 @@ impl WgpuDevice {
         options: WgpuOptions,
     ) -> Result<WgpuDevice> {
         let faults = Faults::of(&wgpu);
-        let with = |half_subnormals| {
-            let target = Target { half_subnormals };
+        let with = |half_subnormals, options: WgpuOptions| {
+            let target = Target {
+                half_subnormals,
+                #[cfg(feature = "planted-faults")]
+                fault: options.fault,
+            };
             let (wgpu, queue, info) = (wgpu.clone(), queue.clone(), info.clone());
             WgpuDevice::with_target(wgpu, queue, info, options, faults.clone(), target)
         };
         if options.no_half_conversion {
-            return Ok(with(false));
+            return Ok(with(false, options));
         }
-        let hopeful = with(true);
+        // Submits of the probe are not counted.
+        let calm = WgpuOptions {
+            lose_after_submits: None,
+            ..options
+        };
+        let hopeful = with(true, calm);
         let half_subnormals = match probe::keeps_half_subnormals(&hopeful) {
             Ok(keeps) => keeps,
             Err(lost @ Error::Lost { .. }) => return Err(lost),
             // A device without the instruction refuses the kernel; the other way always works.
             Err(_) => false,
         };
-        Ok(with(half_subnormals))
+        Ok(with(half_subnormals, options))
     }
 
     fn with_target(
@@ -165,6 +210,8 @@ impl WgpuDevice {
         target: Target,
     ) -> WgpuDevice {
         WgpuDevice(Arc::new(Core {
+            timer: Mutex::new(Timer::of(&wgpu, &queue)),
+            cost: Mutex::default(),
             faults,
             name: info.id(),
             wgpu,
@@ -307,6 +354,24 @@ impl Device for WgpuDevice {
             bind_groups: core.made_bind_groups.load(Ordering::Relaxed),
             programs: core.made_programs.load(Ordering::Relaxed),
         }
+    }
+
+    fn gpu_time(&self, ticket: Ticket) -> Option<Duration> {
+        let core = &self.0;
+        if self.completed() < ticket {
+            return None;
+        }
+        let mut timer = lock(&core.timer);
+        let timer = timer.as_mut()?;
+        let time = caught(&core.wgpu, &core.name, "reading submit times", 0, || {
+            timer.time(&core.wgpu, ticket)
+        });
+        // A device that fails here says so in the next call that may.
+        time.ok()?.ok()?
+    }
+
+    fn submit_cost(&self) -> SubmitCost {
+        *lock(&self.0.cost)
     }
 }
 

@@ -46,7 +46,8 @@ impl Compiler<'_> {
             Binding::Params => Some(wgpu::BufferBindingType::Uniform),
             Binding::Read => Some(wgpu::BufferBindingType::Storage { read_only: true }),
             Binding::ReadWrite => Some(wgpu::BufferBindingType::Storage { read_only: false }),
-            Binding::Unused => None,
+            // Only modules, which this backend does not run, take addresses.
+            Binding::Unused | Binding::Addresses { .. } => None,
         });
         let entries: Vec<_> = types
             .zip(0u32..)
@@ -103,8 +104,9 @@ impl Compiler<'_> {
                 entry_point: Some("main"),
                 compilation_options: wgpu::PipelineCompilationOptions {
                     constants: &constants,
-                    // Every kernel writes workgroup memory before it reads it.
-                    zero_initialize_workgroup_memory: self.checked,
+                    // Every kernel writes workgroup memory before it reads it; zeros would
+                    // hide the one that does not.
+                    zero_initialize_workgroup_memory: false,
                 },
                 cache: None,
             })

@@ -2,8 +2,8 @@
 //!
 //! Knows buffers, kernels and programs; must never know a model, an expert or a token.
 //! [`WgpuBackend`] is the way in. `adapter` finds devices, `device` holds memory and
-//! kernels, `transfer` moves bytes, `program` records and submits, `fault` turns wgpu's
-//! callbacks into values.
+//! kernels, `transfer` moves bytes, `program` records and submits, `timing` says how long that
+//! took, `fault` turns wgpu's callbacks into values.
 #![deny(unsafe_code)]
 
 mod adapter;
@@ -11,6 +11,7 @@ mod device;
 mod fault;
 mod kernel;
 mod program;
+mod timing;
 mod transfer;
 
 use std::sync::Arc;
@@ -43,8 +44,18 @@ pub struct WgpuOptions {
     /// Do as if the device's conversion from half precision lost subnormal numbers, which
     /// is otherwise tried out: takes the other way of decoding F16 and E4M3.
     pub no_half_conversion: bool,
+    /// A mistake in the kernels.
+    #[cfg(feature = "planted-faults")]
+    pub fault: Option<&'static hadal_shaders::faults::Fault>,
     /// Leave software adapters (lavapipe, SwiftShader, WARP) out of the list.
     pub hardware_only: bool,
+    /// Share of the memory that the driver reports as free to this process, in percent, above
+    /// which a new buffer is [`Error::OutOfMemory`]; `None`: 97. Metal reports none.
+    pub memory_percent: Option<u8>,
+    /// Fault injection, for tests and for programs that embed the runtime: after so many
+    /// submits of programs the device is destroyed, and answers [`Error::Lost`] from the next
+    /// call on. Counted for each device that is opened.
+    pub lose_after_submits: Option<u64>,
 }
 
 /// Devices that wgpu reaches: hardware first, software adapters last and marked so.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use hadal_device::{BufferId, Executable, KEPT_TABLES, Program, Result, Slot, Ticket, check_table};
 use hadal_shaders::wgsl::PARAM_BYTES;
@@ -181,23 +182,21 @@ impl Prepared {
     }
 
     /// Encodes all steps; neighbouring dispatches share a pass.
-    fn encode(&self, bound: &Bound) -> wgpu::CommandBuffer {
-        let mut encoder = self.core.wgpu.create_command_encoder(&Default::default());
+    fn encode(&self, encoder: &mut wgpu::CommandEncoder, bound: &Bound) {
         let mut next = 0;
         while next < self.work.len() {
             match &self.work[next] {
-                Work::Dispatch { .. } => next = self.encode_pass(&mut encoder, bound, next),
+                Work::Dispatch { .. } => next = self.encode_pass(encoder, bound, next),
                 Work::Copy { from, to } => {
-                    self.encode_copy(&mut encoder, bound, *from, *to);
+                    self.encode_copy(encoder, bound, *from, *to);
                     next += 1;
                 }
                 Work::Fill { to, byte } => {
-                    self.encode_fill(&mut encoder, bound, *to, *byte);
+                    self.encode_fill(encoder, bound, *to, *byte);
                     next += 1;
                 }
             }
         }
-        encoder.finish()
     }
 
     /// Encodes dispatches from step `first` on; returns the step after the last of them.
@@ -264,12 +263,13 @@ impl Prepared {
 
 impl Executable for Prepared {
     fn submit(&mut self, table: &[BufferId]) -> Result<Ticket> {
+        let entered = Instant::now();
         check_table(self.slots, table)?;
         self.core.check("submitting a program")?;
         let bound = self.bind(table)?;
         let core = &self.core;
         caught(&core.wgpu, &core.name, "submitting a program", 0, || {
-            core.submit(self.encode(&self.bound[bound]))
+            core.submit(entered, |encoder| self.encode(encoder, &self.bound[bound]))
         })?
     }
 }

@@ -80,7 +80,14 @@ impl ReadStaging {
             let mut encoder = wgpu.create_command_encoder(&Default::default());
             encoder.copy_buffer_to_buffer(buffer, first, &staging, 0, length);
             let index = queue.submit([encoder.finish()]);
-            read_mapped(wgpu, &staging, index, length, (at - first) as usize, part)?;
+            read_mapped(
+                wgpu,
+                &staging,
+                Some(index),
+                length,
+                (at - first) as usize,
+                part,
+            )?;
             // Kept only after success: what happened to it otherwise is unknown.
             self.0 = Some(staging);
             at = end;
@@ -89,11 +96,12 @@ impl ReadStaging {
     }
 }
 
-/// Waits for `index`, then copies `to.len()` bytes at `skip` of `staging`.
-fn read_mapped(
+/// Waits for `index` or the last submission, then copies `to.len()` bytes at `skip` of
+/// `staging`.
+pub fn read_mapped(
     wgpu: &wgpu::Device,
     staging: &wgpu::Buffer,
-    index: wgpu::SubmissionIndex,
+    index: Option<wgpu::SubmissionIndex>,
     length: u64,
     skip: usize,
     to: &mut [u8],
@@ -104,7 +112,7 @@ fn read_mapped(
         // The receiver waits below; it is gone only after an error.
         let _ = send.send(result);
     });
-    wait(wgpu, Some(index))?;
+    wait(wgpu, index)?;
     // Another thread's poll may be the one that calls back, a little later than our own
     // wait returns.
     receive

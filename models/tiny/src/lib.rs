@@ -22,5 +22,11 @@ pub const TOKENIZER_CONFIG: &[u8] = include_bytes!("../tokenizer_config.json");
 /// generation_config.json.
 pub const GENERATION_CONFIG: &[u8] = include_bytes!("../generation_config.json");
 
-/// model.safetensors.
-pub const WEIGHTS: &[u8] = include_bytes!("../model.safetensors");
+/// model.safetensors. Begins a page, so that devices can use it where it lies.
+pub const WEIGHTS: &[u8] = &PAGES.0;
+
+const PAGES: &Pages<[u8; include_bytes!("../model.safetensors").len()]> =
+    &Pages(*include_bytes!("../model.safetensors"));
+
+#[repr(C, align(4096))]
+struct Pages<T>(T);

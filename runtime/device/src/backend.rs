@@ -2,6 +2,7 @@
 //! promises what.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::{
     Body, BufferDesc, BufferId, DeviceInfo, Error, Pages, PipelineId, Program, Result, Span,
@@ -74,6 +75,29 @@ pub trait Device: Send + Sync {
     /// Counters of work that a warm decode loop must not do: buffers allocated, pipelines
     /// compiled, bind groups made, programs prepared, in this order, since opening.
     fn setup_counts(&self) -> SetupCounts;
+
+    /// Device time of a finished submit, where the device measures it; kept for the last
+    /// few tickets.
+    fn gpu_time(&self, _ticket: Ticket) -> Option<Duration> {
+        None
+    }
+
+    /// What [`Executable::submit`] cost the processor since opening; zeros where it is not
+    /// measured.
+    fn submit_cost(&self) -> SubmitCost {
+        SubmitCost::default()
+    }
+}
+
+/// Processor time spent in [`Executable::submit`], warm or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SubmitCost {
+    /// Calls that were counted.
+    pub submits: u64,
+    /// Time from entering to leaving them.
+    pub total: Duration,
+    /// The part of it inside the driver (for Vulkan, `vkQueueSubmit`).
+    pub driver: Duration,
 }
 
 /// How often a device did what should happen only while warming up.

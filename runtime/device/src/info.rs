@@ -22,8 +22,8 @@ features! {
     HOST = 0, "host";
     /// Runs WGSL rows.
     WGSL = 1, "wgsl";
-    /// An expert table may be scattered over buffers (pointers); otherwise its entries lie
-    /// in one range at a constant stride.
+    /// An expert table may be scattered over buffers (`flags::SCATTERED`); otherwise its
+    /// entries lie in one range at a constant stride.
     POINTER_TABLES = 2, "pointer-tables";
     /// Shader subgroup operations.
     SUBGROUPS = 3, "subgroups";
@@ -39,6 +39,14 @@ features! {
     NEON = 8, "neon";
     /// A CPU pretending to be a GPU (lavapipe, SwiftShader, WARP).
     SOFTWARE = 9, "software";
+    /// Runs SPIR-V rows.
+    SPIRV = 10, "spirv";
+    /// Matrix units: subgroups multiply matrices of f16 with sums of f32, of the size
+    /// [`Limits::matrix`].
+    COOPERATIVE_MATRIX = 11, "cooperative-matrix";
+    /// Reads weights where they lie in host memory: `Device::adopt` works for pages that
+    /// begin a page of the system. Operand offsets keep to `Limits::offset_align`.
+    IN_PLACE = 16, "in-place";
 }
 
 impl Features {
@@ -58,6 +66,11 @@ impl Features {
     /// True if every member of `other` is in this set.
     pub const fn has(self, other: Features) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// True if any member of `other` is in this set.
+    pub const fn meets(self, other: Features) -> bool {
+        self.0 & other.0 != 0
     }
 
     /// Printed names of the members, in declaration order.
@@ -95,6 +108,9 @@ pub struct Limits {
     pub shared_bytes: u32,
     /// Smallest and largest subgroup size; (0, 0) without subgroups.
     pub subgroup: (u32, u32),
+    /// What matrix units multiply: `m x k` times `k x n`, as `[m, n, k]`; `None` without
+    /// [`Features::COOPERATIVE_MATRIX`].
+    pub matrix: Option<[u32; 3]>,
 }
 
 /// Kind of a device, for choosing a default and for reports.

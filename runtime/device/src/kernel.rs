@@ -4,7 +4,7 @@
 //! and its formula: whoever writes a kernel implements exactly that sentence. Rows are tried
 //! in order and the first that fits wins; the refused ones keep their reasons.
 
-use crate::{DType, DeviceInfo, Features, Params};
+use crate::{DType, DeviceInfo, Features, Params, flags};
 
 /// What [`OpKind::Argmax`] gives where all values are NaN.
 pub const NO_ARGMAX: u32 = u32::MAX;
@@ -29,6 +29,10 @@ pub enum OpKind {
     /// by `b_offset`, `b_stride`) under `flags::RESIDUAL`. Scales are indexed by
     /// `row_first + i`.
     Linear,
+    /// `inputs, x, N [k], W [row_count, k] (S), y`: `Linear` of a `Norm`, `y[r][row_first + i]
+    /// = dot(x[r] / sqrt(mean(x[r]^2) + eps) * N, W[i])`. `N` is `bf16` under
+    /// `flags::NORM_BF16`, else `f32`. Scales are indexed by `row_first + i`.
+    NormLinear,
     /// `inputs, x, W (S), V (S), y`: `y[r][row_first + i] = silu(dot(x[r], W[i])) *
     /// dot(x[r], V[i])`; `W` gate, `V` up, both `[row_count, k]`.
     GateUp,
@@ -45,11 +49,31 @@ pub enum OpKind {
     /// `inputs, x, cache`: writes the `n` values of row `r` to the cache row of
     /// `(sequences[r], positions[r])` (see [`crate::PAGE`]); a cache row has `n` values.
     CacheAppend,
+    /// `inputs, x, W [latent], table, cache`: a `Norm`, a `Rope` of one head and a
+    /// `CacheAppend`: writes to the cache row of `(sequences[r], positions[r])`, which has `n =
+    /// latent + rope` values, `x[r][i] / sqrt(mean(x[r][..latent]^2) + eps) * W[i]` for `i <
+    /// latent`, then the pairs of `x[r][latent ..]` rotated by the position as in `Rope`.
+    LatentAppend,
     /// `inputs, q, cache, y`: absorbed attention. `q[r][a]` has `latent + rope` values,
     /// the cache row `latent + rope`; over positions `s <= positions[r]` of the sequence,
     /// `p = softmax(scale * dot(q[r][a], cache[s]))`, `y[r][a] = sum_s p[s] *
     /// cache[s][..latent]`. Never holds all scores of a row.
     AttendLatent,
+    /// `inputs, q, cache, mix, sums`: `AttendLatent` in `n` parts of the positions, for
+    /// [`OpKind::AttendMerge`] to put together. Row `r` has `K = positions[r] + 1` positions,
+    /// its parts are `L = k * ceil(K / (n * k))` long: part `j` is `j L <= s < min((j + 1) L,
+    /// K)`. With `score(s) = scale * dot(q[r][a], cache[s])` and `m` the largest score of the
+    /// part, for each part `j` of `row_first .. row_first + row_count`: `mix[r][a][j] = sum_s
+    /// exp(score(s) - m) * cache[s][..latent]`, at `y_offset + r * y_stride + a *
+    /// y_head_stride + j * latent`; `sums[r][a][j] = (m, sum_s exp(score(s) - m))`, at
+    /// `b_offset + r * b_stride + 2 * (a * n + j)`. A part without positions is left alone.
+    AttendPart,
+    /// `inputs, mix, sums, y`: `y[r][a] = sum_j e_j mix[r][a][j] / sum_j e_j z_j`, with
+    /// `sums[r][a][j] = (m_j, z_j)` and `e_j = exp(m_j - max_i m_i)`, over the parts of
+    /// [`OpKind::AttendPart`] that have positions; `n`, `k` and `latent` as there. `mix` is
+    /// addressed by `x_offset`, `x_stride`, `x_head_stride`, `sums` by `b_offset`,
+    /// `b_stride`.
+    AttendMerge,
     /// `inputs, q, cache, W [heads * (nope + value), latent] (S), y`: the same attention
     /// with keys and values expanded: for head `a`, `K = W[a * (nope + value) ..][..nope]`,
     /// `V` the next `value` rows; score `= scale * (dot(q[r][a][..nope], K c[s]) +
@@ -112,11 +136,15 @@ impl OpKind {
         (OpKind::Embed, "embed"),
         (OpKind::Norm, "norm"),
         (OpKind::Linear, "linear"),
+        (OpKind::NormLinear, "norm_linear"),
         (OpKind::GateUp, "gate_up"),
         (OpKind::HeadLinear, "head_linear"),
         (OpKind::Rope, "rope"),
         (OpKind::CacheAppend, "cache_append"),
+        (OpKind::LatentAppend, "latent_append"),
         (OpKind::AttendLatent, "attend_latent"),
+        (OpKind::AttendPart, "attend_part"),
+        (OpKind::AttendMerge, "attend_merge"),
         (OpKind::AttendExpanded, "attend_expanded"),
         (OpKind::Route, "route"),
         (OpKind::ExpertOffsets, "expert_offsets"),
@@ -133,6 +161,13 @@ impl OpKind {
         (OpKind::Argmax, "argmax"),
         (OpKind::ActQuant, "act_quant"),
     ];
+
+    /// Whether other operations do the same: lowering takes this one where a device has a
+    /// kernel row for it, and does without elsewhere.
+    pub fn is_optional(self) -> bool {
+        use OpKind::*;
+        matches!(self, NormLinear | LatentAppend | AttendPart | AttendMerge)
+    }
 
     /// The printed name.
     pub fn name(self) -> &'static str {
@@ -159,7 +194,7 @@ pub struct Problem {
 pub struct Launch {
     /// Workgroups along each axis; each at least 1 and at most `Limits::max_grid`.
     pub groups: [u32; 3],
-    /// Pipeline constants (WGSL `override`s) by name.
+    /// Pipeline constants (`override`s of WGSL, specialization constants of SPIR-V) by name.
     pub constants: Vec<(&'static str, u32)>,
 }
 
@@ -172,6 +207,11 @@ pub enum Body {
         file: &'static str,
         /// Definitions, each `NAME` or `NAME=value`.
         defines: &'static [&'static str],
+    },
+    /// A SPIR-V module of the shaders crate.
+    Spirv {
+        /// Name of the binary without extension.
+        file: &'static str,
     },
     /// A Rust function that the host backend knows by this name.
     Host(&'static str),
@@ -186,12 +226,22 @@ pub struct KernelRow {
     pub name: &'static str,
     /// Features it cannot do without.
     pub needs: Features,
+    /// Features of devices on which it works but another row, or another operation, is the
+    /// faster one: there it is passed over.
+    pub avoids: Features,
     /// `None` if it can do the problem, else what it cannot do.
     pub fits: fn(&Problem) -> Option<&'static str>,
     /// How to launch it for a problem that fits.
     pub launch: fn(&Problem, &DeviceInfo) -> Launch,
     /// What it is made of.
     pub body: Body,
+}
+
+impl KernelRow {
+    /// Whether entries of its tables may lie anywhere: WGSL has no addresses.
+    pub fn takes_scattered(&self) -> bool {
+        !matches!(self.body, Body::Wgsl { .. })
+    }
 }
 
 /// Why a row was not taken.
@@ -218,10 +268,15 @@ pub fn select<'t>(
     problem: &Problem,
 ) -> Result<Choice<'t>, Vec<Rejection>> {
     let mut rejected = Vec::new();
+    let scattered = problem.params.flags & flags::SCATTERED != 0;
     for row in table.iter().filter(|row| row.op == problem.op) {
         let missing = row.needs.without(info.features);
         let why = if missing != Features::NONE {
             format!("needs {missing:?}")
+        } else if row.avoids.meets(info.features) {
+            format!("is slow on {:?}", row.avoids)
+        } else if scattered && !row.takes_scattered() {
+            "takes tables in one range at a constant stride".to_string()
         } else if let Some(why) = (row.fits)(problem) {
             why.to_string()
         } else {

@@ -27,6 +27,11 @@ pub mod flags {
     pub const NORMALISE: u32 = 128;
     /// `act_quant`: scales are powers of two.
     pub const UE8M0: u32 = 256;
+    /// `norm_linear`: the weights of the norm are BF16, not F32.
+    pub const NORM_BF16: u32 = 512;
+    /// Operations of experts: the entries of a table do not lie in one range at a constant
+    /// stride, so the kernel must take addresses.
+    pub const SCATTERED: u32 = 1024;
 }
 
 macro_rules! params {

@@ -40,10 +40,29 @@ pub struct Bind {
 pub enum Operand {
     /// A range.
     Range(Bind),
-    /// A table with one entry an expert, all of the same length and read only. Without
-    /// `Features::POINTER_TABLES` all entries lie in one slot at a constant stride, and
-    /// first to last fit `Limits::max_binding_bytes`.
+    /// A table with one entry an expert, all of the same length and read only. Unless the
+    /// dispatch says `flags::SCATTERED`, for which the device must have
+    /// `Features::POINTER_TABLES`, all entries lie in one slot at a constant stride, and
+    /// first to last fit `Limits::max_binding_bytes` (a host takes any table). Weights begin
+    /// at multiples of 16 bytes, block scales at multiples of 4; on the host anywhere.
     Table(Vec<Bind>),
+}
+
+/// Bytes from one entry of a table to the next, if they all lie in one slot at a constant
+/// stride.
+pub fn table_stride(entries: &[Bind]) -> Option<u64> {
+    let first = entries.first()?;
+    let stride = match entries {
+        [first, second, ..] => second.offset.checked_sub(first.offset)?,
+        _ => 0,
+    };
+    let is_at = |(number, entry): (u64, &Bind)| {
+        entry.slot == first.slot
+            && entry.bytes == first.bytes
+            && entry.offset - first.offset == number * stride
+    };
+    let after = entries.iter().all(|entry| entry.offset >= first.offset);
+    (after && (0..).zip(entries).all(is_at)).then_some(stride)
 }
 
 impl Operand {

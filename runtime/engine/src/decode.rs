@@ -53,7 +53,7 @@ impl<'s> Decoder<'s> {
         let mut history = session.tokens().to_vec();
         history.extend_from_slice(prompt);
         let next = session.prefill(prompt, cancel, progress, |done| {
-            choose(done, 0, plain_greedy, &mut sampler, &history)
+            choose(done, plain_greedy, &mut sampler, &history)
         })?;
         history.push(next);
         Ok(Decoder {
@@ -99,28 +99,30 @@ impl<'s> Decoder<'s> {
     }
 
     fn advance_plainly(&mut self) -> Result<u32> {
-        let done = self.session.feed(&[self.next], &[0], Outputs::Hidden)?;
-        let (greedy, sampler) = (self.plain_greedy, &mut self.sampler);
-        choose(&done, 0, greedy, sampler, &self.history)
+        let (next, greedy) = (self.next, self.plain_greedy);
+        let (sampler, history) = (&mut self.sampler, &self.history);
+        self.session.surviving(|session| {
+            let done = session.feed(&[next], &[0], Outputs::Hidden)?;
+            choose(&done, greedy, sampler, history)
+        })
     }
 
     fn advance_with_draft(&mut self, row: u32) -> Result<Vec<u32>> {
-        let drafted = self
-            .session
-            .run_next(self.next, &[row], Outputs::Hidden)?
-            .u32("ids")?[0];
-        if drafted == NO_ARGMAX {
+        let (next, greedy) = (self.next, self.plain_greedy);
+        let (sampler, history) = (&mut self.sampler, &self.history);
+        let judged = self.session.surviving(|session| {
+            let drafted = session
+                .run_next(next, &[row], Outputs::Hidden)?
+                .u32("ids")?[0];
+            if drafted == NO_ARGMAX {
+                return Ok(None);
+            }
+            let done = session.feed(&[next, drafted], &[0, 1], Outputs::Hidden)?;
+            judge(&done, drafted, greedy, sampler, history).map(Some)
+        })?;
+        let Some(judged) = judged else {
             return Ok(vec![self.advance_plainly()?]);
-        }
-        let both = [self.next, drafted];
-        let done = self.session.feed(&both, &[0, 1], Outputs::Hidden)?;
-        let judged = judge(
-            &done,
-            drafted,
-            self.plain_greedy,
-            &mut self.sampler,
-            &self.history,
-        )?;
+        };
         self.counts.drafted += 1;
         Ok(match judged {
             (first, Some(second)) => {
@@ -128,7 +130,6 @@ impl<'s> Decoder<'s> {
                 vec![first, second]
             }
             (first, None) => {
-                drop(done);
                 let kept = self.session.tokens().len() - 1;
                 self.session.keep(kept);
                 vec![first]
@@ -153,22 +154,22 @@ fn chosen(done: &Done<'_>, id: u32) -> Result<u32> {
     }
 }
 
-/// The token for a row of logits.
+/// The token for the only row of logits. The sampler is touched after all reading is done.
 fn choose(
     done: &Done<'_>,
-    row: usize,
     plain_greedy: bool,
     sampler: &mut Sampler,
     history: &[u32],
 ) -> Result<u32> {
     if plain_greedy {
-        return chosen(done, done.u32("ids")?[row]);
+        return chosen(done, done.u32("ids")?[0]);
     }
-    let logits = done.logit_row(row)?;
+    let logits = done.f32("logits")?;
     Ok(sampler.sample(&logits, history)?)
 }
 
-/// The token for row 0 and, if that is the draft, the token for row 1.
+/// The token for row 0 and, if that is the draft, the token for row 1. The sampler is touched
+/// after all reading is done.
 fn judge(
     done: &Done<'_>,
     drafted: u32,
@@ -184,23 +185,24 @@ fn judge(
         };
         return Ok((chosen(done, ids[0])?, second));
     }
-    judge_rows(|row| done.logit_row(row), drafted, sampler, history)
+    let logits = done.f32("logits")?;
+    judge_rows(logits.split_at(done.vocab), drafted, sampler, history)
 }
 
-/// [`judge`] by probabilities; `logits` gives a row.
+/// [`judge`] by the probabilities of both rows.
 fn judge_rows(
-    logits: impl Fn(usize) -> Result<Vec<f32>>,
+    logits: (&[f32], &[f32]),
     drafted: u32,
     sampler: &mut Sampler,
     history: &[u32],
 ) -> Result<(u32, Option<u32>)> {
-    let target = sampler.probabilities(&logits(0)?, history)?;
+    let target = sampler.probabilities(logits.0, history)?;
     match accept_draft(&target, &[(drafted, 1.0)], drafted, sampler.rng())? {
         Verdict::Resample(token) => Ok((token, None)),
         Verdict::Accept => {
             let mut longer = history.to_vec();
             longer.push(drafted);
-            let target = sampler.probabilities(&logits(1)?, &longer)?;
+            let target = sampler.probabilities(logits.1, &longer)?;
             let second = draw(&target, sampler.rng()).unwrap_or(drafted);
             Ok((drafted, Some(second)))
         }
@@ -213,14 +215,14 @@ mod tests {
 
     #[test]
     fn an_accepted_draft_counts_for_the_penalties_of_the_token_after_it() {
-        let rows = [vec![0.0, 1.0, 9.0], vec![0.0, 4.0, 5.0]];
+        let rows: (&[f32], &[f32]) = (&[0.0, 1.0, 9.0], &[0.0, 4.0, 5.0]);
         let judged = |presence_penalty: f32| {
             let options = SamplingOptions {
                 presence_penalty,
                 ..SamplingOptions::greedy()
             };
             let mut sampler = Sampler::new(options).expect("legal options");
-            judge_rows(|row| Ok(rows[row].clone()), 2, &mut sampler, &[0]).expect("judged")
+            judge_rows(rows, 2, &mut sampler, &[0]).expect("judged")
         };
         assert_eq!(judged(0.0), (2, Some(2)));
         assert_eq!(judged(1.5), (2, Some(1)));

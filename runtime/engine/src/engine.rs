@@ -6,18 +6,21 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
-use hadal_device::{
-    BufferDesc, BufferId, Device, Executable, Inputs, PAGE, Problem, Span, Ticket, select,
-};
-use hadal_graph::{Form, Graph, Lowered, MoeForm, Request, SlotUse, Target, Verified};
+use hadal_device::{BufferId, Device, DeviceKind, Error, Inputs, PAGE, Problem, select};
+use hadal_graph::{Form, Graph, Lowered, MoeForm, Request, Target, Verified, WorkLimit};
 use hadal_models::Outputs;
-use hadal_weights::{Placement, Progress};
+use hadal_weights::Progress;
 
+use crate::home::Home;
 use crate::model::Kind;
-use crate::step::{Done, SessionBuffers, Step, fill_inputs, input_words};
-use crate::{EngineError, Model, Result};
+use crate::pace::Pace;
+use crate::prepared::{Prepared, Running};
+use crate::seat::Seat;
+use crate::step::{Done, Step};
+use crate::{EngineError, Model, Recovery, Result};
 
 /// How a model is put on a device. The default suits nearly everyone.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,7 +35,14 @@ pub struct EngineOptions {
     pub moe: MoeForm,
     /// Round activations to FP8 before FP8 products, as the training did (W8A8).
     pub quantise_activations: bool,
+    /// Longest time that one dispatch and one submit may take on a device other than the
+    /// host: longer work is cut, by its measured cost. `None`: as long as they like.
+    pub dispatch_budget: Option<Duration>,
 }
+
+/// Far below the two seconds after which Windows takes a GPU for hung, and short enough that
+/// a desktop stays usable.
+pub const DISPATCH_BUDGET: Duration = Duration::from_millis(100);
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
@@ -42,6 +52,7 @@ impl Default for EngineOptions {
             form: None,
             moe: MoeForm::Auto,
             quantise_activations: false,
+            dispatch_budget: Some(DISPATCH_BUDGET),
         }
     }
 }
@@ -52,24 +63,23 @@ const DEFAULT_CONTEXT: u32 = 4096;
 
 /// A model on a device.
 pub struct Engine {
-    model: Arc<Model>,
-    device: Arc<dyn Device>,
+    pub(crate) model: Arc<Model>,
     options: EngineOptions,
-    context: u32,
-    placement: Placement,
-    weights: Vec<BufferId>,
-    rope_table: BufferId,
+    pub(crate) context: u32,
+    // Before `home`, so that programs go before what they use.
     state: Mutex<State>,
+    /// Replaced when its device is lost, by whoever holds `state`.
+    home: RwLock<Arc<Home>>,
+    pub(crate) recovery: Option<Box<dyn Recovery>>,
 }
 
-/// What steps share, one at a time.
-#[derive(Default)]
+/// What steps share, one at a time; all of it lies in the engine's home.
 pub(crate) struct State {
     pub programs: HashMap<ProgramKey, Prepared>,
     pub scratch: Option<(BufferId, u64)>,
-    /// The newest submit. A step waits for it before its own, so that a cancelled request
-    /// stops soon.
-    pub newest: Ticket,
+    pub pace: Pace,
+    /// The newest step, until its time is known.
+    pub running: Option<(ProgramKey, Running)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,12 +91,36 @@ pub(crate) struct ProgramKey {
     pub form: Form,
 }
 
-/// A program ready to submit, with its own inputs.
-pub(crate) struct Prepared {
-    executable: Box<dyn Executable>,
-    pub lowered: Lowered,
-    inputs: BufferId,
-    words: Vec<u32>,
+impl State {
+    /// Nothing prepared and nothing known yet, in `home`.
+    pub fn on(home: &Home, options: &EngineOptions) -> State {
+        let on_host = home.device.info().kind == DeviceKind::Cpu;
+        let budget = options.dispatch_budget.filter(|_| !on_host);
+        State {
+            programs: HashMap::new(),
+            scratch: None,
+            pace: Pace::new(budget, options.chunk),
+            running: None,
+        }
+    }
+
+    /// Waits for the newest step and takes note of how long it took.
+    fn settle(&mut self, home: &Home) -> Result<()> {
+        let waits = home.device.completed() < home.newest();
+        home.wait()?;
+        let Some((key, running)) = self.running.take() else {
+            return Ok(());
+        };
+        if waits {
+            running.ended.set(Some(Instant::now()));
+        }
+        if self.pace.is_limited()
+            && let Some((units, time)) = running.measured(home)
+        {
+            self.pace.observe(&key, units, time);
+        }
+        Ok(())
+    }
 }
 
 impl Engine {
@@ -111,20 +145,15 @@ impl Engine {
                 options.chunk
             )));
         }
-        let placement = Placement::plan(&model.declared, model.source.as_ref(), device.info())?;
-        let rope_table = upload_rope_table(&model, device.as_ref(), context)?;
-        let weights = placement
-            .load(device.as_ref(), model.source.as_ref(), progress)
-            .inspect_err(|_| device.free(rope_table))?;
+        let home = Home::open(&model, device, context, progress)?;
+        let state = State::on(&home, &options);
         Ok(Engine {
             model,
-            device,
             options,
             context,
-            placement,
-            weights,
-            rope_table,
-            state: Mutex::default(),
+            state: Mutex::new(state),
+            home: RwLock::new(Arc::new(home)),
+            recovery: None,
         })
     }
 
@@ -133,9 +162,26 @@ impl Engine {
         &self.model
     }
 
-    /// The device.
-    pub fn device(&self) -> &Arc<dyn Device> {
-        &self.device
+    /// The device; another one after a loss (see [`Engine::with_recovery`]).
+    pub fn device(&self) -> Arc<dyn Device> {
+        self.home().device.clone()
+    }
+
+    /// Where the model is now.
+    pub(crate) fn home(&self) -> Arc<Home> {
+        let home = self.home.read();
+        home.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes `home` the engine's. The caller holds `state`.
+    pub(crate) fn move_to(&self, home: Home) -> Arc<Home> {
+        let home = Arc::new(home);
+        *self.home.write().unwrap_or_else(PoisonError::into_inner) = home.clone();
+        home
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The options it was loaded with.
@@ -150,7 +196,7 @@ impl Engine {
 
     /// Bytes of weights on the device.
     pub fn weight_bytes(&self) -> u64 {
-        self.placement.total_bytes()
+        self.home().placement.total_bytes()
     }
 
     /// `Err` if a session cannot hold `wanted` tokens.
@@ -179,14 +225,14 @@ impl Engine {
     /// their bucket must fit one binding.
     pub(crate) fn logit_chunk(&self) -> usize {
         let row_bytes = 4 * u64::from(self.model.config.vocab_size);
-        let rows = (self.device.info().limits.max_binding_bytes / row_bytes).max(1);
+        let rows = (self.device().info().limits.max_binding_bytes / row_bytes).max(1);
         (1u64 << rows.ilog2()).min(u64::from(self.options.chunk)) as usize
     }
 
     pub(crate) fn form_for(&self, bucket: u32) -> Form {
         self.options
             .form
-            .unwrap_or(match self.device.info().expand_from_tokens {
+            .unwrap_or(match self.device().info().expand_from_tokens {
                 Some(from) if bucket >= from => Form::Expanded,
                 _ => Form::Absorbed,
             })
@@ -204,7 +250,17 @@ impl Engine {
         }
     }
 
-    fn request(&self, key: &ProgramKey) -> Request {
+    /// Tokens that the next step of a prompt should have: few while nothing is known of the
+    /// device.
+    pub(crate) fn next_chunk(&self) -> Result<usize> {
+        let mut state = self.state();
+        if state.pace.is_limited() {
+            state.settle(&self.home())?;
+        }
+        Ok(state.pace.chunk() as usize)
+    }
+
+    fn request(&self, key: &ProgramKey, limit: Option<WorkLimit>) -> Request {
         Request {
             bucket: key.bucket,
             logit_rows: key.logit_rows,
@@ -213,6 +269,7 @@ impl Engine {
             cache_rows: self.cache_rows(),
             context: self.context,
             moe: self.options.moe,
+            limit,
         }
     }
 
@@ -220,7 +277,7 @@ impl Engine {
     pub(crate) fn optimised(&self, key: &ProgramKey) -> Result<Verified<Graph>> {
         let graph = self.model.graph(key.kind, key.outputs)?;
         let table = hadal_shaders::table();
-        let device = &self.device;
+        let device = self.device();
         let runs = |problem: &Problem| select(table, device.info(), problem).is_ok();
         let quantise = self.options.quantise_activations;
         let target = Target {
@@ -232,197 +289,134 @@ impl Engine {
         Ok(hadal_graph::optimise(graph, &target)?)
     }
 
-    pub(crate) fn lower(&self, key: &ProgramKey) -> Result<Lowered> {
+    pub(crate) fn lower(&self, key: &ProgramKey, limit: Option<WorkLimit>) -> Result<Lowered> {
         let graph = self.optimised(key)?;
         let table = hadal_shaders::table();
-        let device = &self.device;
+        let home = self.home();
+        let device = &home.device;
         let mut pipelines = |row: &hadal_device::KernelRow, constants: &[(&'static str, u32)]| {
             device.pipeline(row.name, &row.body, constants)
         };
         Ok(hadal_graph::lower(
             &graph,
-            self.request(key),
+            self.request(key, limit),
             table,
             device.info(),
-            &self.placement,
+            &home.placement,
             &mut pipelines,
         )?)
     }
 
     /// Scratch memory of at least `bytes` bytes. The old one goes first, so that growing
     /// needs no room for both.
-    fn scratch(&self, state: &mut State, bytes: u64) -> Result<BufferId> {
+    pub(crate) fn scratch(&self, home: &Home, state: &mut State, bytes: u64) -> Result<BufferId> {
         match state.scratch {
             Some((buffer, has)) if has >= bytes => return Ok(buffer),
             Some((old, _)) => {
-                self.device.wait(state.newest)?;
-                self.device.free(old);
+                home.wait()?;
+                home.free(old);
                 state.scratch = None;
             }
             None => {}
         }
-        let buffer = self.device.alloc(&BufferDesc::new("scratch", bytes))?;
+        let buffer = home.alloc("scratch", bytes)?;
         state.scratch = Some((buffer, bytes));
         Ok(buffer)
     }
 
-    fn prepare(&self, state: &mut State, key: &ProgramKey) -> Result<()> {
-        if state.programs.contains_key(key) {
+    /// Prepares the program of `key` unless there is one, and again where what it takes turned
+    /// out to be something else than it was cut for.
+    fn prepare(
+        &self,
+        home: &Home,
+        state: &mut State,
+        key: &ProgramKey,
+        positions: u32,
+    ) -> Result<()> {
+        let wanted = state.pace.limit(key, positions);
+        let Some(prepared) = state.programs.get_mut(key) else {
+            let lowered = self.lower(key, wanted)?;
+            let layout = Inputs { bucket: key.bucket };
+            let pages = self.cache_rows() / PAGE;
+            let prepared = Prepared::new(home, lowered, wanted, layout, pages)?;
+            if let Some(limit) = wanted {
+                let longest = prepared.longest(positions).0;
+                state.pace.prepared(key, limit, longest);
+            }
+            state.programs.insert(*key, prepared);
             return Ok(());
+        };
+        let (Some(had), Some(wanted)) = (prepared.limit, wanted) else {
+            return Ok(());
+        };
+        let (dispatch, submit) = prepared.longest(positions);
+        let longest = dispatch.max(submit);
+        if state.pace.is_worth_cutting(key, had, wanted, longest) {
+            let lowered = self.lower(key, Some(wanted))?;
+            prepared.cut_anew(home, lowered, wanted)?;
+            let longest = prepared.longest(positions).0;
+            state.pace.prepared(key, wanted, longest);
         }
-        let lowered = self.lower(key)?;
-        let request = self.request(key);
-        let layout = Inputs { bucket: key.bucket };
-        let bytes = layout.bytes(request.sequences, request.page_stride);
-        let inputs = self.device.alloc(&BufferDesc::new("inputs", bytes))?;
-        let words = input_words(layout, request.page_stride);
-        let span = Span {
-            buffer: inputs,
-            offset: 0,
-            bytes,
-        };
-        let ready = self
-            .device
-            .write(span, bytemuck::cast_slice(&words))
-            .and_then(|()| self.device.prepare(&lowered.program));
-        let executable = ready.inspect_err(|_| self.device.free(inputs))?;
-        let prepared = Prepared {
-            executable,
-            lowered,
-            inputs,
-            words,
-        };
-        state.programs.insert(*key, prepared);
         Ok(())
+    }
+
+    /// Waits for the newest step: the home, in which `seat` must be.
+    pub(crate) fn resting(&self, state: &mut State, seat: &Seat) -> Result<Arc<Home>> {
+        let home = self.home();
+        if !Arc::ptr_eq(&home, &seat.home) {
+            return Err(left(&seat.home));
+        }
+        state.settle(&home)?;
+        Ok(home)
     }
 
     /// Starts one step; reading its outputs waits for its end.
     ///
     /// # Errors
     /// Those of the device, also of the step before: the session's cache rows from
-    /// `step.position` on are undefined then, earlier rows are untouched.
-    /// [`EngineError::ContextFull`] before anything runs.
-    pub(crate) fn step(&self, step: &Step<'_>, buffers: &SessionBuffers<'_>) -> Result<Done<'_>> {
+    /// `step.position` on are undefined then, earlier rows are untouched. `Lost` too where
+    /// `seat` is in a home that the engine left. [`EngineError::ContextFull`] before anything
+    /// runs.
+    pub(crate) fn step(&self, step: &Step<'_>, seat: &Seat) -> Result<Done<'_>> {
         debug_assert!(!step.ids.is_empty() && step.ids.len() <= self.step_tokens() as usize);
         self.check_room(step.position as usize + step.ids.len())?;
-        let mut state = self
-            .state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.state();
+        let home = self.resting(&mut state, seat)?;
         let key = self.key(step);
-        self.prepare(&mut state, &key)?;
+        self.prepare(&home, &mut state, &key, step.end())?;
         let needs = state
             .programs
             .get(&key)
             .map_or(0, |program| program.lowered.scratch_bytes);
-        let scratch = self.scratch(&mut state, needs)?;
-        self.device.wait(state.newest)?;
+        let scratch = self.scratch(&home, &mut state, needs)?;
         if let Some(prepared) = state.programs.get_mut(&key) {
-            state.newest = self.submit(prepared, step, buffers, scratch, &key)?;
+            let running = prepared.submit(step, seat, scratch)?;
+            state.running = Some((key, running));
         }
         Ok(Done {
-            device: self.device.as_ref(),
+            home,
             vocab: self.model.config.vocab_size as usize,
             state,
             key,
             tokens: step.ids.len() as u32,
             logit_rows: step.logit_rows.len() as u32,
-            hidden_out: buffers.hidden_out,
+            hidden_out: step.hidden(seat).1,
         })
-    }
-
-    /// Waits for the newest step, so that buffers can be freed. An error means the device is
-    /// gone, and its memory with it.
-    pub(crate) fn finish(&self) {
-        let newest = self
-            .state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .newest;
-        let _ = self.device.wait(newest);
-    }
-
-    fn submit(
-        &self,
-        prepared: &mut Prepared,
-        step: &Step<'_>,
-        buffers: &SessionBuffers<'_>,
-        scratch: BufferId,
-        key: &ProgramKey,
-    ) -> Result<Ticket> {
-        let layout = Inputs { bucket: key.bucket };
-        fill_inputs(&mut prepared.words, layout, step);
-        let lists = &prepared.words[..layout.pages() as usize];
-        let span = Span {
-            buffer: prepared.inputs,
-            offset: 0,
-            bytes: 4 * lists.len() as u64,
-        };
-        self.device.write(span, bytemuck::cast_slice(lists))?;
-        let missing = || hadal_device::Error::Invalid("a slot has no buffer".to_string());
-        let table = prepared
-            .lowered
-            .slots
-            .iter()
-            .map(|slot| match *slot {
-                SlotUse::Inputs => Some(prepared.inputs),
-                SlotUse::Scratch => Some(scratch),
-                SlotUse::RopeTable => Some(self.rope_table),
-                SlotUse::HiddenIn => buffers.hidden_in,
-                SlotUse::HiddenOut => Some(buffers.hidden_out),
-                SlotUse::Cache(layer) => buffers.caches.get(layer as usize).copied(),
-                SlotUse::Weights(index) => self.weights.get(index as usize).copied(),
-            })
-            .collect::<Option<Vec<BufferId>>>()
-            .ok_or_else(missing)?;
-        Ok(prepared.executable.submit(&table)?)
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.finish();
-        let state = self
-            .state
-            .get_mut()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let inputs = state.programs.values().map(|prepared| prepared.inputs);
-        let scratch = state.scratch.map(|(buffer, _)| buffer);
-        for buffer in inputs.chain(scratch).chain([self.rope_table]) {
-            self.device.free(buffer);
-        }
-        for &buffer in &self.weights {
-            self.device.free(buffer);
-        }
+        // Programs go next, and none may run then. An error means that the device is gone.
+        let _ = self.home().wait();
     }
 }
 
-/// Positions of the rotary table that are made at a time.
-const ROPE_BLOCK: usize = 4096;
-
-/// Cosine and sine of every position and pair, computed in `f64`: `[context, rope]`,
-/// interleaved, times the YaRN multiplier.
-fn upload_rope_table(model: &Model, device: &dyn Device, context: u32) -> Result<BufferId> {
-    let frequencies = model.config.inv_freq();
-    let multiplier = model.config.rope_multiplier();
-    let row_bytes = 8 * frequencies.len() as u64;
-    let bytes = u64::from(context) * row_bytes;
-    let buffer = device.alloc(&BufferDesc::new("rope table", bytes))?;
-    for first in (0..context).step_by(ROPE_BLOCK) {
-        let positions = first..context.min(first.saturating_add(ROPE_BLOCK as u32));
-        let rows = positions.len() as u64;
-        let angles = positions.flat_map(|p| frequencies.iter().map(move |f| f64::from(p) * f));
-        let block: Vec<f32> = angles
-            .flat_map(|angle| [angle.cos(), angle.sin()])
-            .map(|value| (value * multiplier) as f32)
-            .collect();
-        let span = Span {
-            buffer,
-            offset: u64::from(first) * row_bytes,
-            bytes: rows * row_bytes,
-        };
-        let written = device.write(span, bytemuck::cast_slice(&block));
-        written.inspect_err(|_| device.free(buffer))?;
-    }
-    Ok(buffer)
+/// What a session hears that has memory in a home that the engine left.
+fn left(home: &Home) -> EngineError {
+    let lost = Error::Lost {
+        device: home.device.info().id(),
+        why: "another session met the loss".to_string(),
+    };
+    lost.into()
 }

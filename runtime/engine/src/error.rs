@@ -6,6 +6,24 @@ pub enum EngineError {
     /// The device refused or failed.
     #[error(transparent)]
     Device(#[from] hadal_device::Error),
+    /// The device was lost again and again while the same step ran.
+    #[error(
+        "the same step lost the device {losses} times, so it was given up; choose a smaller chunk, a smaller dispatch budget or another device ({lost})"
+    )]
+    LostAgain {
+        /// How often.
+        losses: u32,
+        /// What the device said the last time.
+        lost: hadal_device::Error,
+    },
+    /// The device was lost, and no device could be opened to go on with.
+    #[error("{lost}, which failed: {error}")]
+    NotReopened {
+        /// What the device said.
+        lost: hadal_device::Error,
+        /// Why there is none.
+        error: Box<EngineError>,
+    },
     /// The checkpoint's files are damaged or do not match its config.
     #[error(transparent)]
     Weights(#[from] hadal_weights::WeightsError),

@@ -7,12 +7,13 @@ use crate::engine::ProgramKey;
 use crate::{Engine, EngineError, Kind, Result};
 
 impl Engine {
-    /// What a step of `tokens` tokens would run: for `explain` and reports.
+    /// What a step of `tokens` tokens would run, before long work is cut to the dispatch budget:
+    /// for `explain` and reports.
     ///
     /// # Errors
     /// [`EngineError::Option`] for more tokens than a step has.
     pub fn explain(&self, kind: Kind, tokens: u32) -> Result<Lowered> {
-        self.lower(&self.explained_key(kind, tokens)?)
+        self.lower(&self.explained_key(kind, tokens)?, None)
     }
 
     /// The graph that [`Engine::explain`] shows the program of, after all passes.
@@ -21,7 +22,7 @@ impl Engine {
         Ok(graph.into_inner())
     }
 
-    fn explained_key(&self, kind: Kind, tokens: u32) -> Result<ProgramKey> {
+    pub(crate) fn explained_key(&self, kind: Kind, tokens: u32) -> Result<ProgramKey> {
         let most = self.step_tokens();
         if tokens == 0 || tokens > most {
             return Err(EngineError::Option(format!(

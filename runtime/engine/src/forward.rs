@@ -53,13 +53,16 @@ impl Collected {
         entry.2.extend(words);
     }
 
-    /// Adds every output of a step under the name `rename` gives it.
+    /// Adds every output of a step under the name `rename` gives it; all or nothing.
     fn step(&mut self, done: &Done<'_>, rename: impl Fn(&str) -> Option<String>) -> Result<()> {
+        let mut read = Vec::new();
         for place in done.outputs() {
             if let Some(name) = rename(&place.name) {
-                let words = done.words(&place.name)?;
-                self.add(name, place.width as usize, place.dtype, words);
+                read.push((name, done.words(&place.name)?, place));
             }
+        }
+        for (name, words, place) in read {
+            self.add(name, place.width as usize, place.dtype, words);
         }
         Ok(())
     }
@@ -156,12 +159,12 @@ pub fn forward(
     for (index, piece) in ids.chunks(chunk).enumerate() {
         cancel.check()?;
         let rows: Vec<u32> = (0..piece.len() as u32).collect();
-        let done = session.feed(piece, &rows, outputs)?;
-        collected.step(&done, |name| {
-            (name != "hidden" && name != "ids").then(|| name.to_string())
+        session.surviving(|session| {
+            let done = session.feed(piece, &rows, outputs)?;
+            collected.step(&done, |name| {
+                (name != "hidden" && name != "ids").then(|| name.to_string())
+            })
         })?;
-        // The function may use the engine, which this step holds.
-        drop(done);
         progress(index * chunk + piece.len(), ids.len());
     }
     let has_next = engine.model().config.num_nextn_predict_layers > 0;
@@ -211,9 +214,9 @@ fn greedy(
     let mut session = Session::new(engine, false)?;
     let mut chosen = Vec::with_capacity(count);
     let mut keep = |done: &Done<'_>| -> Result<u32> {
-        let logits = done.words("logits")?;
+        let (logits, ids) = (done.words("logits")?, done.u32("ids")?);
         collected.add("greedy_logits".into(), logits.len(), DType::F32, logits);
-        Ok(done.u32("ids")?[0])
+        Ok(ids[0])
     };
     let mut next = session.prefill(ids, cancel, &mut |_, _| {}, &mut keep)?;
     chosen.push(next);
@@ -260,28 +263,41 @@ fn chain(
     const DRAFTS: usize = 3;
     let mut session = Session::new(engine, true)?;
     session.prefill(ids, cancel, &mut |_, _| {}, |_| Ok(()))?;
+    let count = DRAFTS.min(engine.context() as usize - ids.len() + 1);
+    // One piece of work: what a chained draft reads cannot be computed from tokens alone.
+    let made = session.surviving(|session| chained(session, ids.len(), first, count))?;
+    let mut drafts = Vec::with_capacity(count);
+    for (draft, logits) in made {
+        drafts.push(i64::from(draft));
+        collected.add("mtp_chain_logits".into(), logits.len(), DType::F32, logits);
+    }
+    Ok(ids_tensor("mtp_chain_ids", drafts.into_iter()))
+}
+
+/// `count` drafts after `prompt` tokens and the token `first`, each with its logits.
+fn chained(
+    session: &mut Session,
+    prompt: usize,
+    first: u32,
+    count: usize,
+) -> Result<Vec<(u32, Vec<u32>)>> {
     let row = session.draft_row().unwrap_or(0);
-    let hidden_size = engine.model().config.hidden_size as usize;
-    let mut drafts: Vec<u32> = Vec::new();
+    let hidden_size = session.engine().model().config.hidden_size as usize;
+    let mut made: Vec<(u32, Vec<u32>)> = Vec::with_capacity(count);
     let mut hidden: Vec<f32> = Vec::new();
-    for index in 0..DRAFTS.min(engine.context() as usize - ids.len() + 1) {
-        let done = match drafts.last() {
+    for index in 0..count {
+        let done = match made.last() {
             None => session.run_next(first, &[row], Outputs::Hidden)?,
-            Some(&id) => {
-                let position = (ids.len() + index - 1) as u32;
+            Some(&(id, _)) => {
+                let position = (prompt + index - 1) as u32;
                 session.run_chained(&hidden, id, position)?
             }
         };
-        let logits = done.words("logits")?;
-        drafts.push(done.u32("ids")?[0]);
+        made.push((done.u32("ids")?[0], done.words("logits")?));
         let rows = done.f32("hidden")?;
         hidden = rows[rows.len() - hidden_size..].to_vec();
-        collected.add("mtp_chain_logits".into(), logits.len(), DType::F32, logits);
     }
-    Ok(ids_tensor(
-        "mtp_chain_ids",
-        drafts.into_iter().map(i64::from),
-    ))
+    Ok(made)
 }
 
 /// The next-token module over a whole sequence: row `i` reads position `i` and token `i + 1`.
@@ -296,15 +312,17 @@ fn next_rows(
     let chunk = engine.logit_chunk();
     for (index, piece) in fed.chunks(chunk).enumerate() {
         cancel.check()?;
-        session.feed(piece, &[], Outputs::Hidden)?;
         let rows: Vec<u32> = (0..piece.len() as u32).collect();
         let next = sequence[index * chunk + piece.len()];
-        let done = session.run_next(next, &rows, Outputs::All)?;
-        collected.step(&done, |name| match name {
-            "hidden" => None,
-            "logits" => Some("mtp.0.logits".to_string()),
-            "ids" => Some("mtp.0.draft_ids".to_string()),
-            other => Some(other.to_string()),
+        session.surviving(|session| {
+            session.feed(piece, &[], Outputs::Hidden)?;
+            let done = session.run_next(next, &rows, Outputs::All)?;
+            collected.step(&done, |name| match name {
+                "hidden" => None,
+                "logits" => Some("mtp.0.logits".to_string()),
+                "ids" => Some("mtp.0.draft_ids".to_string()),
+                other => Some(other.to_string()),
+            })
         })?;
     }
     Ok(())

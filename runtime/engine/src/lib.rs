@@ -13,14 +13,20 @@ mod error;
 mod explain;
 mod forward;
 mod generate;
+mod home;
 mod model;
+mod pace;
 mod perplexity;
+mod prepared;
+mod recovery;
 pub mod registry;
+mod seat;
 mod session;
 mod step;
+mod trace;
 
 pub use decode::{Decoder, DraftCounts};
-pub use engine::{Engine, EngineOptions};
+pub use engine::{DISPATCH_BUDGET, Engine, EngineOptions};
 pub use error::{EngineError, Result};
 pub use forward::{ForwardOptions, Numbers, Tensor, forward};
 pub use generate::{Event, Finish, GenerateOptions, Generated, generate};
@@ -29,7 +35,9 @@ pub use hadal_tokens::SamplingOptions;
 pub use hadal_weights::Progress;
 pub use model::{Kind, Model};
 pub use perplexity::{Perplexity, perplexity};
+pub use recovery::Recovery;
 pub use session::{Cancel, Session};
+pub use trace::Traced;
 
 /// The example of the README compiles.
 #[cfg(doctest)]

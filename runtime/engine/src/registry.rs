@@ -3,7 +3,8 @@
 //! An explicit list: a library inside another program must not depend on what a linker
 //! keeps. Backend names appear here and nowhere else above `runtime/device`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hadal_device::{Backend, Device, DeviceInfo, DeviceKind, Error};
 use hadal_host::HostBackend;
@@ -11,7 +12,7 @@ pub use hadal_host::Isa;
 use hadal_vulkan::{VulkanBackend, VulkanOptions};
 use hadal_wgpu::{WgpuBackend, WgpuOptions};
 
-use crate::{EngineError, Result};
+use crate::{EngineError, Recovery, Result};
 
 /// Every backend that can be asked for, available or not.
 pub const NAMES: [&str; 5] = ["cuda", "rocm", "vulkan", "wgpu", "host"];
@@ -25,6 +26,9 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Compile GPU kernels with bounds checks.
     pub checked_shaders: bool,
+    /// Fault injection: a GPU is lost after so many submits. [`Reopening`] opens
+    /// devices without it.
+    pub lose_after_submits: Option<u64>,
 }
 
 /// The backends built in, in order of preference.
@@ -38,10 +42,13 @@ pub fn backends(options: &Options) -> Vec<Box<dyn Backend>> {
     }
     let wgpu = WgpuBackend::new(WgpuOptions {
         checked: options.checked_shaders,
+        lose_after_submits: options.lose_after_submits,
         ..WgpuOptions::default()
     });
     let vulkan = VulkanBackend::new(VulkanOptions {
         checked: options.checked_shaders,
+        lose_after_submits: options.lose_after_submits,
+        cache_folder: hadal_vulkan::user_cache_folder(),
         ..VulkanOptions::default()
     });
     vec![Box::new(wgpu), Box::new(vulkan), Box::new(host)]
@@ -93,6 +100,57 @@ pub fn open(wanted: Option<&str>, options: &Options) -> Result<Opened> {
     }
 }
 
+/// Opens the device again that was lost, or where that fails and no device was asked for by
+/// name, the best one there is: a [`crate::Recovery`] for devices of this list.
+pub struct Reopening {
+    wanted: Option<String>,
+    options: Options,
+    /// Name of the device in use, which is the first to be tried.
+    current: Mutex<String>,
+}
+
+/// Pauses between attempts to open a device again: a driver that resets its device needs
+/// a moment.
+const REOPEN_PAUSES: [Duration; 3] = [
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
+
+impl Reopening {
+    /// For the device that [`open`] gave for the same `wanted` and `options`.
+    pub fn of(opened: &Opened, wanted: Option<&str>, options: &Options) -> Reopening {
+        Reopening {
+            wanted: wanted.map(str::to_string),
+            options: Options {
+                lose_after_submits: None,
+                ..*options
+            },
+            current: Mutex::new(opened.device.info().id()),
+        }
+    }
+}
+
+impl Recovery for Reopening {
+    fn reopen(&self, _lost: &Error) -> Result<Arc<dyn Device>> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut result = open_named(&current, &self.options);
+        for pause in REOPEN_PAUSES {
+            if result.is_ok() {
+                return result;
+            }
+            std::thread::sleep(pause);
+            result = open_named(&current, &self.options);
+        }
+        if result.is_err() && self.wanted.is_none() {
+            let best = open_best(&self.options)?.device;
+            *current = best.info().id();
+            return Ok(best);
+        }
+        result
+    }
+}
+
 fn open_best(options: &Options) -> Result<Opened> {
     let (mut refused, mut software) = (Vec::new(), Vec::new());
     for backend in backends(options) {
@@ -138,6 +196,13 @@ fn software_only(ids: &[String]) -> Option<String> {
 }
 
 fn open_named(name: &str, options: &Options) -> Result<Arc<dyn Device>> {
+    let (backend, ordinal) = find(name, options)?;
+    Ok(backend.open(ordinal)?)
+}
+
+/// The backend and the number of the device that `name` (`host`, `wgpu:1`) means; it is not
+/// opened.
+pub fn find(name: &str, options: &Options) -> Result<(Box<dyn Backend>, usize)> {
     let (backend_name, ordinal) = match name.split_once(':') {
         None => (name, 0),
         Some((backend, number)) => match number.parse() {
@@ -155,8 +220,8 @@ fn open_named(name: &str, options: &Options) -> Result<Arc<dyn Device>> {
             NAMES.join(", ")
         )));
     }
-    let built = backends(options);
-    let Some(backend) = built.iter().find(|b| b.name() == backend_name) else {
+    let mut built = backends(options).into_iter();
+    let Some(backend) = built.find(|b| b.name() == backend_name) else {
         return Err(Error::Unavailable {
             backend: NAMES
                 .into_iter()
@@ -173,5 +238,5 @@ fn open_named(name: &str, options: &Options) -> Result<Arc<dyn Device>> {
             devices.len()
         )));
     }
-    Ok(backend.open(ordinal)?)
+    Ok((backend, ordinal))
 }

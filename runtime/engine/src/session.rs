@@ -7,11 +7,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hadal_device::{BufferDesc, BufferId, PAGE, Span};
+use hadal_device::Span;
 use hadal_models::Outputs;
 
 use crate::model::Kind;
-use crate::step::{Done, SessionBuffers, Step};
+use crate::seat::Seat;
+use crate::step::{Done, Step};
 use crate::{Engine, EngineError, Result};
 
 /// Asks a running request to stop; may be shared between threads.
@@ -51,12 +52,14 @@ impl Cancel {
 /// One sequence on an engine.
 pub struct Session {
     engine: Arc<Engine>,
-    caches: Vec<BufferId>,
-    hidden: BufferId,
-    next_hidden: BufferId,
-    tokens: Vec<u32>,
+    /// `None` while the memory is lost with its device.
+    pub(crate) seat: Option<Seat>,
+    pub(crate) layers: u32,
+    pub(crate) tokens: Vec<u32>,
     /// Rows of `hidden`, of the newest positions, that the next-token module has not read.
-    waiting: usize,
+    pub(crate) waiting: usize,
+    /// Where no row waits: the token that the module read with the newest position.
+    pub(crate) beyond: Option<u32>,
     drafts: bool,
 }
 
@@ -66,37 +69,16 @@ impl Session {
     pub fn new(engine: &Arc<Engine>, drafts: bool) -> Result<Session> {
         let config = &engine.model().config;
         let drafts = drafts && config.num_nextn_predict_layers > 0;
-        let layers = config.num_hidden_layers + u32::from(drafts);
-        let width = config.kv_lora_rank + config.qk_rope_head_dim;
-        let cache_bytes = 4 * u64::from(engine.cache_rows()) * u64::from(width);
-        let limit = engine.device().info().limits.max_binding_bytes;
-        if cache_bytes > limit {
-            return Err(EngineError::Option(format!(
-                "a context of {} tokens needs {cache_bytes} bytes a layer, and {} binds at most {limit}; choose a context of at most {}",
-                engine.context(),
-                engine.device().info().id(),
-                limit / (4 * u64::from(width)) / u64::from(PAGE) * u64::from(PAGE),
-            )));
-        }
-        // A program is prepared for a bucket, so its hidden rows are too.
-        let rows = engine.step_tokens().next_power_of_two();
-        let hidden_bytes = 4 * u64::from(rows) * u64::from(config.hidden_size);
         let mut session = Session {
             engine: engine.clone(),
-            caches: Vec::new(),
-            hidden: BufferId(u64::MAX),
-            next_hidden: BufferId(u64::MAX),
+            seat: None,
+            layers: config.num_hidden_layers + u32::from(drafts),
             tokens: Vec::new(),
             waiting: 0,
+            beyond: None,
             drafts,
         };
-        let alloc = |label: String, bytes| engine.device().alloc(&BufferDesc::new(label, bytes));
-        for layer in 0..layers {
-            let cache = alloc(format!("latent cache of layer {layer}"), cache_bytes)?;
-            session.caches.push(cache);
-        }
-        session.hidden = alloc("hidden states".into(), hidden_bytes)?;
-        session.next_hidden = alloc("next-token hidden states".into(), hidden_bytes)?;
+        session.surviving(|_| Ok(()))?;
         Ok(session)
     }
 
@@ -124,7 +106,7 @@ impl Session {
     pub fn cache_bytes(&self) -> u64 {
         let config = &self.engine.model().config;
         let width = config.kv_lora_rank + config.qk_rope_head_dim;
-        4 * self.caches.len() as u64 * u64::from(self.engine.cache_rows()) * u64::from(width)
+        4 * u64::from(self.layers) * u64::from(self.engine.cache_rows()) * u64::from(width)
     }
 
     /// Checks ids and room before anything runs.
@@ -145,27 +127,30 @@ impl Session {
     }
 
     /// Feeds a prompt in chunks and calls `last` with the finished last step, whose last
-    /// row has logits. `progress` sees tokens done and in all.
+    /// row has logits; again where the device was lost before it was done. `progress` sees tokens done and in all.
     pub(crate) fn prefill<T>(
         &mut self,
         ids: &[u32],
         cancel: &Cancel,
         progress: &mut dyn FnMut(usize, usize),
-        last: impl FnOnce(&Done<'_>) -> Result<T>,
+        mut last: impl FnMut(&Done<'_>) -> Result<T>,
     ) -> Result<T> {
         self.check(ids)?;
-        let chunk = self.engine.options().chunk as usize;
-        let whole = (ids.len() - 1) / chunk * chunk;
-        for start in (0..whole).step_by(chunk) {
+        let mut tail = ids;
+        loop {
             cancel.check()?;
-            self.feed(&ids[start..start + chunk], &[], Outputs::Hidden)?;
-            progress(start + chunk, ids.len());
+            let chunk = self.surviving(|session| session.engine.next_chunk())?;
+            if tail.len() <= chunk {
+                break;
+            }
+            let (piece, rest) = tail.split_at(chunk);
+            self.surviving(|session| session.feed(piece, &[], Outputs::Hidden).map(drop))?;
+            tail = rest;
+            progress(ids.len() - tail.len(), ids.len());
         }
-        cancel.check()?;
-        let tail = &ids[whole..];
-        let done = self.feed(tail, &[tail.len() as u32 - 1], Outputs::Hidden)?;
-        let result = last(&done)?;
-        drop(done);
+        let row = tail.len() as u32 - 1;
+        let result =
+            self.surviving(|session| last(&session.feed(tail, &[row], Outputs::Hidden)?))?;
         progress(ids.len(), ids.len());
         Ok(result)
     }
@@ -187,12 +172,7 @@ impl Session {
             position: self.tokens.len() as u32,
             logit_rows,
         };
-        let buffers = SessionBuffers {
-            caches: &self.caches,
-            hidden_in: None,
-            hidden_out: self.hidden,
-        };
-        let done = self.engine.step(&step, &buffers)?;
+        let done = self.engine.step(&step, seated(&self.seat)?)?;
         self.tokens.extend_from_slice(ids);
         self.waiting = ids.len();
         Ok(done)
@@ -216,13 +196,9 @@ impl Session {
             position: first as u32,
             logit_rows,
         };
-        let buffers = SessionBuffers {
-            caches: &self.caches,
-            hidden_in: Some(self.hidden),
-            hidden_out: self.next_hidden,
-        };
-        let done = self.engine.step(&step, &buffers)?;
+        let done = self.engine.step(&step, seated(&self.seat)?)?;
         self.waiting = 0;
+        self.beyond = Some(next);
         Ok(done)
     }
 
@@ -234,12 +210,13 @@ impl Session {
         id: u32,
         position: u32,
     ) -> Result<Done<'_>> {
+        let seat = seated(&self.seat)?;
         let span = Span {
-            buffer: self.hidden,
+            buffer: seat.hidden,
             offset: 0,
             bytes: 4 * hidden.len() as u64,
         };
-        let device = self.engine.device();
+        let device = &seat.home.device;
         device.write(span, bytemuck::cast_slice(hidden))?;
         let step = Step {
             kind: Kind::Next(0),
@@ -248,12 +225,7 @@ impl Session {
             position,
             logit_rows: &[0],
         };
-        let buffers = SessionBuffers {
-            caches: &self.caches,
-            hidden_in: Some(self.hidden),
-            hidden_out: self.next_hidden,
-        };
-        self.engine.step(&step, &buffers)
+        self.engine.step(&step, seat)
     }
 
     /// Row of the next-token module's next step that drafts: the newest one. `None` if the
@@ -266,23 +238,24 @@ impl Session {
     pub fn clear(&mut self) {
         self.tokens.clear();
         self.waiting = 0;
+        self.beyond = None;
     }
 
     /// Keeps only the first `count` tokens: the shared beginning of a new prompt, or a step
     /// without its wrong draft. The next-token module goes on with what its cache holds.
     pub fn keep(&mut self, count: usize) {
         let dropped = self.tokens.len().saturating_sub(count);
+        if dropped > 0 && dropped >= self.waiting {
+            // The module read the newest row that is left with the first token that goes.
+            self.beyond = Some(self.tokens[count]);
+        }
         self.tokens.truncate(count);
         self.waiting = self.waiting.saturating_sub(dropped);
     }
 }
 
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.engine.finish();
-        let device = self.engine.device();
-        for buffer in self.caches.iter().chain([&self.hidden, &self.next_hidden]) {
-            device.free(*buffer);
-        }
-    }
+/// The memory of a session; there is some whenever [`Session::surviving`] runs.
+pub(crate) fn seated(seat: &Option<Seat>) -> Result<&Seat> {
+    let missing = || hadal_device::Error::Invalid("a step of a session without memory".into());
+    Ok(seat.as_ref().ok_or_else(missing)?)
 }

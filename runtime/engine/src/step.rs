@@ -1,25 +1,18 @@
 //! One step as data: what goes into the `inputs` buffer before it and how its outputs are
 //! read after it. Submitting is `engine.rs`'s.
 
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
+use std::time::Instant;
 
-use hadal_device::{BufferId, DType, Device, Inputs, Span};
+use hadal_device::{BufferId, DType, Inputs, Span};
 use hadal_graph::{Dim, OutputPlace};
 use hadal_models::Outputs;
 
 use crate::engine::{ProgramKey, State};
+use crate::home::Home;
 use crate::model::Kind;
+use crate::seat::Seat;
 use crate::{EngineError, Result};
-
-/// Buffers of the session a step is for.
-pub(crate) struct SessionBuffers<'a> {
-    /// Latent caches, one a layer, next-token modules last.
-    pub caches: &'a [BufferId],
-    /// Rows the program reads (`Op::Hidden`), for next-token modules.
-    pub hidden_in: Option<BufferId>,
-    /// Rows the program leaves for a next-token module.
-    pub hidden_out: BufferId,
-}
 
 /// One step: consecutive tokens of one sequence.
 pub(crate) struct Step<'a> {
@@ -32,9 +25,25 @@ pub(crate) struct Step<'a> {
     pub logit_rows: &'a [u32],
 }
 
+impl Step<'_> {
+    /// Positions in the cache after it.
+    pub fn end(&self) -> u32 {
+        self.position + self.ids.len() as u32
+    }
+
+    /// Rows that the program reads (`Op::Hidden`) and rows that it leaves for a next-token
+    /// module.
+    pub fn hidden(&self, seat: &Seat) -> (Option<BufferId>, BufferId) {
+        match self.kind {
+            Kind::Main => (None, seat.hidden),
+            Kind::Next(_) => (Some(seat.hidden), seat.next_hidden),
+        }
+    }
+}
+
 /// A finished step whose outputs can be read until the next one starts.
 pub(crate) struct Done<'e> {
-    pub device: &'e dyn Device,
+    pub home: Arc<Home>,
     /// Values a row of logits.
     pub vocab: usize,
     pub state: MutexGuard<'e, State>,
@@ -84,8 +93,12 @@ impl Done<'_> {
             offset: place.offset,
             bytes: 4 * words.len() as u64,
         };
-        self.device
-            .read(span, bytemuck::cast_slice_mut(&mut words))?;
+        let device = &self.home.device;
+        let waits = device.completed() < self.home.newest();
+        device.read(span, bytemuck::cast_slice_mut(&mut words))?;
+        if let Some((_, running)) = self.state.running.as_ref().filter(|_| waits) {
+            running.ended.set(Some(Instant::now()));
+        }
         if stride == width {
             return Ok(words);
         }
@@ -97,14 +110,6 @@ impl Done<'_> {
     pub fn f32(&self, name: &str) -> Result<Vec<f32>> {
         debug_assert!(self.place(name).is_none_or(|p| p.dtype == DType::F32));
         Ok(self.words(name)?.into_iter().map(f32::from_bits).collect())
-    }
-
-    /// One row of `logits`.
-    pub fn logit_row(&self, row: usize) -> Result<Vec<f32>> {
-        let width = self.vocab;
-        let mut logits = self.f32("logits")?;
-        logits.truncate((row + 1) * width);
-        Ok(logits.split_off(row * width))
     }
 
     /// Rows of a `u32` output.

@@ -17,7 +17,9 @@ mod text;
 mod verify;
 
 pub use graph::{Declared, Graph, Node, ValueId};
-pub use lower::{Explained, Lowered, MoeForm, OutputPlace, Pipelines, Request, SlotUse, lower};
+pub use lower::{
+    Explained, Lowered, MoeForm, OutputPlace, Pipelines, Request, SlotUse, Work, WorkLimit, lower,
+};
 pub use net::{Dtypes, Net, Val};
 pub use op::{ActScale, Op, RouteRule};
 pub use passes::{Form, Target, absorb, fold, fuse, optimise, optimise_with, quantise};

@@ -12,6 +12,7 @@ mod checkpoint;
 mod dummy;
 mod error;
 mod file;
+mod in_place;
 mod index;
 mod load;
 mod map;

@@ -3,11 +3,12 @@
 //! Decides the size of an upload step and what is undone when it stops. Must not decide
 //! where anything lies: that is `place.rs`.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use hadal_device::{BufferDesc, BufferId, Device, Span};
+use hadal_device::{BufferDesc, BufferId, Device, Pages, Span};
 
+use crate::in_place::Window;
 use crate::place::{Content, Planned};
 use crate::source::range;
 use crate::{Placement, Result, Stored, TensorSource, WeightsError};
@@ -23,6 +24,8 @@ pub struct Progress {
     pub bytes_done: u64,
     /// Of so many.
     pub bytes_total: u64,
+    /// Those of them that the device uses where they lie, without a copy.
+    pub bytes_in_place: u64,
 }
 
 impl Placement {
@@ -41,6 +44,7 @@ impl Placement {
         let state = Progress {
             bytes_done: 0,
             bytes_total: total,
+            bytes_in_place: 0,
         };
         let mut loading = Loading {
             device,
@@ -51,7 +55,7 @@ impl Placement {
         loading.report(0)?;
         for (number, planned) in self.buffers.iter().enumerate() {
             match &planned.content {
-                Content::Shard(shard) => loading.shard(source, *shard)?,
+                Content::Window(window) => loading.window(source, window)?,
                 Content::Arena(copies) => {
                     let buffer = loading.alloc(format!("weights {number}"), planned.bytes)?;
                     for (offset, from) in copies {
@@ -66,7 +70,7 @@ impl Placement {
 
 fn data_bytes(planned: &Planned) -> u64 {
     match &planned.content {
-        Content::Shard(_) => planned.bytes,
+        Content::Window(_) => planned.bytes,
         Content::Arena(copies) => copies.iter().map(|(_, from)| from.bytes).sum(),
     }
 }
@@ -104,26 +108,29 @@ impl Loading<'_> {
         Ok(buffer)
     }
 
-    /// A whole shard: its own pages where the device can, otherwise a copy of the same
+    /// Part of a shard: its own pages where the device can, otherwise a copy of the same
     /// layout.
-    fn shard(&mut self, source: &dyn TensorSource, number: usize) -> Result<()> {
+    fn window(&mut self, source: &dyn TensorSource, window: &Window) -> Result<()> {
+        let number = window.shard;
         let shard = source.shards().get(number).ok_or_else(|| moved(number))?;
-        let bytes = shard.bytes().len() as u64;
-        if let Some(buffer) = self.device.adopt(Arc::clone(&shard.pages)) {
+        let bytes = window.end - window.start;
+        let from = Stored {
+            shard: number,
+            offset: window.start,
+            bytes,
+        };
+        range(shard, from.offset, from.bytes).ok_or_else(|| moved(number))?;
+        let pages = Part {
+            pages: Arc::clone(&shard.pages),
+            range: window.start as usize..window.end as usize,
+        };
+        if let Some(buffer) = self.device.adopt(Arc::new(pages)) {
             self.buffers.push(buffer);
+            self.state.bytes_in_place += bytes;
             return self.report(bytes);
         }
         let buffer = self.alloc(shard.name.clone(), bytes)?;
-        self.copy(
-            source,
-            buffer,
-            0,
-            &Stored {
-                shard: number,
-                offset: 0,
-                bytes,
-            },
-        )
+        self.copy(source, buffer, 0, &from)
     }
 
     /// Writes `from` at `offset`, step by step.
@@ -168,6 +175,19 @@ impl Loading<'_> {
             bytes,
         )?;
         Ok(())
+    }
+}
+
+/// Part of a shard as pages of its own.
+struct Part {
+    pages: Pages,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        let all: &[u8] = (*self.pages).as_ref();
+        all.get(self.range.clone()).unwrap_or_default()
     }
 }
 

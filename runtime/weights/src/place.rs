@@ -1,15 +1,17 @@
 //! Where each weight lies on one device: which buffer, which bytes.
 //!
 //! Decides by arithmetic alone, without touching a device or any data, so that it also
-//! answers "will it fit?". A device that reads host memory and takes scattered expert tables
-//! uses the shards as they are; any other gets arenas in which every piece respects the
-//! device's limits. Must not know kernels. First test to break:
+//! answers "will it fit?". What a device can use as it lies in the shards stays there
+//! (`in_place.rs`); the rest goes into arenas in which every piece respects the device's
+//! limits. Must not know
+//! kernels. First test to break:
 //! `tests/placing.rs`.
 
 use std::collections::HashMap;
 
 use hadal_device::{DType, DeviceInfo, Features, SCALE_BLOCK};
 
+use crate::in_place::{DATA_GRAIN, InPlace, SCALE_GRAIN, Window};
 use crate::{Bound, BoundWeight, Declared, Result, Stored, TensorSource, WeightsError, bind};
 
 /// Arenas are not made larger than this where single pieces allow it: allocations of many
@@ -22,7 +24,8 @@ const MIN_ALIGN: u64 = 256;
 
 /// Contiguous rows of a weight (or its scales) in one buffer. In an arena, `offset` is
 /// aligned to 256 and to the device's `offset_align`, and the buffer goes on at least to the
-/// next multiple of 4 bytes behind the piece; in an adopted shard it may be any byte.
+/// next multiple of 4 bytes behind the piece; in a shard that is used in place it has the alignment that
+/// the device needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// Index into the buffers that [`Placement::load`] returns.
@@ -50,8 +53,8 @@ pub struct Placed {
     pub scale: Option<Piece>,
 }
 
-/// Some experts of a table. In arenas all entries lie in one buffer at a constant stride, and
-/// first to last fit one binding; the same holds for the scales.
+/// Some experts of a table. On devices without `POINTER_TABLES` all entries lie in one buffer
+/// at a constant stride, and first to last fit one binding; the same holds for the scales.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableChunk {
     /// First expert.
@@ -76,8 +79,8 @@ pub struct PlacedTable {
 /// What goes into one buffer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Content {
-    /// A whole shard, at its own offsets.
-    Shard(usize),
+    /// Part of a shard, as it lies there.
+    Window(Window),
     /// Tensors' bytes at offsets of the buffer, in ascending order.
     Arena(Vec<(u64, Stored)>),
 }
@@ -107,12 +110,7 @@ impl Placement {
         info: &DeviceInfo,
     ) -> Result<Placement> {
         let bound = bind(declared, source)?;
-        let in_place = Features::HOST.with(Features::POINTER_TABLES);
-        let mut planner = if info.features.has(in_place) {
-            Planner::in_place(source)
-        } else {
-            Planner::arenas(info)
-        };
+        let mut planner = Planner::new(&bound, source, info);
         let (mut matrices, mut tables) = (HashMap::new(), HashMap::new());
         for weight in &bound.weights {
             match weight.experts {
@@ -156,39 +154,38 @@ impl Placement {
 /// Buffers being filled.
 struct Planner {
     buffers: Vec<Planned>,
-    in_place: bool,
+    in_place: InPlace,
     align: u64,
     max_piece: u64,
     max_buffer: u64,
+    /// Longest chunk of a table.
+    max_table: u64,
 }
 
 impl Planner {
-    fn in_place(source: &dyn TensorSource) -> Planner {
-        let whole = |(number, shard): (usize, &crate::Shard)| Planned {
-            bytes: shard.bytes().len() as u64,
-            content: Content::Shard(number),
-        };
-        let buffers = source.shards().iter().enumerate().map(whole).collect();
-        Planner {
-            buffers,
-            in_place: true,
-            align: 1,
-            max_piece: u64::MAX,
-            max_buffer: u64::MAX,
-        }
-    }
-
-    fn arenas(info: &DeviceInfo) -> Planner {
+    fn new(bound: &Bound, source: &dyn TensorSource, info: &DeviceInfo) -> Planner {
         let limits = &info.limits;
         let align = limits.offset_align.max(MIN_ALIGN).next_power_of_two();
         let max_buffer = limits.max_buffer_bytes / align * align;
         let max_piece = limits.max_binding_bytes.min(max_buffer);
+        // Entries with pointers are bound one by one.
+        let max_table = match info.features.has(Features::POINTER_TABLES) {
+            true => max_buffer,
+            false => max_piece,
+        };
+        let cut = |weight: &BoundWeight| together(weight, align, max_table);
+        let in_place = InPlace::plan(bound, source.shards(), info, cut);
+        let planned = |window: &Window| Planned {
+            bytes: window.end - window.start,
+            content: Content::Window(*window),
+        };
         Planner {
-            buffers: Vec::new(),
-            in_place: false,
+            buffers: in_place.windows.iter().map(planned).collect(),
+            in_place,
             align,
             max_piece,
             max_buffer,
+            max_table,
         }
     }
 
@@ -200,7 +197,9 @@ impl Planner {
     fn room(&mut self, bytes: u64) -> (usize, u64) {
         let size = bytes.max(1).next_multiple_of(self.align);
         let cap = self.max_buffer.min(ARENA_BYTES);
-        let fits = |buffer: &Planned| buffer.bytes + size <= cap;
+        let fits = |buffer: &Planned| {
+            matches!(buffer.content, Content::Arena(_)) && buffer.bytes + size <= cap
+        };
         let number = match self.buffers.iter().position(fits) {
             Some(number) => number,
             None => {
@@ -232,8 +231,8 @@ impl Planner {
 
     /// A place of its own for part of a tensor.
     fn piece(&mut self, name: &str, from: Stored, rows: (u32, u32)) -> Result<Piece> {
-        if self.in_place {
-            return Ok(self.put((from.shard, from.offset), from, rows));
+        if let Some(place) = self.in_place.piece(&from) {
+            return Ok(self.put(place, from, rows));
         }
         self.check_size(name, from.bytes)?;
         let place = self.room(from.bytes);
@@ -299,22 +298,13 @@ impl Planner {
         };
         let bytes = weight.data.first().map_or(0, |data| data.bytes);
         self.check_size(&weight.name, bytes)?;
-        let stride = bytes.max(1).next_multiple_of(self.align);
-        // Of `count` entries the last one ends at (count - 1) * stride + bytes.
-        let count = if self.in_place {
-            experts as u64
-        } else {
-            (self.max_piece - bytes) / stride + 1
-        };
-        let count = usize::try_from(count)
-            .unwrap_or(experts)
-            .clamp(1, experts.max(1));
+        let count = together(weight, self.align, self.max_table);
         let mut chunks = Vec::new();
         for first in (0..experts).step_by(count) {
             let end = (first + count).min(experts);
-            let entries = self.run(&weight.data[first..end], out);
+            let entries = self.run(&weight.data[first..end], out, DATA_GRAIN);
             let scales = match weight.scales.get(first..end) {
-                Some(scales) => self.run(scales, out.div_ceil(SCALE_BLOCK)),
+                Some(scales) => self.run(scales, out.div_ceil(SCALE_BLOCK), SCALE_GRAIN),
                 None => Vec::new(),
             };
             chunks.push(TableChunk {
@@ -330,11 +320,13 @@ impl Planner {
         })
     }
 
-    /// Tensors of equal size, side by side at a constant stride.
-    fn run(&mut self, tensors: &[Stored], rows: u32) -> Vec<Piece> {
-        if self.in_place {
-            let place = |from: &Stored| self.put((from.shard, from.offset), *from, (0, rows));
-            return tensors.iter().map(place).collect();
+    /// Tensors of equal size: where they lie, or side by side at a constant stride.
+    fn run(&mut self, tensors: &[Stored], rows: u32, grain: u64) -> Vec<Piece> {
+        if let Some(places) = self.in_place.run(tensors, grain) {
+            let entries = places.into_iter().zip(tensors);
+            return entries
+                .map(|(place, from)| self.put(place, *from, (0, rows)))
+                .collect();
         }
         let stride = tensors[0].bytes.max(1).next_multiple_of(self.align);
         let (buffer, start) = self.room(stride * tensors.len() as u64);
@@ -343,6 +335,16 @@ impl Planner {
             .map(|(from, number)| self.put((buffer, start + number * stride), *from, (0, rows)))
             .collect()
     }
+}
+
+/// Experts of a table that make one chunk. Of `count` entries in an arena the last one ends
+/// at `(count - 1) * stride + bytes`.
+fn together(weight: &BoundWeight, align: u64, max_table: u64) -> usize {
+    let experts = weight.data.len().max(1);
+    let bytes = weight.data.first().map_or(0, |data| data.bytes);
+    let stride = bytes.max(1).next_multiple_of(align);
+    let count = (max_table.saturating_sub(bytes) / stride).saturating_add(1);
+    usize::try_from(count).unwrap_or(experts).clamp(1, experts)
 }
 
 /// Rows of a weight and the bytes of one; a vector is one row.

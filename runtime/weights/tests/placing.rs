@@ -63,6 +63,7 @@ fn load_and_compare(
     let mut last = Progress {
         bytes_done: 0,
         bytes_total: 0,
+        bytes_in_place: 0,
     };
     let buffers = placement
         .load(&device, source, &mut |progress| {

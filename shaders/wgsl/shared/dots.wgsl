@@ -1,5 +1,5 @@
-// Dot products of up to four activation rows with one weight row, shared out among LANES
-// lanes. Needs the weight imported under the same name, and `x`.
+// Dot products of up to four activation rows with one weight row, shared out among `lanes`
+// lanes (see `lanes`). Needs the weight imported under the same name, and `x`.
 //
 // WIDE: sixteen bytes of weights at a time. PACKED: four weights at a time, `p.k` is a
 // multiple of 4. Otherwise one at a time.
@@ -7,11 +7,11 @@
 // One lane's share: `x_at` are the starts of the rows in `x`, `w_at` is the first element of
 // the weight row, `s_at` its first scale. Only the first ROWS results mean something.
 #ifdef WIDE
-fn $_dots(x_at: vec4<u32>, w_at: u32, s_at: u32, lane: u32) -> vec4<f32> {
+fn $_dots(x_at: vec4<u32>, w_at: u32, s_at: u32, lane: u32, lanes: u32) -> vec4<f32> {
     var sums = vec4<f32>(0.0);
     let w_quad = w_at / CODES;
     let x_quad = x_at >> vec4<u32>(2u);
-    for (var i = lane; i < p.k / CODES; i += LANES) {
+    for (var i = lane; i < p.k / CODES; i += lanes) {
         let words = $_quads[w_quad + i];
         let at = x_quad + vec4<u32>(i * (CODES / 4u));
         var part = vec4<f32>(0.0);
@@ -32,10 +32,10 @@ fn $_dots(x_at: vec4<u32>, w_at: u32, s_at: u32, lane: u32) -> vec4<f32> {
     return sums;
 }
 #else
-fn $_dots(x_at: vec4<u32>, w_at: u32, s_at: u32, lane: u32) -> vec4<f32> {
+fn $_dots(x_at: vec4<u32>, w_at: u32, s_at: u32, lane: u32, lanes: u32) -> vec4<f32> {
     var sums = vec4<f32>(0.0);
 #ifdef PACKED
-    for (var i = lane * 4u; i < p.k; i += LANES * 4u) {
+    for (var i = lane * 4u; i < p.k; i += lanes * 4u) {
         let w = $_codes(w_at + i) * $_scale(s_at, i);
         sums.x += dot(w, x_four(x_at.x + i));
         if ROWS > 1u {
@@ -47,7 +47,7 @@ fn $_dots(x_at: vec4<u32>, w_at: u32, s_at: u32, lane: u32) -> vec4<f32> {
         }
     }
 #else
-    for (var i = lane; i < p.k; i += LANES) {
+    for (var i = lane; i < p.k; i += lanes) {
         let w = $_code(w_at + i) * $_scale(s_at, i);
         sums += w * vec4<f32>(x[x_at.x + i], x[x_at.y + i], x[x_at.z + i], x[x_at.w + i]);
     }

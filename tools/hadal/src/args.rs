@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hadal_engine::DISPATCH_BUDGET;
 use hadal_engine::registry::Isa;
 
 use crate::commands;
@@ -56,6 +57,8 @@ pub enum Command {
     Explain(commands::explain::ExplainArgs),
     /// Measure tokens per second and memory bandwidth.
     Bench(commands::bench::BenchArgs),
+    /// Check that a device computes what it must, case by case.
+    Conformance(commands::conformance::ConformanceArgs),
 }
 
 /// Which model.
@@ -88,6 +91,9 @@ pub struct DeviceArgs {
     /// Compile GPU kernels with bounds checks.
     #[arg(long, hide_short_help = true)]
     pub checked_shaders: bool,
+    /// Fault injection: lose the GPU after so many submits; the answer goes on without it.
+    #[arg(long, value_name = "SUBMITS", hide = true)]
+    pub lose_device_after: Option<u64>,
 }
 
 /// How the model is put on the device.
@@ -106,6 +112,16 @@ pub struct EngineArgs {
         hide_short_help = true
     )]
     pub chunk: u32,
+    /// Longest time that a GPU may work on one thing before others have their turn; longer
+    /// work is cut. 0: no limit.
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = DISPATCH_BUDGET.as_millis() as u64,
+        value_parser = clap::value_parser!(u64).range(0..=60_000),
+        hide_short_help = true
+    )]
+    pub dispatch_budget: u64,
     /// Form of attention, where the device's choice is not wanted.
     #[arg(long, value_enum, hide_short_help = true)]
     pub form: Option<FormArg>,

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::failure::{Failure, Result};
 
 /// Where a command writes.
+#[derive(Clone)]
 pub struct Console {
     json: bool,
     quiet: bool,
@@ -93,6 +94,7 @@ impl Console {
             Unit::Bytes => "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes} {eta}",
             Unit::Tokens => "{msg} [{bar:30}] {pos}/{len} tokens {eta}",
             Unit::Runs => "{msg} [{bar:30}] {pos}/{len} runs {eta}",
+            Unit::Cases => "{msg} [{bar:30}] {pos}/{len} cases {eta}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
@@ -114,6 +116,8 @@ pub enum Unit {
     Tokens,
     /// Runs of a measurement.
     Runs,
+    /// Cases of a suite.
+    Cases,
 }
 
 /// A progress bar, cleared when dropped.

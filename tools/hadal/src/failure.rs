@@ -139,6 +139,21 @@ impl From<EngineError> for Failure {
     }
 }
 
+impl From<hadal_conformance::RunError> for Failure {
+    fn from(error: hadal_conformance::RunError) -> Failure {
+        use hadal_conformance::RunError;
+        match error {
+            RunError::Device(error) => EngineError::Device(error).into(),
+            RunError::OtherDevice { ref old, .. } => {
+                let help = format!("--device {old} takes the device of the report");
+                Failure::usage(&error).help(help)
+            }
+            RunError::Report(_) | RunError::Replay(_) | RunError::Case(_) => Failure::usage(error),
+            RunError::Process(_) => Failure::failed(error),
+        }
+    }
+}
+
 impl From<hadal_tokens::TokensError> for Failure {
     fn from(error: hadal_tokens::TokensError) -> Failure {
         EngineError::from(error).into()

@@ -3,10 +3,11 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use hadal_device::{DeviceInfo, DeviceKind};
-use hadal_engine::registry::{self, Opened, Options};
-use hadal_engine::{Cancel, Engine, EngineOptions, Form, Model, MoeForm};
+use hadal_device::{Device, DeviceInfo, DeviceKind, Error};
+use hadal_engine::registry::{self, Options, Reopening};
+use hadal_engine::{Cancel, Engine, EngineOptions, Form, Model, MoeForm, Recovery};
 use hadal_models::Config;
 use hadal_tokens::{GenerationConfig, TextModel};
 use hadal_weights::Checkpoint;
@@ -102,11 +103,19 @@ pub fn device_options(args: &DeviceArgs) -> Options {
         isa: args.isa.map(Into::into),
         threads: args.threads.map(usize::from),
         checked_shaders: args.checked_shaders,
+        lose_after_submits: args.lose_device_after,
     }
 }
 
+/// An open device, and how it is opened again.
+pub struct Chosen {
+    /// The device.
+    pub device: Arc<dyn Device>,
+    reopening: Reopening,
+}
+
 /// Opens the device and says which it is and why.
-pub fn device(args: &DeviceArgs, console: &Console) -> Result<Opened> {
+pub fn device(args: &DeviceArgs, console: &Console) -> Result<Chosen> {
     // Of `abacus:7` it is the name that is wrong, not the number.
     let wanted = args
         .device
@@ -115,7 +124,9 @@ pub fn device(args: &DeviceArgs, console: &Console) -> Result<Opened> {
             Some((backend, _)) if !registry::NAMES.contains(&backend) => backend,
             _ => name,
         });
-    let opened = registry::open(wanted, &device_options(args))?;
+    let options = device_options(args);
+    let opened = registry::open(wanted, &options)?;
+    let reopening = Reopening::of(&opened, wanted, &options);
     let info = opened.device.info();
     let software = if info.kind == DeviceKind::Software {
         ": a software adapter, not a GPU; the host is usually faster"
@@ -143,7 +154,45 @@ pub fn device(args: &DeviceArgs, console: &Console) -> Result<Opened> {
             ));
         }
     }
-    Ok(opened)
+    Ok(Chosen {
+        device: opened.device,
+        reopening,
+    })
+}
+
+/// Opens the device again after a loss, and tells of it.
+struct Resuming {
+    reopening: Reopening,
+    cancel: Cancel,
+    console: Console,
+}
+
+impl Recovery for Resuming {
+    fn reopen(&self, lost: &Error) -> hadal_engine::Result<Arc<dyn Device>> {
+        if let Error::Lost { device, why } = lost {
+            let why = why.trim_end_matches('.');
+            self.console.note(&format!(
+                "\nthe device {device} was lost ({why}); opening it again"
+            ));
+        }
+        self.reopening.reopen(lost)
+    }
+
+    fn progress(&self, _: hadal_engine::Progress) -> ControlFlow<()> {
+        go_on(&self.cancel)
+    }
+
+    fn resumed(&self, _: &Error, device: &DeviceInfo) {
+        let (id, name) = (device.id(), &device.name);
+        self.console.note(&format!("continuing on {id} ({name})"));
+    }
+}
+
+fn go_on(cancel: &Cancel) -> ControlFlow<()> {
+    match cancel.is_cancelled() {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    }
 }
 
 /// Options of the engine with a context of `context` where none was asked for.
@@ -161,6 +210,8 @@ pub fn engine_options(args: &EngineArgs, context: Option<u32>) -> EngineOptions 
             Some(MoeArg::Grouped) => MoeForm::Grouped,
         },
         quantise_activations: matches!(args.activations, Some(ActivationsArg::Fp8)),
+        dispatch_budget: Some(Duration::from_millis(args.dispatch_budget))
+            .filter(|budget| !budget.is_zero()),
     }
 }
 
@@ -177,10 +228,10 @@ pub fn context_for(model: &Model, tokens: usize) -> Option<u32> {
 /// Loads of fewer bytes are over before a bar could be read.
 const WORTH_A_BAR: u64 = 100_000_000;
 
-/// Puts the model on the device, with a progress bar.
+/// Puts the model on the device, with a progress bar. The engine goes on after a loss.
 pub fn engine(
     model: Arc<Model>,
-    opened: Opened,
+    chosen: Chosen,
     options: EngineOptions,
     cancel: &Cancel,
     console: &Console,
@@ -193,14 +244,14 @@ pub fn engine(
         if progress.bytes_total >= WORTH_A_BAR {
             bar.set(progress.bytes_done, progress.bytes_total);
         }
-        if cancel.is_cancelled() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        go_on(cancel)
     };
-    let engine = Engine::load(model, opened.device, options, &mut progress)?;
-    Ok(Arc::new(engine))
+    let engine = Engine::load(model, chosen.device, options, &mut progress)?;
+    Ok(Arc::new(engine.with_recovery(Resuming {
+        reopening: chosen.reopening,
+        cancel: cancel.clone(),
+        console: console.clone(),
+    })))
 }
 
 /// A device in reports.

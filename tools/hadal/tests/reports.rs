@@ -238,6 +238,7 @@ fn bench_measures_the_model_inside_and_made_up_shapes() {
         assert!(row["prefill_tokens_per_second"].as_f64().unwrap() > 0.0);
         assert!(row["bandwidth_share"].as_f64().unwrap() > 0.0);
     }
+    assert_eq!(rows[0]["submit"], Value::Null, "the host submits nothing");
     assert!(rows[1]["bytes_per_token"].as_u64() > rows[0]["bytes_per_token"].as_u64());
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.json");
@@ -261,4 +262,46 @@ fn bench_measures_the_model_inside_and_made_up_shapes() {
         (&2.into(), &16.into())
     );
     hadal(&["bench", "--layers", "2"]).fails(2, &["--dummy-weights"]);
+}
+
+#[test]
+fn bench_measures_several_devices_in_turn() {
+    let args = [
+        "bench",
+        "--depth",
+        "0",
+        "--prefill",
+        "4",
+        "--decode",
+        "2",
+        "--repeat",
+        "1",
+    ];
+    let both = hadal(&[&args[..], &["--json", "--device", "host,wgpu"]].concat());
+    if both.err.contains("wgpu is not available") {
+        println!(
+            "NOT RUN: bench_measures_several_devices_in_turn: {}",
+            both.err
+        );
+        return;
+    }
+    let both = both.json();
+    let names = |list: &Value| -> Vec<String> {
+        let list = list.as_array().unwrap().iter();
+        list.map(|row| row["device"].as_str().unwrap_or_default().to_string())
+            .collect()
+    };
+    assert_eq!(names(&both["rows"]), ["host", "wgpu:0"]);
+    assert_eq!(both["devices"][1]["id"], "wgpu:0");
+    let submit = &both["rows"][1]["submit"];
+    let cost = |key: &str| submit[key].as_f64().unwrap();
+    let (total, driver) = (cost("seconds_per_token"), cost("driver_seconds_per_token"));
+    assert!(0.0 < driver && driver < total && total < 1.0, "{submit}");
+    let table = hadal(&[&args[..], &["--device", "wgpu, host"]].concat());
+    let table = table.text();
+    assert!(
+        table.contains("submitting a token on wgpu:0 costs"),
+        "{table}"
+    );
+    assert!(!table.contains("submitting a token on host"), "{table}");
 }

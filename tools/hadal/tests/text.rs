@@ -53,6 +53,28 @@ fn greedy_text_is_the_same_without_drafts() {
 }
 
 #[test]
+fn a_text_goes_on_after_the_device_is_lost() {
+    let args = ["run", "--device", "wgpu", "--json", "-n", "24", "-t", "0"];
+    let calm = hadal(&[&args[..], &[PROMPT]].concat());
+    if calm.code != 0 {
+        println!(
+            "NOT RUN: a_text_goes_on_after_the_device_is_lost: {}",
+            calm.err
+        );
+        return;
+    }
+    let lossy = hadal(&[&args[..], &["--lose-device-after", "15", PROMPT]].concat());
+    assert_eq!(lossy.json()["ids"], calm.json()["ids"]);
+    for part in ["the device wgpu:0 was lost", "continuing on wgpu:0"] {
+        assert!(
+            lossy.err.contains(part),
+            "{part:?} is not in {:?}",
+            lossy.err
+        );
+    }
+}
+
+#[test]
 fn every_sampling_option_reaches_the_sampler() {
     let base = ["run", "--device", "host", "--json", "-n", "4", "-s", "3"];
     let greedy = hadal(&[&base[..], &["-t", "0", PROMPT]].concat()).json();

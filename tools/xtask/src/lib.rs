@@ -4,9 +4,11 @@
 //! measures themselves are in `rules.rs`.
 #![forbid(unsafe_code)]
 
+pub mod backends;
 mod readme;
 mod rules;
 mod source;
+pub mod spirv;
 
 use std::fmt;
 use std::io;
@@ -57,6 +59,7 @@ pub fn tidy(root: &Path) -> io::Result<Vec<Complaint>> {
     complaints.extend(rules::unused_shaders(&files));
     complaints.extend(rules::stale_allowances(&files));
     complaints.extend(readme::check(root, &files)?);
+    complaints.extend(backends::check(root)?);
     Ok(complaints)
 }
 

@@ -5,28 +5,54 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use xtask::{backends, spirv};
+
+const USAGE: &str = "usage: cargo run -p xtask -- tidy | spirv | backends REPORT.json...
+tidy checks the house measures; spirv compiles the GLSL kernels; backends makes the README's
+table of conformance from reports";
+
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let chore = std::env::args().nth(1);
-    if chore.as_deref() != Some("tidy") {
-        eprintln!("usage: cargo run -p xtask -- tidy");
-        return ExitCode::from(2);
-    }
-    match xtask::tidy(&root) {
-        Ok(complaints) if complaints.is_empty() => {
-            println!("tidy");
-            ExitCode::SUCCESS
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["tidy"] => tidy(&root),
+        ["spirv"] => compile(&root),
+        ["backends", reports @ ..] if !reports.is_empty() => {
+            backends::update(&root, reports).map_err(|error| error.to_string())
         }
-        Ok(complaints) => {
-            for complaint in &complaints {
-                println!("{complaint}");
-            }
-            eprintln!("error: {} complaints", complaints.len());
-            ExitCode::FAILURE
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
         }
-        Err(error) => {
-            eprintln!("error: {error}");
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn tidy(root: &Path) -> Result<(), String> {
+    let complaints = xtask::tidy(root).map_err(|error| error.to_string())?;
+    for complaint in &complaints {
+        println!("{complaint}");
+    }
+    match complaints.len() {
+        0 => println!("tidy"),
+        count => return Err(format!("{count} complaints")),
+    }
+    Ok(())
+}
+
+fn compile(root: &Path) -> Result<(), String> {
+    let compiler = spirv::Compiler::find().ok_or(
+        "no glslang; install it, or name it in GLSLANG (tests/drivers.sh brings one, see \
+         tests/README.md)",
+    )?;
+    spirv::build(root, &compiler).map_err(|error| error.to_string())?;
+    println!("compiled by {}", compiler.version);
+    Ok(())
 }

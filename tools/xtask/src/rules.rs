@@ -62,7 +62,7 @@ pub(crate) fn of_file(file: &File) -> Vec<Complaint> {
             found.extend(too_long(file, FILE_LINES));
             found.extend(rust(file));
         }
-        "wgsl" => found.extend(too_long(file, SHADER_LINES)),
+        "wgsl" | "comp" | "glsl" => found.extend(too_long(file, SHADER_LINES)),
         "py" => found.extend(too_long(file, FILE_LINES)),
         _ => {}
     }
@@ -95,7 +95,7 @@ fn headless(file: &File, ending: &str) -> Option<Complaint> {
     let first = lines.find(|line| !line.trim().is_empty()).unwrap_or("");
     let marks: &[&str] = match ending {
         "rs" => &["//!"],
-        "wgsl" => &["//"],
+        "wgsl" | "comp" | "glsl" => &["//"],
         "py" => &["\"\"\"", "#"],
         "sh" | "md" => &["#"],
         _ => return None,

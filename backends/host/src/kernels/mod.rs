@@ -101,8 +101,19 @@ macro_rules! core_kernels {
             "expert_linear", 5 + 1, 0, experts::expert_linear;
             "expert_gate_up", 6 + 2, 0, experts::expert_gate_up;
             "attend_expanded", 5 + 1, 0, attention::attend_expanded;
-            "norm", 4 + 0, 0, rows::norm;
         }
+    };
+}
+
+/// The formats of a kernel whose weight is a vector, which FP8 is not used for.
+macro_rules! vectors {
+    ($suffix:literal, $needs:expr, $core:ty;
+     $name:literal, $operands:literal, $optional:expr, $($path:ident)::+) => {
+        &[
+            formats!(@ $name, "f32", $suffix, $needs, $operands, $optional, $($path)::+::<$core, F32>),
+            formats!(@ $name, "f16", $suffix, $needs, $operands, $optional, $($path)::+::<$core, F16>),
+            formats!(@ $name, "bf16", $suffix, $needs, $operands, $optional, $($path)::+::<$core, Bf16>),
+        ]
     };
 }
 
@@ -156,19 +167,26 @@ const KERNELS: &[&[HostKernel]] = &[
     #[cfg(target_arch = "x86_64")]
     core_plain!("_avx512", Features::AVX512, Avx512),
     #[cfg(target_arch = "x86_64")]
+    vectors!("_avx512", Features::AVX512, Avx512; "norm", 4, 0, rows::norm),
+    #[cfg(target_arch = "x86_64")]
     core_kernels!("_avx2", Features::AVX2, Avx2),
     #[cfg(target_arch = "x86_64")]
     core_plain!("_avx2", Features::AVX2, Avx2),
+    #[cfg(target_arch = "x86_64")]
+    vectors!("_avx2", Features::AVX2, Avx2; "norm", 4, 0, rows::norm),
     #[cfg(target_arch = "aarch64")]
     core_kernels!("_neon", Features::NEON, Neon),
     #[cfg(target_arch = "aarch64")]
     core_plain!("_neon", Features::NEON, Neon),
+    #[cfg(target_arch = "aarch64")]
+    vectors!("_neon", Features::NEON, Neon; "norm", 4, 0, rows::norm),
     core_kernels!("", Features::HOST, Scalar),
     core_plain!("", Features::HOST, Scalar),
+    vectors!("", Features::HOST, Scalar; "norm", 4, 0, rows::norm),
     formats! { "", Features::HOST, Scalar;
         "embed", 3 + 1, 0, rows::embed;
-        "route", 4 + 0, flags::BIAS, route::route;
     },
+    vectors!("", Features::HOST, Scalar; "route", 4, flags::BIAS, route::route),
     &[
         plain("host_rope", 4, rows::rope),
         plain("host_cache_append", 3, rows::cache_append),

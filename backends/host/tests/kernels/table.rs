@@ -33,9 +33,13 @@ fn every_operation_has_a_scalar_row_for_every_format() {
         ]
         .contains(&op)
     };
-    for (op, name) in OpKind::ALL {
+    for (op, name) in OpKind::ALL.iter().filter(|(op, _)| !op.is_optional()) {
         for weight in WEIGHTS {
             if weightless(*op) && weight != DType::F32 {
+                continue;
+            }
+            // No checkpoint has these in FP8.
+            if matches!(op, OpKind::Norm | OpKind::Route) && weight == DType::F8E4M3 {
                 continue;
             }
             let params = Params {

@@ -107,11 +107,11 @@ fn a_row_is_appended_to_the_page_of_its_sequence_and_nothing_else_changes() {
 }
 
 /// Rows of a step for attention: few positions, exactly a page, blocks with a ragged end.
-fn attention_step() -> Step0 {
+pub fn attention_step() -> Step0 {
     step(7, &[0, 7, 8, 63, 64, 150], &[0, 1, 0, 1, 0, 1])
 }
 
-fn attention_params(heads: u32, q_width: u32, y_width: u32) -> Params {
+pub fn attention_params(heads: u32, q_width: u32, y_width: u32) -> Params {
     Params {
         rows: 7,
         count_word: Inputs::TOKENS,
@@ -138,7 +138,7 @@ fn softmax(scores: &[f64]) -> Vec<f64> {
 }
 
 /// Calls `row(r, a, q, cache rows of the row's positions, output of the head)`.
-fn for_heads(
+pub fn for_heads(
     p: &Params,
     step: &Step0,
     q: &[f32],
@@ -166,7 +166,7 @@ fn for_heads(
 
 /// A cache with values up to 30, so that some scores are far apart, and NaN in every row
 /// that no sequence of the step has reached.
-fn cache_for(step: &Step0, width: u32, random: &mut Random) -> Vec<f32> {
+pub fn cache_for(step: &Step0, width: u32, random: &mut Random) -> Vec<f32> {
     let mut cache = vec![f32::NAN; (CACHE_PAGES * PAGE * width) as usize];
     for sequence in 0..2 {
         let of_sequence = step.positions.iter().zip(&step.sequences);
@@ -195,6 +195,8 @@ fn latent_attention_is_the_softmax_mean_of_latents() {
         (150, 8, 4, true),
         (2, 136, 8, true),
         (2, 33, 6, false),
+        (16, 512, 64, true),
+        (33, 260, 8, true),
     ] {
         let step = attention_step();
         let width = latent + rope;
@@ -210,25 +212,7 @@ fn latent_attention_is_the_softmax_mean_of_latents() {
         let mut random = Random(89);
         let q = random.floats((p.x_offset + p.rows * p.x_stride) as usize);
         let cache = cache_for(&step, width, &mut random);
-        let out = for_heads(&p, &step, &q, &cache, |_, q, rows| {
-            let score = |c: &&[f32]| {
-                let sum: f64 = q
-                    .iter()
-                    .zip(*c)
-                    .map(|(q, c)| f64::from(*q) * f64::from(*c))
-                    .sum();
-                sum * f64::from(p.scale)
-            };
-            let weights = softmax(&rows.iter().map(score).collect::<Vec<_>>());
-            (0..latent as usize)
-                .map(|c| {
-                    rows.iter()
-                        .zip(&weights)
-                        .map(|(row, w)| w * f64::from(row[c]))
-                        .sum()
-                })
-                .collect()
-        });
+        let out = for_heads(&p, &step, &q, &cache, |_, q, rows| latent_mean(&p, q, rows));
         check(Case {
             name: format!("attend_latent {heads} x {latent} + {rope}"),
             op: OpKind::AttendLatent,
@@ -240,6 +224,29 @@ fn latent_attention_is_the_softmax_mean_of_latents() {
             tolerance: 4.0 * SUMS,
         });
     }
+}
+
+/// The scores of a head over these cache rows.
+pub fn latent_scores(p: &Params, q: &[f32], rows: &[&[f32]]) -> Vec<f64> {
+    let score = |c: &&[f32]| {
+        let products = q.iter().zip(*c).map(|(q, c)| f64::from(*q) * f64::from(*c));
+        products.sum::<f64>() * f64::from(p.scale)
+    };
+    rows.iter().map(score).collect()
+}
+
+/// The sum of the latents of these rows by their weights.
+pub fn latent_sum(p: &Params, rows: &[&[f32]], weights: &[f64]) -> Vec<f64> {
+    let column = |c: usize| {
+        rows.iter()
+            .zip(weights)
+            .map(move |(row, w)| w * f64::from(row[c]))
+    };
+    (0..p.latent as usize).map(|c| column(c).sum()).collect()
+}
+
+pub fn latent_mean(p: &Params, q: &[f32], rows: &[&[f32]]) -> Vec<f64> {
+    latent_sum(p, rows, &softmax(&latent_scores(p, q, rows)))
 }
 
 #[test]
@@ -299,6 +306,68 @@ fn expanded_attention_is_the_softmax_mean_of_values() {
                 step,
                 args: vec![Arg::F32(q), Arg::F32(cache), Arg::Weight(&w), Arg::Out(out)],
                 tolerance: 10.0 * SUMS,
+            });
+        }
+    }
+}
+
+#[test]
+fn a_latent_is_normed_and_its_key_rotated_straight_into_the_cache() {
+    for dtype in FORMATS.into_iter().filter(|d| !d.has_block_scales()) {
+        for (latent, rope) in [(24u32, 8u32), (512, 64), (33, 6)] {
+            let n = latent + rope;
+            let step = step(5, &[0, 70, 63, 130], &[0, 0, 1, 1]);
+            let p = Params {
+                rows: 5,
+                count_word: Inputs::TOKENS,
+                count_scale: 1,
+                n,
+                latent,
+                rope,
+                eps: 1e-3,
+                x_offset: 3,
+                x_stride: n + 5,
+                page_stride: PAGE_STRIDE,
+                ..Params::default()
+            };
+            let mut random = Random(85);
+            let x = random.floats((p.x_offset + 5 * p.x_stride) as usize);
+            let w = Weight::random(dtype, 1, latent as usize, &mut random);
+            let angles = random.floats((131 * rope) as usize);
+            let before = random.floats((CACHE_PAGES * PAGE * n) as usize);
+            let mut after: Vec<f64> = before.iter().map(|v| f64::from(*v)).collect();
+            for r in 0..4 {
+                let position = step.positions[r];
+                let at = cache_row(&step, step.sequences[r], position) * n as usize;
+                let x = &x[(p.x_offset + r as u32 * p.x_stride) as usize..][..n as usize];
+                let x: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
+                let (latents, key) = x.split_at(latent as usize);
+                let mean = latents.iter().map(|v| v * v).sum::<f64>() / f64::from(latent);
+                let factor = 1.0 / (mean + f64::from(p.eps)).sqrt();
+                for (i, (v, w)) in latents.iter().zip(&w.values).enumerate() {
+                    after[at + i] = v * factor * w;
+                }
+                for (j, pair) in key.chunks(2).enumerate() {
+                    let angle = (position * rope) as usize + 2 * j;
+                    let [cosine, sine] = [angles[angle], angles[angle + 1]].map(f64::from);
+                    let to = at + latent as usize + 2 * j;
+                    after[to] = pair[0] * cosine - pair[1] * sine;
+                    after[to + 1] = pair[1] * cosine + pair[0] * sine;
+                }
+            }
+            check(Case {
+                name: format!("latent_append {dtype} {latent} + {rope}"),
+                op: OpKind::LatentAppend,
+                weight: dtype,
+                params: p,
+                step,
+                args: vec![
+                    Arg::F32(x),
+                    Arg::Weight(&w),
+                    Arg::Table32(angles),
+                    Arg::Update(before, after),
+                ],
+                tolerance: SUMS,
             });
         }
     }

@@ -155,7 +155,10 @@ impl Experts {
     }
 }
 
-const SHAPES: [(u32, u32, u32, u32); 6] = [
+const SHAPES: [(u32, u32, u32, u32); 8] = [
+    // Enough rows for tiles: a few an expert; more than one tile for some.
+    (20, 17, 70, 40),
+    (190, 187, 66, 24),
     (4, 3, 150, 144),
     (1, 1, 70, 72),
     (9, 6, 33, 40),

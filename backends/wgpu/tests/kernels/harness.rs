@@ -1,14 +1,12 @@
 //! Lays a case out in buffers, runs all rows that fit it, compares and checks the guards.
 
-use std::sync::{Arc, LazyLock};
-
 use hadal_device::{
-    Access, Backend, Bind, BufferDesc, BufferId, DType, Device, DeviceInfo, Dispatch, Features,
-    Inputs, KernelRow, OpKind, Operand, Params, Problem, Program, Slot, Span, Step,
+    Access, Bind, Body, BufferDesc, BufferId, DType, Device, DeviceInfo, Dispatch, Features,
+    Inputs, KernelRow, Limits, OpKind, Operand, Params, Problem, Program, Slot, Span, Step,
 };
-use hadal_wgpu::{WgpuBackend, WgpuLimits, WgpuOptions};
 
 use crate::formats::Weight;
+use crate::open::devices;
 
 /// A NaN with a mark, so that an unwritten value is known from a computed one.
 pub const POISON: u32 = 0x7fc0_dead;
@@ -98,6 +96,9 @@ pub enum Arg<'a> {
     Table32(Vec<f32>),
     /// An expert table and, for FP8, the table of its scales.
     Experts(&'a [Weight]),
+    /// The same in no order, over two buffers: for rows that take addresses.
+    #[allow(dead_code, reason = "not every backend's tests have such rows")]
+    Scattered(&'a [Weight]),
     /// Written; compared with this, `None` where nothing may be written. The kernel may
     /// read what was there if `was` is given.
     Out(Vec<Option<f64>>),
@@ -123,36 +124,14 @@ pub const SUMS: f64 = 4e-6;
 /// One or two f32 operations, one of them perhaps `exp`.
 pub const VALUES: f64 = 1e-6;
 
-const TRUSTED: &str = "trusted";
-
-/// Devices under test, or why there are none. Tests share them.
-pub fn devices() -> &'static [(&'static str, Arc<dyn Device>)] {
-    static DEVICES: LazyLock<Vec<(&'static str, Arc<dyn Device>)>> = LazyLock::new(|| {
-        let plain = WgpuOptions::default();
-        let careful = WgpuOptions {
-            checked: true,
-            no_subgroups: true,
-            no_half_conversion: true,
-            limits: WgpuLimits::WebGpu,
-            ..plain
-        };
-        [(TRUSTED, plain), ("checked, no subgroups", careful)]
-            .into_iter()
-            .filter_map(|(name, options)| match WgpuBackend::new(options).open(0) {
-                Ok(device) => Some((name, device)),
-                Err(hadal_device::Error::Unavailable { .. }) => None,
-                Err(e) => panic!("{name}: {e}"),
-            })
-            .collect()
-    });
-    &DEVICES
-}
+/// Name of the device without checks.
+pub const TRUSTED: &str = "trusted";
 
 struct Layout {
     /// Words of the buffer of activations, with guards.
     arena: Vec<u32>,
-    /// Bytes of the buffer of weights.
-    weights: Vec<u8>,
+    /// Bytes of the buffers of weights.
+    weights: [Vec<u8>; 2],
     operands: Vec<Operand>,
     /// Of each arena operand: first word, length, argument.
     placed: Vec<(usize, usize, usize)>,
@@ -166,7 +145,7 @@ impl Layout {
     fn of(case: &Case<'_>, inputs_bytes: u64) -> Layout {
         let mut layout = Layout {
             arena: vec![GUARD; GUARD_WORDS],
-            weights: Vec::new(),
+            weights: [Vec::new(), Vec::new()],
             operands: vec![Operand::Range(Bind {
                 slot: INPUTS,
                 offset: 0,
@@ -198,17 +177,8 @@ impl Layout {
                         layout.operands.push(Operand::Range(bind));
                     }
                 }
-                Arg::Experts(experts) => {
-                    let codes = experts.iter().map(|w| layout.constant(&w.bytes)).collect();
-                    layout.operands.push(Operand::Table(codes));
-                    if experts[0].dtype.has_block_scales() {
-                        let scales = experts
-                            .iter()
-                            .map(|w| layout.constant(&bytes_of(&bits(&w.scales))))
-                            .collect();
-                        layout.operands.push(Operand::Table(scales));
-                    }
-                }
+                Arg::Experts(experts) => layout.table(experts, false),
+                Arg::Scattered(experts) => layout.table(experts, true),
             }
         }
         layout
@@ -230,14 +200,43 @@ impl Layout {
         self.arena.resize(end, GUARD);
     }
 
+    /// A table and, for FP8, the table of its scales; `scattered` from the last entry to the
+    /// first, in turn into one buffer and the other.
+    fn table(&mut self, experts: &[Weight], scattered: bool) {
+        let codes = experts.iter().map(|w| w.bytes.clone()).collect();
+        let mut lists: Vec<Vec<Vec<u8>>> = vec![codes];
+        if experts[0].dtype.has_block_scales() {
+            let scales = experts.iter().map(|w| bytes_of(&bits(&w.scales)));
+            lists.push(scales.collect());
+        }
+        for list in lists {
+            let entries = if scattered {
+                let places = list.iter().enumerate().rev();
+                let mut entries: Vec<_> = places
+                    .map(|(number, entry)| self.constant_in(number % 2, entry))
+                    .collect();
+                entries.reverse();
+                entries
+            } else {
+                list.iter().map(|entry| self.constant(entry)).collect()
+            };
+            self.operands.push(Operand::Table(entries));
+        }
+    }
+
     fn constant(&mut self, bytes: &[u8]) -> Bind {
-        let offset = self.weights.len();
-        self.weights.extend(bytes);
-        let end = self.weights.len().next_multiple_of(4 * ALIGN_WORDS);
+        self.constant_in(0, bytes)
+    }
+
+    fn constant_in(&mut self, buffer: usize, bytes: &[u8]) -> Bind {
+        let weights = &mut self.weights[buffer];
+        let offset = weights.len();
+        weights.extend(bytes);
+        let end = weights.len().next_multiple_of(4 * ALIGN_WORDS);
         // Codes that would show if a kernel used them.
-        self.weights.resize(end, 0x7e);
+        weights.resize(end, 0x7e);
         Bind {
-            slot: WEIGHTS,
+            slot: Slot(WEIGHTS.0 + buffer as u16),
             offset: offset as u64,
             bytes: bytes.len() as u64,
             access: Access::Read,
@@ -285,7 +284,7 @@ pub fn download(device: &dyn Device, buffer: BufferId, bytes: usize) -> Vec<u32>
 /// Runs `case` on every row that fits it, on every device and for every kind of launch.
 pub fn check(case: Case<'_>) {
     if devices().is_empty() {
-        eprintln!("{}: not run, there is no wgpu adapter", case.name);
+        println!("{}: NOT RUN, there is no device", case.name);
         return;
     }
     for (device_name, device) in devices() {
@@ -294,16 +293,16 @@ pub fn check(case: Case<'_>) {
             weight: case.weight,
             params: case.params,
         };
-        let rows: Vec<&KernelRow> = hadal_shaders::table()
-            .iter()
-            .filter(|row| row.op == case.op && row.needs.has(Features::WGSL))
-            .filter(|row| row.needs.without(device.info().features) == Features::NONE)
-            .filter(|row| (row.fits)(&problem).is_none())
-            .collect();
+        let rows = fitting(&case, device.info());
         assert!(!rows.is_empty(), "{}: no row fits", case.name);
         for row in rows {
+            // With subgroups of every size, so that their outputs are done in several turns.
             let as_gpu = DeviceInfo {
                 features: device.info().features.without(Features::SOFTWARE),
+                limits: Limits {
+                    subgroup: (4, 64),
+                    ..device.info().limits
+                },
                 ..device.info().clone()
             };
             for (kind, info) in [("as it is", device.info()), ("as a GPU", &as_gpu)] {
@@ -318,6 +317,37 @@ pub fn check(case: Case<'_>) {
     }
 }
 
+/// All rows that can do `case` on a device.
+pub fn fitting(case: &Case<'_>, info: &DeviceInfo) -> Vec<&'static KernelRow> {
+    let problem = Problem {
+        op: case.op,
+        weight: case.weight,
+        params: case.params,
+    };
+    let scattered = case.args.iter().any(|arg| matches!(arg, Arg::Scattered(_)));
+    hadal_shaders::table()
+        .iter()
+        .filter(|row| row.op == case.op && !matches!(row.body, Body::Host(_)))
+        .filter(|row| row.needs.without(info.features) == Features::NONE)
+        .filter(|row| (row.fits)(&problem).is_none())
+        .filter(|row| !scattered || row.needs.has(Features::POINTER_TABLES))
+        .collect()
+}
+
+/// What `row` writes into the last operand of `case`.
+#[allow(dead_code, reason = "not every backend's tests measure")]
+pub fn answer(case: &Case<'_>, device: &dyn Device, row: &KernelRow) -> Vec<f32> {
+    let problem = Problem {
+        op: case.op,
+        weight: case.weight,
+        params: case.params,
+    };
+    let (layout, after) = execute(case, device, row, device.info(), &problem, row.name);
+    let (first, length, _) = layout.placed[layout.placed.len() - 1];
+    let words = after[first..first + length].iter();
+    words.map(|word| f32::from_bits(*word)).collect()
+}
+
 fn run(
     case: &Case<'_>,
     device: &dyn Device,
@@ -326,41 +356,7 @@ fn run(
     problem: &Problem,
     place: &str,
 ) {
-    let inputs = bytes_of(&case.step.words());
-    let layout = Layout::of(case, inputs.len() as u64);
-    let launch = (row.launch)(problem, info);
-    let pipeline = device
-        .pipeline(row.name, &row.body, &launch.constants)
-        .unwrap_or_else(|e| panic!("{place}: {e}"));
-    let program = Program {
-        slots: 3,
-        steps: vec![Step::Dispatch(Dispatch {
-            pipeline,
-            groups: launch.groups,
-            operands: layout.operands,
-            params: Box::new(case.params),
-            label: row.name.into(),
-        })],
-    };
-    let mut executable = device
-        .prepare(&program)
-        .unwrap_or_else(|e| panic!("{place}: {e}"));
-    let arena = bytes_of(&layout.arena);
-    let table = [
-        upload(device, &inputs),
-        upload(device, &arena),
-        upload(device, &layout.weights),
-    ];
-    let ticket = executable
-        .submit(&table)
-        .unwrap_or_else(|e| panic!("{place}: {e}"));
-    device
-        .wait(ticket)
-        .unwrap_or_else(|e| panic!("{place}: {e}"));
-    let after = download(device, table[1], arena.len());
-    for id in table {
-        device.free(id);
-    }
+    let (layout, after) = execute(case, device, row, info, problem, place);
     let mut guard = vec![true; after.len()];
     for (first, length, number) in layout.placed {
         guard[first..first + length].fill(false);
@@ -377,6 +373,54 @@ fn run(
     for (word, _) in guard.iter().enumerate().filter(|(_, is)| **is) {
         assert_eq!(after[word], GUARD, "{place}: wrote outside its operands");
     }
+}
+
+/// Runs `row` and gives what the buffer of activations was laid out as and has become.
+fn execute(
+    case: &Case<'_>,
+    device: &dyn Device,
+    row: &KernelRow,
+    info: &DeviceInfo,
+    problem: &Problem,
+    place: &str,
+) -> (Layout, Vec<u32>) {
+    let inputs = bytes_of(&case.step.words());
+    let layout = Layout::of(case, inputs.len() as u64);
+    let launch = (row.launch)(problem, info);
+    let pipeline = device
+        .pipeline(row.name, &row.body, &launch.constants)
+        .unwrap_or_else(|e| panic!("{place}: {e}"));
+    let program = Program {
+        slots: 4,
+        steps: vec![Step::Dispatch(Dispatch {
+            pipeline,
+            groups: launch.groups,
+            operands: layout.operands.clone(),
+            params: Box::new(case.params),
+            label: row.name.into(),
+        })],
+    };
+    let mut executable = device
+        .prepare(&program)
+        .unwrap_or_else(|e| panic!("{place}: {e}"));
+    let arena = bytes_of(&layout.arena);
+    let table = [
+        upload(device, &inputs),
+        upload(device, &arena),
+        upload(device, &layout.weights[0]),
+        upload(device, &layout.weights[1]),
+    ];
+    let ticket = executable
+        .submit(&table)
+        .unwrap_or_else(|e| panic!("{place}: {e}"));
+    device
+        .wait(ticket)
+        .unwrap_or_else(|e| panic!("{place}: {e}"));
+    let after = download(device, table[1], arena.len());
+    for id in table {
+        device.free(id);
+    }
+    (layout, after)
 }
 
 fn compare(arg: &Arg<'_>, got: &[u32], before: &[u32], tolerance: f64, place: &str) {

@@ -6,7 +6,7 @@ use crate::formats::{FORMATS, Weight, dot};
 use crate::harness::{Arg, Case, Random, SUMS, Step0, check};
 
 /// (rows prepared, real rows, outputs, inputs)
-const SHAPES: [(u32, u32, u32, u32); 11] = [
+const SHAPES: [(u32, u32, u32, u32); 13] = [
     (1, 1, 37, 144),
     (3, 2, 260, 272),
     (1, 1, 1, 24),
@@ -18,6 +18,8 @@ const SHAPES: [(u32, u32, u32, u32); 11] = [
     (5, 0, 20, 30),
     (16, 16, 64, 256),
     (70, 67, 66, 64),
+    (40, 33, 130, 40),
+    (17, 17, 20, 72),
 ];
 
 fn silu(z: f64) -> f64 {
@@ -276,5 +278,58 @@ fn a_nan_code_makes_its_own_sum_nan_and_no_other() {
             args: vec![Arg::F32(x), Arg::Weight(&w), Arg::Out(out)],
             tolerance: SUMS,
         });
+    }
+}
+
+#[test]
+fn a_linear_of_a_norm_divides_by_the_root_mean_square_of_its_row() {
+    for norm_dtype in [DType::F32, DType::Bf16] {
+        for dtype in FORMATS {
+            for (rows, real, n, k) in SHAPES.into_iter().filter(|s| s.3 % 16 == 0) {
+                let mut random = Random(31);
+                let w = Weight::random(dtype, 2 * n as usize, k as usize, &mut random);
+                let norm = Weight::random(norm_dtype, 1, k as usize, &mut random);
+                // The second half of the outputs, with the scales of the whole.
+                let p = Params {
+                    eps: 1e-3,
+                    row_first: n,
+                    flags: match norm_dtype {
+                        DType::Bf16 => flags::NORM_BF16,
+                        _ => 0,
+                    },
+                    ..params(rows, 2 * n, k)
+                };
+                let p = Params {
+                    row_count: n,
+                    x_offset: 4,
+                    x_stride: k + 4,
+                    ..p
+                };
+                let x = random.floats((p.x_offset + rows * p.x_stride) as usize);
+                let out = output(&p, real, |r, i| {
+                    let x = x_row(&x, &p, r);
+                    let mean = dot(x, &x.iter().map(|v| f64::from(*v)).collect::<Vec<_>>());
+                    let root = (mean / f64::from(k) + f64::from(p.eps)).sqrt();
+                    let products = w.row(i).iter().zip(&norm.values).map(|(w, n)| w * n);
+                    let sum = dot(x, &products.collect::<Vec<_>>());
+                    (i >= n as usize).then_some(sum / root)
+                });
+                let shard = w.shard(n as usize, n as usize);
+                check(Case {
+                    name: format!("norm_linear {norm_dtype} {dtype} {rows}({real}) x {n} x {k}"),
+                    op: OpKind::NormLinear,
+                    weight: dtype,
+                    params: p,
+                    step: Step0::of(rows, real),
+                    args: vec![
+                        Arg::F32(x),
+                        Arg::Weight(&norm),
+                        Arg::Weight(&shard),
+                        Arg::Out(out),
+                    ],
+                    tolerance: 2.0 * SUMS,
+                });
+            }
+        }
     }
 }

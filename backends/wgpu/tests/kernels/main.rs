@@ -10,5 +10,7 @@ mod experts;
 mod formats;
 mod harness;
 mod linear;
+mod open;
 mod route;
+mod split;
 mod values;

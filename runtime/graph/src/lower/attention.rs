@@ -1,9 +1,17 @@
 //! Rotary embedding, the latent cache and attention in both forms (report, section 2.1.1).
 
-use hadal_device::{Access, Bind, DType, OpKind, Params, Slot};
+use hadal_device::{Access, Bind, DType, OpKind, Params, Problem, Slot};
 
 use super::{Arg, Lower, SlotUse, Value, View, invalid, node::xy};
 use crate::ValueId;
+
+/// Rows, heads and parts of split attention, multiplied: with 32 heads a workgroup some 256
+/// of them, two on each multiprocessor of the largest GPUs, and 17 MB of scratch at a latent
+/// of 512.
+const MAX_PARTIALS: u64 = 8192;
+
+/// Positions a part has at least: two tiles, a page.
+const MIN_PART: u32 = 64;
 
 impl Lower<'_> {
     pub(super) fn rope(&mut self, x: ValueId, y: View) -> hadal_device::Result<()> {
@@ -15,17 +23,22 @@ impl Lower<'_> {
             heads: view.heads,
             ..xy(rows, view, y)
         };
-        let table = Bind {
-            slot: self.slot(SlotUse::RopeTable),
-            offset: 0,
-            bytes: 4 * u64::from(self.request.context) * u64::from(view.width),
-            access: Access::Read,
-        };
+        let table = self.rope_bind(view.width);
         let args = vec![Arg::Read(view), Arg::Bind(table), Arg::Write(y)];
         self.emit(OpKind::Rope, DType::F32, params, args)
     }
 
-    fn cache_bind(&mut self, layer: u32, width: u32, access: Access) -> Bind {
+    /// The rotary table for heads of `width` rotated values.
+    pub(super) fn rope_bind(&mut self, width: u32) -> Bind {
+        Bind {
+            slot: self.slot(SlotUse::RopeTable),
+            offset: 0,
+            bytes: 4 * u64::from(self.request.context) * u64::from(width),
+            access: Access::Read,
+        }
+    }
+
+    pub(super) fn cache_bind(&mut self, layer: u32, width: u32, access: Access) -> Bind {
         let slot: Slot = self.slot(SlotUse::Cache(layer));
         Bind {
             slot,
@@ -35,7 +48,16 @@ impl Lower<'_> {
         }
     }
 
-    pub(super) fn cache_append(&mut self, key: ValueId, layer: u32) -> hadal_device::Result<Value> {
+    /// `append` writes `key` to the cache, or makes the row itself.
+    pub(super) fn cache_append(
+        &mut self,
+        append: ValueId,
+        key: ValueId,
+        layer: u32,
+    ) -> hadal_device::Result<Value> {
+        if let Some(&row) = self.cache_rows.get(&append) {
+            return self.latent_append(row);
+        }
         let rows = self.row_params(self.rows_of(key));
         let x = self.flat_view(key)?;
         let params = Params {
@@ -76,8 +98,68 @@ impl Lower<'_> {
             k: width,
             ..xy(rows, q, y)
         };
+        if let Some(split) = self.split(params) {
+            return self.attend_parts(q, cache, y, split);
+        }
         let args = vec![Arg::Read(q), Arg::Bind(cache), Arg::Write(y)];
         self.emit(OpKind::AttendLatent, DType::F32, params, args)
+    }
+
+    /// `AttendPart` in place of the attention `whole`, if the rows and heads alone are few
+    /// and a kernel row takes the parts. The scratch it takes hangs on [`MAX_PARTIALS`], not
+    /// on the context.
+    fn split(&self, whole: Params) -> Option<Params> {
+        let bound = self.info.limits.max_binding_bytes / (4 * u64::from(whole.latent.max(1)));
+        let partials = bound.min(MAX_PARTIALS) as u32 / (whole.rows * whole.heads).max(1);
+        let parts = partials.min(self.request.context.div_ceil(MIN_PART));
+        let params = Params {
+            n: parts,
+            k: MIN_PART,
+            row_count: parts,
+            y_offset: 0,
+            y_head_stride: parts * whole.latent,
+            y_stride: whole.heads * parts * whole.latent,
+            b_offset: 0,
+            b_stride: whole.heads * parts * 2,
+            ..whole
+        };
+        let problem = Problem {
+            op: OpKind::AttendPart,
+            weight: DType::F32,
+            params,
+        };
+        (parts >= 2 && self.runs(&problem)).then_some(params)
+    }
+
+    /// Attention in the parts of `split`, and their merge into `y`.
+    fn attend_parts(
+        &mut self,
+        q: View,
+        cache: Bind,
+        y: View,
+        split: Params,
+    ) -> hadal_device::Result<()> {
+        let heads = split.rows * split.heads;
+        let mix = self.temporary(heads, split.n * split.latent);
+        let sums = self.temporary(heads, split.n * 2);
+        let args = vec![
+            Arg::Read(q),
+            Arg::Bind(cache),
+            Arg::Write(mix),
+            Arg::Write(sums),
+        ];
+        self.emit(OpKind::AttendPart, DType::F32, split, args)?;
+        let params = Params {
+            x_offset: split.y_offset,
+            x_stride: split.y_stride,
+            x_head_stride: split.y_head_stride,
+            y_offset: y.offset,
+            y_stride: y.row_stride,
+            y_head_stride: y.head_stride,
+            ..split
+        };
+        let args = vec![Arg::Read(mix), Arg::Read(sums), Arg::Write(y)];
+        self.emit(OpKind::AttendMerge, DType::F32, params, args)
     }
 
     /// `shape` is softmax scale, `dn`, `dv`.

@@ -49,6 +49,9 @@ impl Lower<'_> {
         residual: Option<ValueId>,
         y: View,
     ) -> hadal_device::Result<()> {
+        if self.passed_over.contains(&x) {
+            return self.norm_linear(x, w, y);
+        }
         let rows = self.row_params(self.rows_of(x));
         let x = self.flat_view(x)?;
         let residual = residual.map(|value| self.flat_view(value)).transpose()?;

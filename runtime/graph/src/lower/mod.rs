@@ -6,15 +6,19 @@
 //! device there is. Its golden tests are in `tests/golden`.
 
 mod attention;
+mod cut;
+mod fuse;
 mod linear;
 mod moe;
 mod node;
 mod types;
 mod view;
+mod work;
 
 pub use types::{Explained, Lowered, MoeForm, OutputPlace, Request, SlotUse};
+pub use work::{Work, WorkLimit};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use hadal_device::{
     Access, Bind, COUNT_ALL, DType, DeviceInfo, Dispatch, Error, Inputs, KernelRow, OpKind,
@@ -24,6 +28,7 @@ use hadal_weights::Placement;
 
 use crate::plan::Plan;
 use crate::{Dim, Graph, Op, ValueId, Verified};
+use fuse::CacheRow;
 use view::{PendingBind, Place, Scratch, View};
 
 /// Gives the pipeline of a kernel row with constants: a device's `pipeline`, or a counter in
@@ -58,8 +63,11 @@ pub fn lower(
         values: Vec::with_capacity(graph.nodes.len()),
         destinations: HashMap::new(),
         concats: HashMap::new(),
+        cache_rows: HashMap::new(),
+        passed_over: HashSet::new(),
         scope: String::new(),
     };
+    lower.find_cache_rows();
     lower.find_destinations();
     for index in 0..graph.nodes.len() {
         let value = lower.node(ValueId(index as u32))?;
@@ -71,7 +79,7 @@ pub fn lower(
 /// A value during lowering.
 #[derive(Clone, Debug)]
 enum Value {
-    /// Has no bytes of its own (token ids, the rotary table).
+    /// Has no bytes of its own (token ids, the rotary table, what a reader makes itself).
     Implicit,
     /// Activation.
     View(View),
@@ -93,6 +101,7 @@ struct PendingDispatch {
 }
 
 /// An operand as the lowering functions give it.
+#[derive(Clone)]
 enum Arg {
     Read(View),
     Write(View),
@@ -116,6 +125,10 @@ struct Lower<'a> {
     destinations: HashMap<ValueId, (ValueId, u32)>,
     /// Storage of concatenations whose first part has been made.
     concats: HashMap<ValueId, View>,
+    /// Appends to the cache that make their row themselves.
+    cache_rows: HashMap<ValueId, CacheRow>,
+    /// Values that are never made, because their readers do without.
+    passed_over: HashSet<ValueId>,
     scope: String,
 }
 
@@ -234,8 +247,7 @@ impl Lower<'_> {
         }
     }
 
-    /// Chooses a kernel for the operation and appends its dispatch. Operand 0, the inputs,
-    /// is added here.
+    /// Appends the dispatches of an operation: one, or its pieces.
     fn emit(
         &mut self,
         op: OpKind,
@@ -244,6 +256,17 @@ impl Lower<'_> {
         args: Vec<Arg>,
     ) -> hadal_device::Result<()> {
         let problem = Problem { op, weight, params };
+        for piece in self.cut(&problem, args) {
+            let params = piece.params;
+            self.emit_whole(Problem { params, ..problem }, piece.args)?;
+        }
+        Ok(())
+    }
+
+    /// Chooses a kernel for the problem and appends its dispatch. Operand 0, the inputs, is
+    /// added here.
+    fn emit_whole(&mut self, problem: Problem, args: Vec<Arg>) -> hadal_device::Result<()> {
+        let Problem { op, weight, params } = problem;
         let choice = select(self.table, self.info, &problem).map_err(|rejected| {
             let reasons: Vec<String> = rejected
                 .iter()
@@ -265,9 +288,11 @@ impl Lower<'_> {
         self.explained.push(Explained {
             scope: self.scope.clone(),
             op,
+            weight,
             row: choice.row.name,
             rejected: choice.rejected,
             read_bytes,
+            work: work::work(&problem),
         });
         let step = self.steps.len();
         let mut operands = vec![vec![PendingBind::Ready(self.inputs_bind())]];

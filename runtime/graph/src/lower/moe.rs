@@ -7,7 +7,7 @@
 //! one binding comes in chunks of experts; each chunk is a dispatch that writes the rows of
 //! its own experts.
 
-use hadal_device::{Bind, DType, Error, OpKind, Params, flags};
+use hadal_device::{Bind, DType, Error, OpKind, Params, flags, table_stride};
 use hadal_weights::{PlacedTable, TableChunk};
 
 use super::{Arg, Lower, MoeForm, Value, View, invalid, node::xy};
@@ -159,7 +159,7 @@ impl Lower<'_> {
         let [experts, n, k] = tables[0].shape;
         for chunk in 0..tables[0].chunks.len() {
             let first = &tables[0].chunks[chunk];
-            let params = Params {
+            let mut params = Params {
                 n,
                 k,
                 experts,
@@ -171,9 +171,15 @@ impl Lower<'_> {
             let mut args = vec![Arg::Read(x), Arg::Read(index)];
             for table in tables {
                 let part = matching_chunk(table, chunk, first)?;
-                args.push(self.table_arg(&part.entries));
-                if !part.scales.is_empty() {
-                    args.push(self.table_arg(&part.scales));
+                for entries in [&part.entries, &part.scales] {
+                    if entries.is_empty() {
+                        continue;
+                    }
+                    let binds: Vec<Bind> = entries.iter().map(|e| self.piece_bind(e)).collect();
+                    if !self.is_one_range(&binds) {
+                        params.flags |= flags::SCATTERED;
+                    }
+                    args.push(Arg::Table(binds));
                 }
             }
             args.push(Arg::Write(y));
@@ -182,9 +188,17 @@ impl Lower<'_> {
         Ok(())
     }
 
-    fn table_arg(&mut self, entries: &[hadal_weights::Piece]) -> Arg {
-        let binds: Vec<Bind> = entries.iter().map(|entry| self.piece_bind(entry)).collect();
-        Arg::Table(binds)
+    /// Whether a table can be bound as one range.
+    fn is_one_range(&self, entries: &[Bind]) -> bool {
+        let limits = &self.info.limits;
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return true;
+        };
+        first.offset.is_multiple_of(limits.offset_align)
+            && table_stride(entries).is_some_and(|stride| {
+                stride.is_multiple_of(4)
+                    && last.offset + last.bytes - first.offset <= limits.max_binding_bytes
+            })
     }
 
     /// The weighted sum of each token's experts, on top of `base`.

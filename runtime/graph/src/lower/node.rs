@@ -26,7 +26,12 @@ impl Lower<'_> {
                 return Ok(Value::View(self.view(inputs[0])?.split_heads(*heads)));
             }
             Op::Flat => return self.flat(inputs[0]),
-            Op::CacheAppend { layer } => return self.cache_append(inputs[0], *layer),
+            _ if self.passed_over.contains(&value) => return Ok(Value::Implicit),
+            Op::CacheAppend { layer } => return self.cache_append(value, inputs[0], *layer),
+            Op::Norm { .. } if self.norm_is_fused(value)? => {
+                self.passed_over.insert(value);
+                return Ok(Value::Implicit);
+            }
             Op::Route(rule) => return self.route(value, inputs, rule),
             _ => {}
         }

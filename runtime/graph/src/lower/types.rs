@@ -2,6 +2,7 @@
 
 use hadal_device::{DType, OpKind, Program, Rejection, Slot};
 
+use super::work::{Work, WorkLimit};
 use crate::Dim;
 
 /// What a program is made for.
@@ -21,6 +22,9 @@ pub struct Request {
     pub context: u32,
     /// How experts read their tokens.
     pub moe: MoeForm,
+    /// Dispatches of more work are cut where they can be; `None`: only where a binding's
+    /// limit demands it.
+    pub limit: Option<WorkLimit>,
 }
 
 /// How experts read their tokens.
@@ -81,6 +85,8 @@ pub struct Explained {
     pub scope: String,
     /// The operation.
     pub op: OpKind,
+    /// Format of its weight; `F32` where it has none.
+    pub weight: DType,
     /// The row taken.
     pub row: &'static str,
     /// Rows refused, with reasons.
@@ -88,6 +94,8 @@ pub struct Explained {
     /// Bytes of weights, cache and rotary table that the step may read: a table counts every
     /// entry it could choose.
     pub read_bytes: u64,
+    /// What it has to do.
+    pub work: Work,
 }
 
 /// A program with everything needed to bind and read it.

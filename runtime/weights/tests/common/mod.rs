@@ -95,6 +95,7 @@ pub fn info(max_binding_bytes: u64, max_buffer_bytes: u64, features: Features) -
             max_grid: 65535,
             shared_bytes: 16384,
             subgroup: (0, 0),
+            matrix: None,
         },
         memory_bytes: None,
         expand_from_tokens: None,

@@ -1,27 +1,31 @@
 //! `hadal bench`: tokens per second at given depths, beside what the memory can do.
 //!
-//! Decides what is measured and reported; `measure.rs` does it, `bandwidth.rs` measures the
-//! memory. Figures are medians; nothing else should run on the machine.
+//! Decides what is measured; `measure.rs` does it, `kernels.rs` takes the time of single
+//! dispatches, `bandwidth.rs` measures the memory, `report.rs` writes it down. Figures are medians; nothing else should run on the machine.
 
 mod bandwidth;
+mod kernels;
 mod measure;
+mod report;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::RangedI64ValueParser;
+use hadal_conformance::Lacking;
+use hadal_device::Features;
 use hadal_engine::{Engine, EngineError, Model};
 use hadal_models::Config;
 use hadal_models::manifest::{mtp_copies, official_manifest};
 use hadal_weights::{DummySource, DummyTensor};
-use serde_json::{Value, json};
 
 use crate::args::{DeviceArgs, EngineArgs, ModelArgs};
 use crate::console::{Console, Interrupts, Unit};
 use crate::failure::{Failure, Result};
 use crate::{figures, open};
 use bandwidth::Bandwidth;
+use kernels::Phase;
 use measure::{Measured, Plan};
 
 /// Measure tokens per second and memory bandwidth.
@@ -29,9 +33,11 @@ use measure::{Measured, Plan};
 #[command(after_help = "Examples:\n  \
     hadal bench\n  \
     hadal bench --model ~/Moonlight-16B --depth 0,4096 --json\n  \
-    hadal bench --dummy-weights models/fixtures/configs/deepseek_v3.json --layers 5 --experts 16\n\n\
-    The share of the memory bandwidth can pass 100 % where the weights fit the processor's \
-    cache, as those of the small model do.")]
+    hadal bench --device vulkan,wgpu\n  \
+    hadal bench --dummy-weights models/fixtures/configs/deepseek_v3.json --layers 5 --experts 16\n  \
+    hadal bench --dummy-weights models/fixtures/configs/v3_layer.json --kernels\n\n\
+    Several devices after --device are measured in turn, run by run. The share of the memory \
+    bandwidth can pass 100 % where the weights fit a cache, as those of the small model do.")]
 pub struct BenchArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -70,6 +76,14 @@ pub struct BenchArgs {
         value_parser = clap::value_parser!(u32).range(1..=10_000)
     )]
     repeat: u32,
+    /// Also take the time of every kernel, of a prompt and of a decoded token, at the first
+    /// depth: beside it the bytes and multiply-adds it cannot do without.
+    #[arg(long)]
+    kernels: bool,
+    /// Do as if the devices lacked these features: `cooperative-matrix`, `subgroups`, ...;
+    /// `software`: take a software adapter for a GPU.
+    #[arg(long, value_name = "FEATURE,...", value_delimiter = ',', value_parser = feature)]
+    without: Vec<Features>,
     /// Seed of made-up weights.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -82,6 +96,14 @@ fn tokens() -> RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(0..=1 << 24)
 }
 
+fn feature(name: &str) -> std::result::Result<Features, String> {
+    let found = Features::ALL.iter().find(|(_, known)| *known == name);
+    found.map(|(feature, _)| *feature).ok_or_else(|| {
+        let known: Vec<&str> = Features::ALL.iter().map(|(_, name)| *name).collect();
+        format!("there is no such feature; there are {}", known.join(", "))
+    })
+}
+
 /// Runs the command.
 pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
     let interrupts = Interrupts::install()?;
@@ -92,8 +114,74 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
     let deepest = args.depth.iter().max().copied().unwrap_or(0);
     let context = deepest + args.prefill.max(args.decode + 2).max(1);
     let settings = open::engine_options(&args.engine, Some(context));
-    let device = open::device(&args.device, console)?;
-    let engine = open::engine(model, device, settings, &interrupts.cancel, console)?;
+    let mut engines = Vec::new();
+    for device in devices(&args.device) {
+        let mut chosen = open::device(&device, console)?;
+        if !args.without.is_empty() {
+            let features = args.without.iter().copied();
+            let features = features.fold(Features::NONE, Features::with);
+            chosen.device = Arc::new(Lacking::new(chosen.device, features));
+        }
+        let (model, settings, cancel) = (model.clone(), settings.clone(), &interrupts.cancel);
+        engines.push(open::engine(model, chosen, settings, cancel, console)?);
+    }
+    let measured = measure_all(&engines, args, &interrupts, console)?;
+    let kernels = match args.kernels {
+        true => kernels::measure(&engines, args, &interrupts.cancel)?,
+        false => Vec::new(),
+    };
+    // Before the memory is measured, whose buffers are not the engine's. The engine's threads
+    // sleep by then.
+    let peak = figures::peak_process_bytes();
+    let threads = args.device.threads.map(usize::from);
+    let memory = engines
+        .iter()
+        .map(|engine| bandwidth::of_device(engine.device().as_ref(), threads))
+        .collect::<hadal_device::Result<Vec<_>>>()
+        .map_err(EngineError::from)?;
+    let found = Found {
+        args,
+        engines: &engines,
+        peak,
+        memory,
+        measured,
+        kernels,
+    };
+    console.report(|| report::json(&found), || report::text(&found))
+}
+
+/// One for each device of a list.
+fn devices(args: &DeviceArgs) -> Vec<DeviceArgs> {
+    let one = |name: &str| DeviceArgs {
+        device: Some(name.trim().to_string()),
+        ..args.clone()
+    };
+    match &args.device {
+        Some(list) => list.split(',').map(one).collect(),
+        None => vec![args.clone()],
+    }
+}
+
+/// Everything a report tells.
+struct Found<'a> {
+    args: &'a BenchArgs,
+    engines: &'a [Arc<Engine>],
+    /// Most memory that the process ever had.
+    peak: Option<u64>,
+    /// By engine.
+    memory: Vec<Bandwidth>,
+    /// By depth, then by engine.
+    measured: Vec<Vec<Measured>>,
+    /// By engine; empty where not asked for.
+    kernels: Vec<Vec<Phase>>,
+}
+
+fn measure_all(
+    engines: &[Arc<Engine>],
+    args: &BenchArgs,
+    interrupts: &Interrupts,
+    console: &Console,
+) -> Result<Vec<Vec<Measured>>> {
     let plan = Plan {
         prefill: args.prefill as usize,
         decode: args.decode as usize,
@@ -101,7 +189,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
         made_up: args.dummy_weights.is_some(),
     };
     let bar = console.bar("measuring", Unit::Runs);
-    let runs_each = plan.runs();
+    let runs_each = plan.runs(engines.len());
     let mut measured = Vec::new();
     for (index, &depth) in args.depth.iter().enumerate() {
         let mut progress = |run: usize| {
@@ -110,23 +198,18 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
                 (args.depth.len() * runs_each) as u64,
             );
         };
+        let cancel = &interrupts.cancel;
+        let depth = depth as usize;
         measured.push(measure::at_depth(
-            &engine,
-            depth as usize,
+            engines,
+            depth,
             &plan,
-            &interrupts.cancel,
+            cancel,
             &mut progress,
         )?);
     }
     bar.clear();
-    // Before the memory is measured, whose buffers are not the engine's. The engine's threads
-    // sleep by then.
-    let peak = figures::peak_process_bytes();
-    let memory = bandwidth::measure(args.device.threads.map(usize::from));
-    console.report(
-        || report(args, &engine, peak, &memory, &measured),
-        || text(args, &engine, &memory, &measured),
-    )
+    Ok(measured)
 }
 
 /// Any config.json with weights made in memory.
@@ -161,92 +244,4 @@ fn name(args: &BenchArgs) -> String {
             format!("{stem}, made-up weights")
         }
     }
-}
-
-fn text(args: &BenchArgs, engine: &Engine, memory: &Bandwidth, measured: &[Measured]) -> String {
-    let config = &engine.model().config;
-    let mut out = format!(
-        "{}: {} layers, {} experts, weights {} | memory reads {:.1} GB/s with {} threads\n\n\
-         {:>7} {:>14} {:>14} {:>12} {:>10} {:>10}  {}\n",
-        name(args),
-        config.num_hidden_layers,
-        config.n_routed_experts,
-        figures::bytes(engine.weight_bytes()),
-        memory.bytes_per_second / 1e9,
-        memory.threads,
-        "depth",
-        "prefill tok/s",
-        "decode tok/s",
-        "bytes/token",
-        "GB/s",
-        "of memory",
-        "with drafts"
-    );
-    let rate = |rate: Option<f64>| rate.map_or("-".to_string(), |rate| format!("{rate:.1}"));
-    for row in measured {
-        let moved = row.decode_bytes_per_second();
-        let share = moved.map(|moved| 100.0 * moved / memory.bytes_per_second);
-        let drafts = row.drafted.as_ref().map_or(String::new(), |drafted| {
-            format!(
-                "{:.1} tok/s, {:.0} % accepted",
-                drafted.tokens_per_second,
-                100.0 * drafted.acceptance
-            )
-        });
-        out.push_str(&format!(
-            "{:>7} {:>14} {:>14} {:>12} {:>10} {:>8} %  {drafts}\n",
-            row.depth,
-            rate(row.prefill.median()),
-            rate(row.decode.median()),
-            figures::bytes(row.bytes_per_token),
-            rate(moved.map(|moved| moved / 1e9)),
-            share.map_or("-".to_string(), |share| format!("{share:.0}")),
-        ));
-    }
-    out
-}
-
-fn report(
-    args: &BenchArgs,
-    engine: &Engine,
-    peak: Option<u64>,
-    memory: &Bandwidth,
-    measured: &[Measured],
-) -> Value {
-    let config = &engine.model().config;
-    let rows = measured.iter().map(|row| {
-        let moved = row.decode_bytes_per_second();
-        json!({
-            "depth": row.depth,
-            "prefill_tokens": args.prefill,
-            "prefill_tokens_per_second": row.prefill.median(),
-            "prefill_samples": row.prefill.samples,
-            "decode_tokens": args.decode,
-            "decode_tokens_per_second": row.decode.median(),
-            "decode_samples": row.decode.samples,
-            "bytes_per_token": row.bytes_per_token,
-            "decode_bytes_per_second": moved,
-            "bandwidth_share": moved.map(|moved| moved / memory.bytes_per_second),
-            "drafts": row.drafted.as_ref().map(|drafted| json!({
-                "tokens_per_second": drafted.tokens_per_second,
-                "acceptance": drafted.acceptance,
-            })),
-        })
-    });
-    json!({
-        "model": name(args),
-        "made_up_weights": args.dummy_weights.is_some(),
-        "layers": config.num_hidden_layers,
-        "hidden_size": config.hidden_size,
-        "experts": config.n_routed_experts,
-        "device": open::device_json(engine.device().info()),
-        "weight_bytes": engine.weight_bytes(),
-        "peak_process_bytes": peak,
-        "memory_bandwidth": {
-            "read_bytes_per_second": memory.bytes_per_second,
-            "threads": memory.threads,
-        },
-        "repeat": args.repeat,
-        "rows": rows.collect::<Vec<_>>(),
-    })
 }

@@ -32,7 +32,7 @@ pub fn run(_args: &DevicesArgs, console: &Console) -> Result<()> {
 }
 
 /// The device that is taken where none is asked for: as the registry chooses.
-fn default_device(found: &[Survey]) -> Option<String> {
+pub fn default_device(found: &[Survey]) -> Option<String> {
     let devices = || {
         found
             .iter()

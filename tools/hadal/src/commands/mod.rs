@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod chat;
+pub mod conformance;
 pub mod devices;
 pub mod explain;
 pub mod forward;
@@ -28,5 +29,6 @@ pub fn run(command: &Command, console: &Console) -> Result<()> {
         Command::Forward(args) => forward::run(args, console),
         Command::Explain(args) => explain::run(args, console),
         Command::Bench(args) => bench::run(args, console),
+        Command::Conformance(args) => conformance::run(args, console),
     }
 }

@@ -1,20 +1,116 @@
-//! How fast this machine reads memory: the bound of decoding on the host.
+//! How fast the memory of a device is: the bound of decoding.
 //!
-//! Every thread sums a buffer of its own that no cache holds; the best of several passes
-//! counts, since everything else that runs only makes it slower.
+//! On the host every thread sums a buffer of its own that no cache holds; a GPU copies a
+//! buffer. The best of several passes counts, since everything else that runs only makes it
+//! slower.
 
 use std::hint::black_box;
 use std::sync::{Barrier, OnceLock};
 use std::thread::Builder;
 use std::time::Instant;
 
+use hadal_device::{
+    Access, Bind, BufferDesc, BufferId, Device, DeviceKind, Error, Program, Slot, Step,
+};
+
 /// What the memory gave.
 #[derive(Clone, Copy, Debug)]
 pub struct Bandwidth {
-    /// Best of all passes, all threads together.
+    /// Best of all passes: bytes read and written, all threads together.
     pub bytes_per_second: f64,
-    /// Threads that read.
-    pub threads: usize,
+    /// Threads of the host that read; `None`: a device copied.
+    pub threads: Option<usize>,
+}
+
+impl Bandwidth {
+    /// `31.8 GB/s read by 2 threads`.
+    pub fn text(&self) -> String {
+        let rate = self.bytes_per_second / 1e9;
+        match self.threads {
+            Some(threads) => format!("{rate:.1} GB/s read by {threads} threads"),
+            None => format!("{rate:.1} GB/s copying"),
+        }
+    }
+}
+
+/// Measures the memory of `device`; the host's with `threads` threads, or one a core.
+///
+/// # Errors
+/// Those of the device.
+pub fn of_device(device: &dyn Device, threads: Option<usize>) -> hadal_device::Result<Bandwidth> {
+    match device.info().kind {
+        DeviceKind::Cpu => Ok(measure(threads)),
+        _ => copying(device),
+    }
+}
+
+/// Bytes that a device copies: several times the largest caches.
+const COPIED_BYTES: u64 = 512 << 20;
+
+/// Copies as much as there is memory for.
+fn copying(device: &dyn Device) -> hadal_device::Result<Bandwidth> {
+    let mut bytes = COPIED_BYTES.min(device.info().limits.max_buffer_bytes / 16 * 16);
+    loop {
+        match copying_bytes(device, bytes) {
+            Err(Error::OutOfMemory { .. }) if bytes > 1 << 20 => bytes /= 2,
+            result => return result,
+        }
+    }
+}
+
+fn copying_bytes(device: &dyn Device, bytes: u64) -> hadal_device::Result<Bandwidth> {
+    let mut buffers = Vec::new();
+    for label in ["copied from", "copied to"] {
+        match device.alloc(&BufferDesc::new(label, bytes)) {
+            Ok(buffer) => buffers.push(buffer),
+            Err(error) => {
+                buffers.into_iter().for_each(|buffer| device.free(buffer));
+                return Err(error);
+            }
+        }
+    }
+    let copied = copy_passes(device, &buffers, bytes);
+    buffers.into_iter().for_each(|buffer| device.free(buffer));
+    Ok(Bandwidth {
+        bytes_per_second: 2.0 * bytes as f64 / copied?,
+        threads: None,
+    })
+}
+
+/// Seconds of the fastest copy.
+fn copy_passes(device: &dyn Device, table: &[BufferId], bytes: u64) -> hadal_device::Result<f64> {
+    let bind = |slot, access| Bind {
+        slot: Slot(slot),
+        offset: 0,
+        bytes,
+        access,
+    };
+    let copy = Step::Copy {
+        from: bind(0, Access::Read),
+        to: bind(1, Access::Write),
+    };
+    // Memory that nothing was written to may be one page of zeros again and again.
+    let fill = Step::Fill {
+        to: bind(0, Access::Write),
+        byte: 0x55,
+    };
+    let program = |step| Program {
+        slots: 2,
+        steps: vec![step],
+    };
+    let filled = device.prepare(&program(fill))?.submit(table)?;
+    device.wait(filled)?;
+    let mut program = device.prepare(&program(copy))?;
+    let mut best = f64::MAX;
+    for _ in 0..PASSES {
+        let started = Instant::now();
+        let ticket = program.submit(table)?;
+        device.wait(ticket)?;
+        let waited = started.elapsed();
+        let time = device.gpu_time(ticket).unwrap_or(waited);
+        best = best.min(time.as_secs_f64());
+    }
+    Ok(best)
 }
 
 /// Memory of all threads together: several times the largest caches.
@@ -23,8 +119,8 @@ const PASSES: usize = 6;
 /// Independent sums, so that the processor waits for memory and not for its adders.
 const LANES: usize = 32;
 
-/// Measures with `threads` threads, or one a core.
-pub fn measure(threads: Option<usize>) -> Bandwidth {
+/// Reads with `threads` threads, or one a core.
+fn measure(threads: Option<usize>) -> Bandwidth {
     let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = threads.unwrap_or_else(cores).max(1);
     let words = (TOTAL_BYTES / 8 / threads).next_multiple_of(LANES);
@@ -44,7 +140,7 @@ pub fn measure(threads: Option<usize>) -> Bandwidth {
     });
     Bandwidth {
         bytes_per_second: (8 * words * threads) as f64 / seconds,
-        threads,
+        threads: Some(threads),
     }
 }
 

@@ -21,9 +21,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Runs that [`at_depth`] does.
-    pub fn runs(&self) -> usize {
-        3 * (self.repeat + 1)
+    /// Runs that [`at_depth`] does with so many engines.
+    pub fn runs(&self, engines: usize) -> usize {
+        3 * (self.repeat + 1) * engines
     }
 }
 
@@ -70,9 +70,27 @@ pub struct Measured {
     pub drafted: Option<Drafted>,
     /// Weights and cache that one decoded token reads.
     pub bytes_per_token: u64,
+    /// What submitting one decoded token cost the processor, run by run; empty where the
+    /// device does not measure it.
+    pub submitting: Vec<Submitting>,
+}
+
+/// Processor time for submitting a step, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Submitting {
+    /// All of it.
+    pub total: f64,
+    /// Inside the driver.
+    pub driver: f64,
 }
 
 impl Measured {
+    /// The cheapest run: everything else that runs on the machine only makes it dearer.
+    pub fn cheapest_submit(&self) -> Option<Submitting> {
+        let runs = self.submitting.iter().copied();
+        runs.min_by(|a, b| a.total.total_cmp(&b.total))
+    }
+
     /// Bytes that decoding reads a second.
     pub fn decode_bytes_per_second(&self) -> Option<f64> {
         self.decode
@@ -81,54 +99,104 @@ impl Measured {
     }
 }
 
-/// Measures at `depth`; the first run of each kind only warms up.
+/// Measures each engine at `depth`, taking turns, so that what disturbs the machine disturbs
+/// all of them; the first run of each kind only warms up.
 pub fn at_depth(
-    engine: &Arc<Engine>,
+    engines: &[Arc<Engine>],
     depth: usize,
     plan: &Plan,
     cancel: &Cancel,
     progress: &mut dyn FnMut(usize),
-) -> Result<Measured> {
-    let ids = tokens(engine.model(), depth + plan.prefill.max(1));
+) -> Result<Vec<Measured>> {
+    let Some(first) = engines.first() else {
+        return Ok(Vec::new());
+    };
+    let ids = tokens(first.model(), depth + plan.prefill.max(1));
     let mut run = 0;
     let mut tick = || {
         run += 1;
         progress(run);
     };
-    let mut measured = Measured {
+    let empty = |engine: &Arc<Engine>| Measured {
         depth,
         prefill: Rates::default(),
         decode: Rates::default(),
         drafted: None,
         bytes_per_token: bytes_per_token(engine, depth + plan.decode / 2),
+        submitting: Vec::new(),
     };
-    let mut session = filled(engine, false, &ids[..depth], cancel)?;
+    let mut measured: Vec<Measured> = engines.iter().map(empty).collect();
+    let filled_one = |engine| filled(engine, false, &ids[..depth], cancel);
+    let mut sessions: Vec<Session> = engines.iter().map(filled_one).collect::<Result<_>>()?;
     for sample in 0..=plan.repeat {
-        if plan.prefill > 0 {
-            session.keep(depth);
-            let started = Instant::now();
-            start(&mut session, &ids[depth..depth + plan.prefill], cancel)?;
-            let rate = plan.prefill as f64 / started.elapsed().as_secs_f64();
-            measured
-                .prefill
-                .samples
-                .extend((sample > 0).then_some(rate));
+        for (session, found) in sessions.iter_mut().zip(&mut measured) {
+            prefill_once(session, &ids, plan, sample > 0, found, cancel)?;
+            tick();
         }
-        tick();
     }
     for sample in 0..=plan.repeat {
-        if plan.decode > 0 {
-            session.keep(depth);
-            let (rate, _) = decode(&mut session, &ids[depth..=depth], plan.decode, cancel)?;
-            measured.decode.samples.extend((sample > 0).then_some(rate));
+        for (session, found) in sessions.iter_mut().zip(&mut measured) {
+            decode_once(session, &ids, plan, sample > 0, found, cancel)?;
+            tick();
         }
-        tick();
     }
-    drop(session);
-    if plan.decode > 0 && !plan.made_up && engine.model().config.num_nextn_predict_layers > 0 {
-        measured.drafted = drafted(engine, depth, &ids, plan, cancel, &mut tick)?;
+    drop(sessions);
+    for (engine, found) in engines.iter().zip(&mut measured) {
+        if plan.decode > 0 && !plan.made_up && engine.model().config.num_nextn_predict_layers > 0 {
+            found.drafted = drafted(engine, depth, &ids, plan, cancel, &mut tick)?;
+        }
     }
     Ok(measured)
+}
+
+fn prefill_once(
+    session: &mut Session,
+    ids: &[u32],
+    plan: &Plan,
+    counts: bool,
+    found: &mut Measured,
+    cancel: &Cancel,
+) -> Result<()> {
+    if plan.prefill == 0 {
+        return Ok(());
+    }
+    session.keep(found.depth);
+    let started = Instant::now();
+    start(session, &ids[found.depth..][..plan.prefill], cancel)?;
+    let rate = plan.prefill as f64 / started.elapsed().as_secs_f64();
+    found.prefill.samples.extend(counts.then_some(rate));
+    Ok(())
+}
+
+fn decode_once(
+    session: &mut Session,
+    ids: &[u32],
+    plan: &Plan,
+    counts: bool,
+    found: &mut Measured,
+    cancel: &Cancel,
+) -> Result<()> {
+    if plan.decode == 0 {
+        return Ok(());
+    }
+    session.keep(found.depth);
+    let device = session.engine().device();
+    let (before, position) = (device.submit_cost(), session.position());
+    let prompt = &ids[found.depth..=found.depth];
+    let (rate, _) = decode(session, prompt, plan.decode, cancel)?;
+    if !counts {
+        return Ok(());
+    }
+    found.decode.samples.push(rate);
+    let after = device.submit_cost();
+    if after.submits > before.submits {
+        let steps = f64::from(session.position() - position);
+        found.submitting.push(Submitting {
+            total: (after.total - before.total).as_secs_f64() / steps,
+            driver: (after.driver - before.driver).as_secs_f64() / steps,
+        });
+    }
+    Ok(())
 }
 
 fn drafted(
@@ -167,7 +235,7 @@ fn filled(engine: &Arc<Engine>, drafts: bool, ids: &[u32], cancel: &Cancel) -> R
     Ok(session)
 }
 
-fn start<'s>(session: &'s mut Session, ids: &[u32], cancel: &Cancel) -> Result<Decoder<'s>> {
+pub fn start<'s>(session: &'s mut Session, ids: &[u32], cancel: &Cancel) -> Result<Decoder<'s>> {
     let greedy = SamplingOptions::greedy();
     Ok(Decoder::start(
         session,
@@ -217,7 +285,7 @@ const PASSAGE: &str = "Once upon a time there was a poor miller who had three so
     the ass, and nothing was left for the youngest but the cat. ";
 
 /// `count` ids: of a text, or evenly spread where there is no tokenizer.
-fn tokens(model: &Model, count: usize) -> Vec<u32> {
+pub fn tokens(model: &Model, count: usize) -> Vec<u32> {
     let passage = model
         .text
         .as_ref()

@@ -6,6 +6,8 @@ use hadal_models::Config;
 use hadal_models::manifest::{ManifestTensor, official_manifest};
 use serde_json::{Value, json};
 
+use crate::random::Random;
+
 /// A kind of model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -133,37 +135,6 @@ pub fn file_name(dtype: DType) -> &'static str {
     }
 }
 
-/// SplitMix64: a stream of numbers from a seed.
-pub struct Random(u64);
-
-impl Random {
-    /// The stream of a seed and a name.
-    pub fn new(seed: u64, name: &str) -> Random {
-        let mix =
-            |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        Random(name.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, mix))
-    }
-
-    /// The next 64 bits.
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in -1 to 1.
-    pub fn uniform(&mut self) -> f32 {
-        ((self.bits() >> 40) as f32 / (1u64 << 23) as f32) - 1.0
-    }
-
-    /// Uniform in 0 to `below`.
-    pub fn index(&mut self, below: usize) -> usize {
-        (self.bits() % below as u64) as usize
-    }
-}
-
 /// Values that keep activations of order one: norms near 1, matrices by their input width,
 /// biases small but large enough to change choices.
 fn write_tensor(tensor: &ManifestTensor, seed: u64, data: &mut Vec<u8>) -> Vec<f32> {
@@ -180,7 +151,7 @@ fn write_tensor(tensor: &ManifestTensor, seed: u64, data: &mut Vec<u8>) -> Vec<f
         (0.0, 2.6 / (inputs as f32).sqrt())
     };
     let values: Vec<f32> = (0..count)
-        .map(|_| centre + spread * random.uniform())
+        .map(|_| centre + spread * random.unit())
         .collect();
     match tensor.dtype {
         DType::F8E4M3 => return write_fp8(&values, inputs, data),

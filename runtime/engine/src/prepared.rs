@@ -1,0 +1,198 @@
+//! A program ready to submit, in segments so that no submit is too long, with its own inputs.
+//!
+//! Decides where a program is cut into submits; what a limit is worth is `pace.rs`'s.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use hadal_device::{BufferId, Executable, Inputs, Program, Span, Ticket};
+use hadal_graph::{Lowered, SlotUse, Work, WorkLimit};
+
+use crate::Result;
+use crate::home::Home;
+use crate::seat::Seat;
+use crate::step::{Step, fill_inputs, input_words};
+
+/// Some steps of a program that are submitted together.
+struct Segment {
+    executable: Box<dyn Executable>,
+    work: Work,
+}
+
+/// A program of an engine.
+pub(crate) struct Prepared {
+    segments: Vec<Segment>,
+    pub lowered: Lowered,
+    /// What it was cut to, where anything is limited.
+    pub limit: Option<WorkLimit>,
+    layout: Inputs,
+    inputs: BufferId,
+    words: Vec<u32>,
+}
+
+/// A step under way or done, and when.
+pub(crate) struct Running {
+    /// Each submit with its units of work.
+    submits: Vec<(Ticket, u64)>,
+    started: Instant,
+    /// When somebody who had to wait for it saw its end.
+    pub ended: Cell<Option<Instant>>,
+}
+
+impl Prepared {
+    /// Prepares `lowered`, for one sequence of `page_stride` pages.
+    pub fn new(
+        home: &Home,
+        lowered: Lowered,
+        limit: Option<WorkLimit>,
+        layout: Inputs,
+        page_stride: u32,
+    ) -> Result<Prepared> {
+        let segments = segments(home, &lowered, limit)?;
+        let bytes = layout.bytes(1, page_stride);
+        let inputs = home.alloc("inputs", bytes)?;
+        let words = input_words(layout, page_stride);
+        let span = Span {
+            buffer: inputs,
+            offset: 0,
+            bytes,
+        };
+        let written = home.device.write(span, bytemuck::cast_slice(&words));
+        written.inspect_err(|_| home.free(inputs))?;
+        Ok(Prepared {
+            segments,
+            lowered,
+            limit,
+            layout,
+            inputs,
+            words,
+        })
+    }
+
+    /// The same program cut otherwise. The caller waited for its last submit.
+    pub fn cut_anew(&mut self, home: &Home, lowered: Lowered, limit: WorkLimit) -> Result<()> {
+        self.segments = segments(home, &lowered, Some(limit))?;
+        self.lowered = lowered;
+        self.limit = Some(limit);
+        Ok(())
+    }
+
+    /// Units of the longest dispatch, and of the longest submit.
+    pub fn longest(&self, positions: u32) -> (u64, u64) {
+        let dispatches = self.lowered.explained.iter();
+        let dispatch = dispatches.map(|step| step.work.at(positions)).max();
+        let submits = self.segments.iter();
+        let submit = submits.map(|segment| segment.work.at(positions)).max();
+        (dispatch.unwrap_or(0), submit.unwrap_or(0))
+    }
+
+    /// Frees its inputs. The caller waited for its last submit.
+    pub fn free(self, home: &Home) {
+        home.free(self.inputs);
+    }
+
+    /// What is submitted, in order.
+    pub fn executables(&mut self) -> impl Iterator<Item = &mut Box<dyn Executable>> {
+        self.segments
+            .iter_mut()
+            .map(|segment| &mut segment.executable)
+    }
+
+    /// Writes the inputs of `step`: the buffers of the slots.
+    pub fn begin(
+        &mut self,
+        step: &Step<'_>,
+        seat: &Seat,
+        scratch: BufferId,
+    ) -> Result<Vec<BufferId>> {
+        fill_inputs(&mut self.words, self.layout, step);
+        let lists = &self.words[..self.layout.pages() as usize];
+        let span = Span {
+            buffer: self.inputs,
+            offset: 0,
+            bytes: 4 * lists.len() as u64,
+        };
+        seat.home.device.write(span, bytemuck::cast_slice(lists))?;
+        self.table(step, seat, scratch)
+    }
+
+    /// Runs it for a session.
+    pub fn submit(&mut self, step: &Step<'_>, seat: &Seat, scratch: BufferId) -> Result<Running> {
+        let table = self.begin(step, seat, scratch)?;
+        let home = &seat.home;
+        let positions = step.end();
+        let started = Instant::now();
+        let mut submits = Vec::with_capacity(self.segments.len());
+        for segment in &mut self.segments {
+            let ticket = segment.executable.submit(&table)?;
+            home.started(ticket);
+            submits.push((ticket, segment.work.at(positions)));
+        }
+        Ok(Running {
+            submits,
+            started,
+            ended: Cell::new(None),
+        })
+    }
+
+    fn table(&self, step: &Step<'_>, seat: &Seat, scratch: BufferId) -> Result<Vec<BufferId>> {
+        let home = &seat.home;
+        let (hidden_in, hidden_out) = step.hidden(seat);
+        let missing = || hadal_device::Error::Invalid("a slot has no buffer".to_string());
+        let slots = self.lowered.slots.iter();
+        let table = slots.map(|slot| match *slot {
+            SlotUse::Inputs => Some(self.inputs),
+            SlotUse::Scratch => Some(scratch),
+            SlotUse::RopeTable => Some(home.rope_table),
+            SlotUse::HiddenIn => hidden_in,
+            SlotUse::HiddenOut => Some(hidden_out),
+            SlotUse::Cache(layer) => seat.caches.get(layer as usize).copied(),
+            SlotUse::Weights(index) => home.weights.get(index as usize).copied(),
+        });
+        Ok(table.collect::<Option<_>>().ok_or_else(missing)?)
+    }
+}
+
+impl Running {
+    /// Units of work and the time they took, once done: by the device's own clock, or else by
+    /// how long somebody waited.
+    pub fn measured(&self, home: &Home) -> Option<(u64, Duration)> {
+        let timed = self.submits.iter().filter_map(|&(ticket, units)| {
+            let time = home.device.gpu_time(ticket)?;
+            Some((units, time))
+        });
+        let sum = timed.reduce(|a, b| (a.0 + b.0, a.1 + b.1));
+        let waited = || {
+            let units = self.submits.iter().map(|(_, units)| units).sum();
+            Some((units, self.ended.get()? - self.started))
+        };
+        sum.or_else(waited)
+    }
+}
+
+/// The program of `lowered` in pieces of at most `limit`, and at least one step.
+fn segments(home: &Home, lowered: &Lowered, limit: Option<WorkLimit>) -> Result<Vec<Segment>> {
+    let whole = &lowered.program;
+    let (most, positions) = limit.map_or((u64::MAX, 0), |l| (l.units, l.positions));
+    let mut segments = Vec::new();
+    let (mut first, mut work) = (0, Work::default());
+    for (step, explained) in lowered.explained.iter().enumerate() {
+        let with = work.and(explained.work);
+        if step > first && with.at(positions) > most {
+            segments.push((first..step, work));
+            (first, work) = (step, explained.work);
+        } else {
+            work = with;
+        }
+    }
+    segments.push((first..whole.steps.len(), work));
+    let prepare = |(range, work): (std::ops::Range<usize>, Work)| {
+        let program = Program {
+            slots: whole.slots,
+            steps: whole.steps[range].to_vec(),
+        };
+        let executable = home.device.prepare(&program)?;
+        Ok(Segment { executable, work })
+    };
+    segments.into_iter().map(prepare).collect()
+}

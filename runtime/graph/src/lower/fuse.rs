@@ -1,0 +1,238 @@
+//! Nodes that one dispatch does together, where a device has a kernel row for that.
+//!
+//! Decides which nodes are passed over because a later one does their work: a norm whose
+//! readers are all linears, and what makes a row of the latent cache. A node whose value is
+//! read elsewhere, or is an output, stays.
+
+use hadal_device::{DType, Inputs, OpKind, Params, Problem, flags, select};
+
+use super::{Arg, Lower, Value, View, last_dim, node::xy};
+use crate::{Node, Op, ValueId};
+
+/// Up to this many rows a norm is done anew for each output of the linear behind it, which
+/// reads the row anyway; above it a dispatch of its own costs less.
+const FUSED_NORM_MAX_ROWS: u32 = 4;
+
+/// What a row of the cache is made of: `[norm(x[..latent]), rope(x[latent..])]`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CacheRow {
+    x: ValueId,
+    norm: ValueId,
+    eps: f32,
+    latent: u32,
+    rope: u32,
+    layer: u32,
+}
+
+impl Lower<'_> {
+    pub(super) fn runs(&self, problem: &Problem) -> bool {
+        select(self.table, self.info, problem).is_ok()
+    }
+
+    /// Cache rows that one dispatch can make; the nodes in between have no kernels then.
+    pub(super) fn find_cache_rows(&mut self) {
+        let graph = self.graph;
+        let uses = graph.uses();
+        for (index, node) in graph.nodes.iter().enumerate() {
+            let Op::CacheAppend { layer } = node.op else {
+                continue;
+            };
+            let Some((row, inner)) = self.cache_row(node, layer, &uses) else {
+                continue;
+            };
+            let weight = match graph.node(row.norm).op {
+                Op::Weight { dtype, .. } => dtype,
+                _ => continue,
+            };
+            let problem = Problem {
+                op: OpKind::LatentAppend,
+                weight,
+                params: self.cache_row_params(&row),
+            };
+            if self.runs(&problem) {
+                self.cache_rows.insert(ValueId(index as u32), row);
+                self.passed_over.extend(inner);
+            }
+        }
+    }
+
+    /// The row that `append` writes, and the nodes between its projection and the cache, if
+    /// nothing else reads these.
+    fn cache_row(
+        &self,
+        append: &Node,
+        layer: u32,
+        uses: &[u32],
+    ) -> Option<(CacheRow, [ValueId; 3])> {
+        let own =
+            |value: ValueId| (uses[value.0 as usize] == 1).then(|| (value, self.graph.node(value)));
+        let (
+            concat,
+            Node {
+                op: Op::Concat,
+                inputs,
+                ..
+            },
+        ) = own(append.inputs[0])?
+        else {
+            return None;
+        };
+        let &[latent, key] = &inputs[..] else {
+            return None;
+        };
+        let ((latent, normed), (key, rotated)) = (own(latent)?, own(key)?);
+        let (Op::Norm { eps }, Op::Rope) = (&normed.op, &rotated.op) else {
+            return None;
+        };
+        let (from, first, width) = self.slice_of(normed.inputs[0])?;
+        let (key_from, key_first, rope) = self.slice_of(rotated.inputs[0])?;
+        let touch = from == key_from && first == 0 && key_first == width;
+        let whole = last_dim(self.graph.node(from)) == width + rope;
+        let row = CacheRow {
+            x: from,
+            norm: normed.inputs[1],
+            eps: *eps,
+            latent: width,
+            rope,
+            layer,
+        };
+        (touch && whole).then_some((row, [concat, latent, key]))
+    }
+
+    fn slice_of(&self, value: ValueId) -> Option<(ValueId, u32, u32)> {
+        let node = self.graph.node(value);
+        match node.op {
+            Op::Slice { first, count } => Some((node.inputs[0], first, count)),
+            _ => None,
+        }
+    }
+
+    fn cache_row_params(&self, row: &CacheRow) -> Params {
+        Params {
+            n: row.latent + row.rope,
+            latent: row.latent,
+            rope: row.rope,
+            eps: row.eps,
+            ..self.row_params(self.rows_of(row.x))
+        }
+    }
+
+    pub(super) fn latent_append(&mut self, row: CacheRow) -> hadal_device::Result<Value> {
+        let x = self.flat_view(row.x)?;
+        let (placed, piece) = self.whole(row.norm)?;
+        let params = xy(self.cache_row_params(&row), x, x);
+        let args = vec![
+            Arg::Read(x),
+            Arg::Bind(self.piece_bind(&piece)),
+            Arg::Bind(self.rope_bind(row.rope)),
+            Arg::Bind(self.cache_bind(row.layer, params.n, hadal_device::Access::Write)),
+        ];
+        self.emit(OpKind::LatentAppend, placed.dtype, params, args)?;
+        Ok(Value::Cache(row.layer))
+    }
+
+    /// Whether every reader of the norm `value` is a linear that can do the norm itself.
+    pub(super) fn norm_is_fused(&self, value: ValueId) -> hadal_device::Result<bool> {
+        let graph = self.graph;
+        let (x, norm) = match graph.node(value).inputs[..] {
+            [x, norm] => (self.flat_view(x)?, norm),
+            _ => return Ok(false),
+        };
+        if graph.outputs.iter().any(|(_, output)| *output == value) {
+            return Ok(false);
+        }
+        let Op::Norm { eps } = graph.node(value).op else {
+            return Ok(false);
+        };
+        let readers = graph
+            .nodes
+            .iter()
+            .filter(|node| node.inputs.contains(&value));
+        for reader in readers {
+            let (Op::Linear, [_, w]) = (&reader.op, &reader.inputs[..]) else {
+                return Ok(false);
+            };
+            let Op::Weight { name, .. } = &graph.node(*w).op else {
+                return Ok(false);
+            };
+            let Some(weight) = self.weights.matrix(name) else {
+                return Ok(false);
+            };
+            let Some(params) = self.norm_linear_params(value, x, norm, eps)? else {
+                return Ok(false);
+            };
+            let fits = weight.pieces.iter().all(|piece| {
+                self.runs(&Problem {
+                    op: OpKind::NormLinear,
+                    weight: weight.dtype,
+                    params: Params {
+                        row_count: piece.row_count,
+                        ..params
+                    },
+                })
+            });
+            if !fits {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What all pieces of all readers of the norm `value` share; `None` if its rows are too
+    /// many or its weight `norm` has a format that the fused operation does not know.
+    fn norm_linear_params(
+        &self,
+        value: ValueId,
+        x: View,
+        norm: ValueId,
+        eps: f32,
+    ) -> hadal_device::Result<Option<Params>> {
+        let rows = self.row_params(self.rows_of(value));
+        let flags = match self.placed(norm)?.dtype {
+            DType::F32 => 0,
+            DType::Bf16 => flags::NORM_BF16,
+            _ => return Ok(None),
+        };
+        let few = rows.rows <= FUSED_NORM_MAX_ROWS && rows.count_word != Inputs::LOGIT_ROWS;
+        Ok(few.then_some(Params {
+            k: x.width,
+            eps,
+            flags,
+            ..xy(rows, x, x)
+        }))
+    }
+
+    /// A linear `w` of the norm `value`, which was passed over.
+    pub(super) fn norm_linear(
+        &mut self,
+        value: ValueId,
+        w: ValueId,
+        y: View,
+    ) -> hadal_device::Result<()> {
+        let node = self.graph.node(value);
+        let (Op::Norm { eps }, &[x, norm]) = (&node.op, &node.inputs[..]) else {
+            return Err(super::invalid(format!("{value:?} is no norm")));
+        };
+        let x = self.flat_view(x)?;
+        let shared = self.norm_linear_params(value, x, norm, *eps)?;
+        let shared = shared.ok_or_else(|| super::invalid(format!("{value:?} cannot be fused")))?;
+        let (_, norm) = self.whole(norm)?;
+        let placed = self.placed(w)?;
+        for piece in &placed.pieces {
+            let params = Params {
+                n: y.width,
+                row_first: piece.row_first,
+                row_count: piece.row_count,
+                y_offset: y.offset,
+                y_stride: y.row_stride,
+                y_head_stride: y.head_stride,
+                ..shared
+            };
+            let mut args = vec![Arg::Read(x), Arg::Bind(self.piece_bind(&norm))];
+            self.weight_args(piece, placed.scale, &mut args);
+            args.push(Arg::Write(y));
+            self.emit(OpKind::NormLinear, placed.dtype, params, args)?;
+        }
+        Ok(())
+    }
+}

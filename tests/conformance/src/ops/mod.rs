@@ -1,0 +1,213 @@
+//! Cases of single operations: which shapes, what goes in and what must come out.
+//!
+//! [`shapes`] is the list of awkward sizes (`v3`: the true ones), [`build`] makes the data of
+//! one. None knows a kernel, a device or a vendor: every row of the table that fits a problem is
+//! run on it.
+
+mod attention;
+mod dense;
+mod experts;
+mod layout;
+mod parts;
+mod route;
+mod rows;
+mod shapes;
+mod v3;
+
+use hadal_device::{DType, OpKind, Problem, flags};
+use serde::{Deserialize, Serialize};
+
+pub use shapes::{formats, shapes};
+
+use crate::Profile;
+use crate::random::Random;
+use crate::shape::Shape;
+
+/// One case of an operation: enough to make its data again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpCase {
+    /// The operation.
+    pub op: OpKind,
+    /// Format of the weight; `F32` where there is none.
+    pub weight: DType,
+    /// Sizes.
+    pub shape: Shape,
+    /// What is special about it.
+    pub twist: Twist,
+}
+
+/// What a case looks at besides numbers in general.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Twist {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// Equal values: the lower index wins.
+    Ties,
+    /// NaN among the inputs.
+    Nan,
+    /// FP8 weights are NaN codes and subnormals.
+    Codes,
+    /// Choices that leave most experts without a row.
+    Crowded,
+}
+
+impl OpCase {
+    /// Its name in reports, without the row's.
+    pub fn name(&self) -> String {
+        let twist = match self.twist {
+            Twist::Plain => "",
+            Twist::Ties => ".ties",
+            Twist::Nan => ".nan",
+            Twist::Codes => ".codes",
+            Twist::Crowded => ".crowded",
+        };
+        let weight = match formats(self.op) {
+            [DType::F32] => "",
+            _ => self.weight.name(),
+        };
+        let dot = if weight.is_empty() { "" } else { "." };
+        format!("{}{dot}{weight}.{}{twist}", self.op.name(), self.shape)
+    }
+
+    /// The stream of numbers that its data come from: the same for every row and device.
+    pub fn random(&self, seed: u64) -> Random {
+        Random::new(seed, &self.name())
+    }
+}
+
+/// What a word of an output must be afterwards.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Want {
+    /// What it was before.
+    Untouched,
+    /// A number, and how far off it may be.
+    Near(f64, f64),
+    /// One of two numbers between which rounding decides, and how far off it may be.
+    Either(f64, f64, f64),
+    /// Exactly this word.
+    Word(u32),
+    /// Any NaN but the poison.
+    Nan,
+}
+
+/// An operand of a case.
+#[derive(Clone, Debug)]
+pub enum Operand {
+    /// Words to be read.
+    Words(Vec<u32>),
+    /// A stored weight, or its scales.
+    Stored(Vec<u8>),
+    /// A table with an entry for each expert.
+    Table(Vec<Vec<u8>>),
+    /// Words to be written, and what they are for.
+    Output(&'static str, Vec<Want>),
+}
+
+impl Operand {
+    /// Bytes that are bound at once: a table without pointers from its first entry to its
+    /// last, without what lies between them.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Operand::Words(words) => 4 * words.len() as u64,
+            Operand::Stored(bytes) => bytes.len() as u64,
+            Operand::Table(entries) => entries.iter().map(|e| e.len() as u64 + 512).sum(),
+            Operand::Output(_, want) => 4 * want.len() as u64,
+        }
+    }
+}
+
+/// The data of a case.
+#[derive(Debug)]
+pub struct Built {
+    /// What a row is chosen for.
+    pub problem: Problem,
+    /// Operands in the order of the operation's sentence.
+    pub operands: Vec<Operand>,
+}
+
+/// Makes the data of a case.
+pub fn build(case: &OpCase, seed: u64) -> Built {
+    let mut random = case.random(seed);
+    let (params, operands) = match case.op {
+        OpKind::Embed => dense::embed(case, &mut random),
+        OpKind::Norm => dense::norm(case, &mut random),
+        OpKind::Linear => dense::linear(case, &mut random),
+        OpKind::NormLinear => dense::norm_linear(case, &mut random),
+        OpKind::GateUp => dense::gate_up(case, &mut random),
+        OpKind::HeadLinear => dense::head_linear(case, &mut random),
+        OpKind::Rope => attention::rope(case, &mut random),
+        OpKind::CacheAppend => attention::cache_append(case, &mut random),
+        OpKind::LatentAppend => attention::latent_append(case, &mut random),
+        OpKind::AttendLatent => attention::attend_latent(case, &mut random),
+        OpKind::AttendPart => parts::attend_part(case, &mut random),
+        OpKind::AttendMerge => parts::attend_merge(case, &mut random),
+        OpKind::AttendExpanded => attention::attend_expanded(case, &mut random),
+        OpKind::Route => route::route(case, &mut random),
+        OpKind::ExpertOffsets => experts::offsets(case, &mut random),
+        OpKind::Permute => experts::permute(case, &mut random),
+        OpKind::GroupedLinear | OpKind::GroupedGateUp => experts::grouped(case, &mut random),
+        OpKind::ExpertLinear | OpKind::ExpertGateUp => experts::direct(case, &mut random),
+        OpKind::Combine => experts::combine(case, &mut random),
+        OpKind::SwiGlu | OpKind::Add => rows::pairwise(case, &mut random),
+        OpKind::Copy => rows::copy(case, &mut random),
+        OpKind::Gather => rows::gather(case, &mut random),
+        OpKind::Argmax => rows::argmax(case, &mut random),
+        OpKind::ActQuant => rows::act_quant(case, &mut random),
+    };
+    let problem = Problem {
+        op: case.op,
+        weight: case.weight,
+        params,
+    };
+    Built { problem, operands }
+}
+
+/// Every case of a profile for one operation.
+pub fn cases(op: OpKind, profile: Profile) -> Vec<OpCase> {
+    let mut cases = Vec::new();
+    for &weight in formats(op) {
+        for (shape, twist) in shapes(op, profile) {
+            let case = OpCase {
+                op,
+                weight,
+                shape,
+                twist,
+            };
+            let codes = twist != Twist::Codes || weight == DType::F8E4M3;
+            let bias = op != OpKind::Route || shape.flags & flags::BIAS != 0;
+            if codes && (bias || weight == DType::F32) {
+                debug_assert!(is_legal(&case), "{}", case.name());
+                cases.push(case);
+            }
+        }
+    }
+    cases
+}
+
+/// False for sizes that make no sense together: where shrinking must stop.
+pub fn is_legal(case: &OpCase) -> bool {
+    let s = &case.shape;
+    let every_expert = s.first + s.experts + s.after;
+    let has_experts = s.top_k > 0;
+    let routes = case.op == OpKind::Route;
+    let choices = match routes {
+        true => {
+            let groups = s.groups > 0 && s.experts.is_multiple_of(s.groups);
+            // Two members at least, so that a NaN is never among a group's best.
+            let members = s.experts / s.groups.max(1);
+            groups
+                && s.kept <= s.groups
+                && s.top_k <= s.kept * members
+                && (members > 2 || case.twist != Twist::Nan)
+        }
+        false => !has_experts || s.top_k <= every_expert,
+    };
+    let bias = !routes || s.flags & flags::BIAS != 0 || case.weight == DType::F32;
+    s.real >= 1
+        && s.rope.is_multiple_of(2)
+        && (s.context == 0 || s.real <= 2 * s.context)
+        && choices
+        && bias
+}

@@ -1,0 +1,100 @@
+//! Every case for a device, in groups: the same list for all, except that a kernel row is a
+//! case only where the device has what the row needs.
+
+use hadal_device::{DeviceInfo, Features, KernelRow, OpKind, select};
+
+use crate::Profile;
+use crate::models::ModelCase;
+use crate::ops::{self, OpCase};
+
+/// What is run.
+#[derive(Clone)]
+pub enum Work {
+    /// One operation by one row.
+    Row(OpCase, &'static KernelRow),
+    /// An operation that no row does, and why none does.
+    NoRow(OpCase, String),
+    /// A sentence of the contract.
+    Contract(crate::contract::Check),
+    /// A block or a small model.
+    Model(ModelCase),
+}
+
+/// A case.
+#[derive(Clone)]
+pub struct Case {
+    /// Cases that run in one process: `op.linear`.
+    pub group: String,
+    /// Unique: `op.linear/linear.bf16.r3_n40_k72/wgsl_linear_bf16`.
+    pub id: String,
+    /// What to do.
+    pub work: Work,
+}
+
+/// The cases of `table` for a device, in a fixed order.
+pub fn cases(table: &'static [KernelRow], info: &DeviceInfo, profile: Profile) -> Vec<Case> {
+    let mut all: Vec<Case> = crate::contract::CHECKS
+        .iter()
+        .map(|check| Case {
+            group: check.group.to_string(),
+            id: format!("{}/{}", check.group, check.name),
+            work: Work::Contract(*check),
+        })
+        .collect();
+    for (op, name) in OpKind::ALL {
+        let group = format!("op.{name}");
+        for case in ops::cases(*op, profile) {
+            all.extend(op_cases(table, info, &group, case));
+        }
+    }
+    all.extend(ModelCase::all().into_iter().map(|case| Case {
+        group: case.group().to_string(),
+        id: format!("{}/{}", case.group(), case.name()),
+        work: Work::Model(case),
+    }));
+    all
+}
+
+/// A case for each row that does it here.
+fn op_cases(
+    table: &'static [KernelRow],
+    info: &DeviceInfo,
+    group: &str,
+    case: OpCase,
+) -> Vec<Case> {
+    // The seed decides the data and not the sizes, which are all that a row looks at.
+    let problem = ops::build(&case, 0).problem;
+    let id = format!("{group}/{}", case.name());
+    let rows = table.iter().filter(|row| {
+        row.op == case.op
+            && row.needs.without(info.features) == Features::NONE
+            && (row.fits)(&problem).is_none()
+    });
+    let mut cases: Vec<Case> = rows
+        .map(|row| Case {
+            group: group.to_string(),
+            id: format!("{id}/{}", row.name),
+            work: Work::Row(case.clone(), row),
+        })
+        .collect();
+    if let (true, Err(rejected)) = (cases.is_empty(), select(table, info, &problem)) {
+        let mut reasons: Vec<_> = rejected.iter().map(|r| r.why.as_str()).collect();
+        reasons.sort_unstable();
+        reasons.dedup();
+        let why = match reasons.as_slice() {
+            [] => "the table has no row for it".to_string(),
+            reasons => format!("no row does it here: {}", reasons.join("; ")),
+        };
+        cases.push(Case {
+            group: group.to_string(),
+            id,
+            work: Work::NoRow(case, why),
+        });
+    }
+    cases
+}
+
+/// False for operations that lowering asks for only where a row exists.
+pub fn is_required(op: OpKind, info: &DeviceInfo) -> bool {
+    !op.is_optional() && (op != OpKind::AttendExpanded || info.expand_from_tokens.is_some())
+}

@@ -1,0 +1,175 @@
+//! A run of the suite as a program does it: list, replay, verify, or test and report.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::children::{Progress, run_all, run_group};
+use crate::execute::{CaseResult, execute};
+use crate::failure::{Failure, ReplayError};
+use crate::report::{Report, ReportError};
+use crate::suite::{Options, Suite};
+
+/// Why a run did not come to a result.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The device is not there.
+    #[error(transparent)]
+    Device(#[from] hadal_device::Error),
+    /// A report cannot be read or written.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// A failing case cannot be read.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// A failing case that this device or version does not have.
+    #[error("{0}")]
+    Case(String),
+    /// No process can be started, or its output goes nowhere.
+    #[error("running a group of cases: {0}")]
+    Process(#[from] std::io::Error),
+    /// A report of another device.
+    #[error("the report is about {old}, this is {new}; choose the device it names")]
+    OtherDevice {
+        /// Device of the report.
+        old: String,
+        /// Device at hand.
+        new: String,
+    },
+}
+
+/// What a run came to.
+pub enum Outcome {
+    /// The cases that there are.
+    Listed(Vec<String>),
+    /// The suite was run.
+    Tested(Box<Report>),
+    /// One case was run again.
+    Replayed(CaseResult),
+    /// A report was compared with a second run: what differs.
+    Verified(Vec<String>),
+    /// This was a child; its parent knows the rest.
+    Child,
+}
+
+impl Outcome {
+    /// True if nothing is wrong.
+    pub fn is_good(&self) -> bool {
+        match self {
+            Outcome::Tested(report) => report.summary.is_good(),
+            Outcome::Replayed(result) => result.status.is_good(),
+            Outcome::Verified(differences) => differences.is_empty(),
+            Outcome::Listed(_) | Outcome::Child => true,
+        }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        match self {
+            Outcome::Listed(cases) => cases.join("\n") + "\n",
+            Outcome::Tested(report) => report.text(),
+            Outcome::Replayed(result) => format!("{}\n    {}\n", result.case, result.status.text()),
+            Outcome::Verified(differences) if differences.is_empty() => {
+                "the report holds: a second run gave the same\n".to_string()
+            }
+            Outcome::Verified(differences) => {
+                let count = differences.len();
+                format!("{}\n{count} differences\n", differences.join("\n"))
+            }
+            Outcome::Child => String::new(),
+        }
+    }
+}
+
+/// Does what the options say; `progress` hears which group runs and how far the run is.
+pub fn run(
+    suite: &Suite,
+    options: &Options,
+    progress: &mut dyn FnMut(&str, Progress),
+) -> Result<Outcome, RunError> {
+    if let Some(group) = &options.child {
+        run_group(suite, options, group, &mut std::io::stdout().lock())?;
+        return Ok(Outcome::Child);
+    }
+    if let Some(path) = options.report.iter().find(|path| !Report::has_form(path)) {
+        return Err(ReportError::Form(path.clone()).into());
+    }
+    let old = options.verify.as_deref().map(Report::read).transpose()?;
+    let options = &match &old {
+        Some(old) => Options {
+            profile: old.profile,
+            seed: old.seed,
+            as_gpu: old.as_gpu,
+            cases: old.chosen.clone(),
+            ..options.clone()
+        },
+        None => options.clone(),
+    };
+    let device = suite.open(options)?;
+    if options.list {
+        let cases = suite.cases(&*device, options);
+        return Ok(Outcome::Listed(
+            cases.into_iter().map(|case| case.id).collect(),
+        ));
+    }
+    if let Some(path) = &options.replay {
+        let failure = Failure::read(path)?;
+        let cases = suite.cases(&*device, &Options::default());
+        let case = failure.to_case(suite, &cases).map_err(RunError::Case)?;
+        let result = execute(&case, &device, &suite.expectations, failure.seed);
+        return Ok(Outcome::Replayed(result));
+    }
+    let info = device.info();
+    if let Some(old) = old.as_ref().filter(|old| old.device.id != info.id()) {
+        return Err(RunError::OtherDevice {
+            old: old.device.id.clone(),
+            new: info.id(),
+        });
+    }
+    let results = run_all(suite, options, &*device, progress)?;
+    let report = Report::new(suite, options, info, results);
+    if let Some(old) = old {
+        return Ok(Outcome::Verified(old.differences(&report)));
+    }
+    options
+        .report
+        .iter()
+        .try_for_each(|path| report.write(path))?;
+    Ok(Outcome::Tested(Box::new(report)))
+}
+
+/// Does this backend do what the device contract says?
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    /// Write the report as JSON on standard output.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The whole test program of a backend: parses the arguments, runs, tells, and gives 0 if
+/// all is well, 1 if cases failed, 2 if nothing could be run.
+pub fn main(suite: Suite) -> ExitCode {
+    let cli = Cli::parse();
+    let mut last = String::new();
+    let mut progress = |group: &str, at: Progress| {
+        if group != last {
+            eprintln!("{:>6} of {} {group}", at.done, at.all);
+            last = group.to_string();
+        }
+    };
+    match run(&suite, &cli.options, &mut progress) {
+        Ok(outcome) => {
+            match (&outcome, cli.json) {
+                (Outcome::Tested(report), true) => print!("{}", report.json()),
+                _ => print!("{}", outcome.text()),
+            }
+            ExitCode::from(u8::from(!outcome.is_good()))
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! How far a kernel may be off: one table, derived from formats and lengths of sums.
+//!
+//! A sum of `k` products of `f32` values, in any order, is off by about `sqrt(k)` roundings
+//! of the sum of magnitudes (Higham and Mary, "A new approach to probabilistic rounding
+//! error analysis", 2019: `lambda sqrt(k) u` with probability near 1); four of those are
+//! allowed here, and some roundings for what is not a sum. Stored formats (F16, BF16, E4M3
+//! times scale) decode exactly into `f32`, so they cost nothing but the scale's rounding.
+
+use hadal_device::{KernelRow, OpKind};
+
+/// What one rounding of `f32` loses, relatively.
+pub const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
+
+/// Allowed standard deviations of a sum's rounding.
+const SPREAD: f64 = 4.0;
+
+/// Roundings of an operation besides those of its sum: functions (WGSL allows `exp` three
+/// units and two more for each power, `sqrt` and division 2.5), scales, conversions.
+const ROUNDINGS: &[(OpKind, f64)] = &[
+    (OpKind::Embed, 2.0),
+    (OpKind::Norm, 16.0),
+    (OpKind::Linear, 16.0),
+    (OpKind::NormLinear, 32.0),
+    (OpKind::GateUp, 48.0),
+    (OpKind::HeadLinear, 16.0),
+    (OpKind::Rope, 4.0),
+    (OpKind::LatentAppend, 20.0),
+    (OpKind::AttendLatent, 64.0),
+    (OpKind::AttendPart, 64.0),
+    (OpKind::AttendMerge, 64.0),
+    (OpKind::AttendExpanded, 64.0),
+    (OpKind::Route, 64.0),
+    (OpKind::GroupedLinear, 16.0),
+    (OpKind::GroupedGateUp, 48.0),
+    (OpKind::ExpertLinear, 16.0),
+    (OpKind::ExpertGateUp, 48.0),
+    (OpKind::Combine, 4.0),
+    (OpKind::SwiGlu, 32.0),
+    (OpKind::Add, 2.0),
+    (OpKind::ActQuant, 4.0),
+];
+
+/// Everything else moves values or decides, and must be exact.
+fn roundings(op: OpKind) -> f64 {
+    let found = ROUNDINGS.iter().find(|(known, _)| *known == op);
+    found.map_or(0.0, |(_, roundings)| *roundings)
+}
+
+/// What a result of `op` over a sum of `terms` may be off by, as a share of the sum of
+/// magnitudes.
+pub fn share(op: OpKind, terms: u32) -> f64 {
+    match roundings(op) {
+        0.0 => 0.0,
+        roundings => UNIT * (roundings + SPREAD * f64::from(terms).sqrt()),
+    }
+}
+
+/// How much less exact the arithmetic of a row is than `f32`, as a factor on its tolerance.
+pub fn factor(_row: &KernelRow) -> f64 {
+    1.0
+}

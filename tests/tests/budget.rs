@@ -1,0 +1,197 @@
+//! No dispatch and no submit longer than a budget: long work is cut, and what comes out stays
+//! the same.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hadal_device::{
+    Body, BufferDesc, BufferId, Device, DeviceInfo, DeviceKind, Executable, PipelineId, Program,
+    Result, SetupCounts, Span, SubmitCost, Ticket,
+};
+use hadal_engine::{Cancel, Decoder, Engine, EngineOptions, Model, SamplingOptions, Session};
+use hadal_engine::{ForwardOptions, forward};
+use hadal_tests::checkpoint::Family;
+use hadal_tests::devices;
+use hadal_tests::golden::{find, values, worst};
+use hadal_weights::Checkpoint;
+
+const PROMPT: [u32; 19] = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8];
+
+fn model(family: Family) -> Arc<Model> {
+    let file = ("m".to_string(), Arc::new(family.safetensors(7)) as _);
+    let source = Checkpoint::from_pages(vec![file]).expect("the small checkpoint opens");
+    let text = Err("a small checkpoint has no tokenizer".to_string());
+    Arc::new(Model::new(family.config(), Arc::new(source), text).expect("it binds"))
+}
+
+fn options(dispatch_budget: Option<Duration>) -> EngineOptions {
+    EngineOptions {
+        context: Some(64),
+        chunk: 16,
+        dispatch_budget,
+        ..EngineOptions::default()
+    }
+}
+
+fn engine(model: &Arc<Model>, device: &Arc<dyn Device>, options: EngineOptions) -> Arc<Engine> {
+    let mut quiet = |_| ControlFlow::Continue(());
+    let engine = Engine::load(model.clone(), device.clone(), options, &mut quiet);
+    Arc::new(engine.expect("it loads"))
+}
+
+#[test]
+fn logits_stay_the_same_where_everything_is_cut() {
+    for family in [Family::V3Fp8, Family::Moonlight] {
+        let model = model(family);
+        for named in devices::all() {
+            let device = &named.device;
+            let run = |budget| {
+                let engine = engine(&model, device, options(budget));
+                let wanted = ForwardOptions {
+                    all: false,
+                    greedy: 4,
+                };
+                let before = device.submit_cost().submits;
+                let found = forward(&engine, &PROMPT, wanted, &Cancel::new(), &mut |_, _| {});
+                let submits = device.submit_cost().submits - before;
+                (found.expect("it runs"), submits)
+            };
+            let (whole, few) = run(None);
+            let (cut, many) = run(Some(Duration::from_nanos(1)));
+            let label = format!("{family:?} on {}", named.name);
+            let difference = worst(
+                &values(find(&cut, "logits")),
+                &values(find(&whole, "logits")),
+            );
+            assert!(difference < 2e-3, "{label}: off by {difference}");
+            let tokens = |found| find(found, "greedy_ids").clone();
+            assert_eq!(tokens(&cut), tokens(&whole), "{label}");
+            match device.info().kind {
+                DeviceKind::Cpu => assert_eq!(many, few, "{label}: the host is never cut"),
+                _ => assert!(few == 0 || many > 20 * few, "{label}: {many} after {few}"),
+            }
+        }
+    }
+}
+
+/// A device on which every step of a program takes as long by its clock.
+struct Slow {
+    inner: Arc<dyn Device>,
+    step: Duration,
+    steps: Arc<Mutex<BTreeMap<Ticket, usize>>>,
+    longest: Arc<AtomicU64>,
+}
+
+struct SlowExecutable {
+    inner: Box<dyn Executable>,
+    length: usize,
+    steps: Arc<Mutex<BTreeMap<Ticket, usize>>>,
+    longest: Arc<AtomicU64>,
+}
+
+impl Executable for SlowExecutable {
+    fn submit(&mut self, table: &[BufferId]) -> Result<Ticket> {
+        let ticket = self.inner.submit(table)?;
+        self.steps.lock().unwrap().insert(ticket, self.length);
+        self.longest
+            .fetch_max(self.length as u64, Ordering::Relaxed);
+        Ok(ticket)
+    }
+}
+
+impl Device for Slow {
+    fn info(&self) -> &DeviceInfo {
+        self.inner.info()
+    }
+    fn alloc(&self, desc: &BufferDesc) -> Result<BufferId> {
+        self.inner.alloc(desc)
+    }
+    fn free(&self, buffer: BufferId) {
+        self.inner.free(buffer);
+    }
+    fn write(&self, to: Span, bytes: &[u8]) -> Result<()> {
+        self.inner.write(to, bytes)
+    }
+    fn read(&self, from: Span, bytes: &mut [u8]) -> Result<()> {
+        self.inner.read(from, bytes)
+    }
+    fn pipeline(
+        &self,
+        name: &str,
+        body: &Body,
+        constants: &[(&'static str, u32)],
+    ) -> Result<PipelineId> {
+        self.inner.pipeline(name, body, constants)
+    }
+    fn prepare(&self, program: &Program) -> Result<Box<dyn Executable>> {
+        Ok(Box::new(SlowExecutable {
+            inner: self.inner.prepare(program)?,
+            length: program.steps.len(),
+            steps: self.steps.clone(),
+            longest: self.longest.clone(),
+        }))
+    }
+    fn wait(&self, ticket: Ticket) -> Result<()> {
+        self.inner.wait(ticket)
+    }
+    fn completed(&self) -> Ticket {
+        self.inner.completed()
+    }
+    fn setup_counts(&self) -> SetupCounts {
+        self.inner.setup_counts()
+    }
+    fn submit_cost(&self) -> SubmitCost {
+        self.inner.submit_cost()
+    }
+    fn gpu_time(&self, ticket: Ticket) -> Option<Duration> {
+        let length = *self.steps.lock().unwrap().get(&ticket)?;
+        Some(self.step * length as u32)
+    }
+}
+
+#[test]
+fn on_a_slow_device_submits_become_short_and_stay_so() {
+    let model = model(Family::V3);
+    let gpus = devices::all().into_iter();
+    for named in gpus.filter(|named| named.device.info().kind != DeviceKind::Cpu) {
+        let decode = |device: &Arc<dyn Device>, longest: &AtomicU64| {
+            let engine = engine(&model, device, options(Some(Duration::from_millis(100))));
+            let mut session = Session::new(&engine, false).expect("a session");
+            let (greedy, cancel) = (SamplingOptions::greedy(), Cancel::new());
+            let decoder = Decoder::start(&mut session, &PROMPT, greedy, &cancel, &mut |_, _| {});
+            let mut decoder = decoder.expect("a prompt");
+            let mut ids = vec![decoder.newest()];
+            let mut counts = vec![(longest.load(Ordering::Relaxed), device.setup_counts())];
+            for _ in 0..16 {
+                longest.store(0, Ordering::Relaxed);
+                ids.extend(decoder.advance().expect("a step"));
+                counts.push((longest.load(Ordering::Relaxed), device.setup_counts()));
+            }
+            (ids, counts)
+        };
+        let longest = Arc::new(AtomicU64::new(0));
+        let slow: Arc<dyn Device> = Arc::new(Slow {
+            inner: named.device.clone(),
+            step: Duration::from_millis(10),
+            steps: Arc::default(),
+            longest: longest.clone(),
+        });
+        let (expected, _) = decode(&named.device, &AtomicU64::new(0));
+        let (found, counts) = decode(&slow, &longest);
+        assert_eq!(found, expected, "{}", named.name);
+        // The prompt began with a step that nothing was known of. Work is estimated, so that
+        // ten steps a submit are a wish and no promise.
+        let first = counts[0].0;
+        let last = counts[1..].iter().map(|(longest, _)| *longest).max();
+        let last = last.unwrap_or(0);
+        assert!(
+            first > 40 && last <= 25,
+            "{}: {first} to {last} steps",
+            named.name
+        );
+        assert_eq!(counts[10].1, counts[16].1, "{}: settled", named.name);
+    }
+}

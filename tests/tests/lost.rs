@@ -1,0 +1,275 @@
+//! A device that goes away in the middle of an answer: the same generation continues on a
+//! fresh one, with the same tokens and the same drafts accepted.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use hadal_device::{Backend, Device, Error};
+use hadal_engine::{
+    Cancel, Decoder, DraftCounts, Engine, EngineError, EngineOptions, Model, SamplingOptions,
+    Session, perplexity,
+};
+use hadal_models::Config;
+use hadal_tests::checkpoint::Family;
+use hadal_tokens::TextModel;
+use hadal_vulkan::{VulkanBackend, VulkanOptions};
+use hadal_weights::Checkpoint;
+use hadal_wgpu::{WgpuBackend, WgpuOptions};
+
+/// Opens a device that is lost after so many submits.
+type Open = fn(Option<u64>) -> hadal_device::Result<Arc<dyn Device>>;
+
+/// Backends with fault injection.
+const BACKENDS: [(&str, Open); 2] = [
+    ("wgpu", |lose_after_submits| {
+        let options = WgpuOptions {
+            lose_after_submits,
+            ..WgpuOptions::default()
+        };
+        WgpuBackend::new(options).open(0)
+    }),
+    ("vulkan", |lose_after_submits| {
+        let options = VulkanOptions {
+            lose_after_submits,
+            ..VulkanOptions::default()
+        };
+        VulkanBackend::new(options).open(0)
+    }),
+];
+
+/// The backends that open here.
+fn backends() -> Vec<(&'static str, Open)> {
+    let opens = |(name, open): &(&str, Open)| match open(None) {
+        Ok(_) => true,
+        Err(error) => {
+            println!("NOT RUN on {name}: {error}");
+            false
+        }
+    };
+    BACKENDS.into_iter().filter(opens).collect()
+}
+
+/// The model that ships: its drafts are worth something.
+fn trained() -> Arc<Model> {
+    let config = Config::from_json(hadal_tiny::CONFIG).expect("it is legal");
+    let files = [("model", hadal_tiny::WEIGHTS)];
+    let source = Checkpoint::from_static(&files).expect("it opens");
+    let text = TextModel::from_bytes(
+        hadal_tiny::TOKENIZER,
+        Some(hadal_tiny::TOKENIZER_CONFIG),
+        None,
+    );
+    let text = text.map_err(|error| error.to_string());
+    Arc::new(Model::new(config, Arc::new(source), text).expect("it binds"))
+}
+
+/// Submits come one a step, so that losses can be counted by them.
+fn options() -> EngineOptions {
+    EngineOptions {
+        context: Some(128),
+        chunk: 16,
+        dispatch_budget: None,
+        ..EngineOptions::default()
+    }
+}
+
+/// An engine whose devices are lost after the submits of `losses`, one after the other; also
+/// how many devices were opened again.
+fn engine(model: &Arc<Model>, open: Open, losses: &[u64]) -> (Arc<Engine>, Arc<AtomicU32>) {
+    let device = open(losses.first().copied()).expect("it opened before");
+    let mut quiet = |_| ControlFlow::Continue(());
+    let engine = Engine::load(model.clone(), device, options(), &mut quiet).expect("it loads");
+    let reopened = Arc::new(AtomicU32::new(0));
+    let (count, losses) = (reopened.clone(), losses.to_vec());
+    let engine = engine.with_recovery(move |lost: &Error| {
+        assert!(matches!(lost, Error::Lost { .. }), "{lost}");
+        let next = count.fetch_add(1, Ordering::Relaxed) as usize + 1;
+        Ok(open(losses.get(next).copied())?)
+    });
+    (Arc::new(engine), reopened)
+}
+
+const PROMPT: [u32; 21] = [
+    0, 300, 17, 802, 45, 1200, 9, 77, 512, 33, 1024, 5, 61, 700, 20, 90, 41, 333, 8, 15, 260,
+];
+
+fn sampled() -> SamplingOptions {
+    SamplingOptions {
+        temperature: 0.8,
+        seed: 11,
+        ..SamplingOptions::default()
+    }
+}
+
+/// One that small vocabularies have.
+const SHORT: [u32; 21] = [
+    3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6,
+];
+
+/// `count` tokens after `prompt`, and the drafts among them.
+fn answer(
+    session: &mut Session,
+    prompt: &[u32],
+    sampling: SamplingOptions,
+    count: usize,
+) -> Result<(Vec<u32>, DraftCounts), EngineError> {
+    let cancel = Cancel::new();
+    let mut decoder = Decoder::start(session, prompt, sampling, &cancel, &mut |_, _| {})?;
+    let mut out = vec![decoder.newest()];
+    while out.len() < count {
+        out.extend(decoder.advance()?);
+    }
+    Ok((out, decoder.draft_counts()))
+}
+
+#[test]
+fn an_answer_goes_on_with_the_same_tokens_after_the_device_is_lost() {
+    let model = trained();
+    for (name, open) in backends() {
+        let (calm, _) = engine(&model, open, &[]);
+        for (drafts, sampling) in [
+            (false, SamplingOptions::greedy()),
+            (true, SamplingOptions::greedy()),
+            (true, sampled()),
+        ] {
+            let session = |engine: &Arc<Engine>| Session::new(engine, drafts).expect("a session");
+            let expected = answer(&mut session(&calm), &PROMPT, sampling.clone(), 40);
+            let expected = expected.expect("nothing happens");
+            assert!(!drafts || expected.1.accepted > 4, "{:?}", expected.1);
+            // In the prompt, in the first steps, far into the answer, and twice.
+            for losses in [&[1][..], &[2], &[3], &[4], &[5], &[24], &[25], &[9, 30]] {
+                let label = format!("{name}, drafts {drafts}, lost after {losses:?}");
+                let (engine, reopened) = engine(&model, open, losses);
+                let found = answer(&mut session(&engine), &PROMPT, sampling.clone(), 40);
+                let found = found.unwrap_or_else(|error| panic!("{label}: {error}"));
+                assert_eq!(found, expected, "{label}");
+                let reopened = reopened.load(Ordering::Relaxed) as usize;
+                assert_eq!(reopened, losses.len(), "{label}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_session_of_an_engine_goes_on_after_one_of_them_met_the_loss() {
+    let model = trained();
+    for (name, open) in backends() {
+        let (calm, _) = engine(&model, open, &[]);
+        let greedy = SamplingOptions::greedy;
+        let mut session = Session::new(&calm, true).expect("a session");
+        let expected = answer(&mut session, &PROMPT, greedy(), 30).expect("nothing happens");
+        let (engine, reopened) = engine(&model, open, &[40]);
+        std::thread::scope(|scope| {
+            let run = || {
+                let mut session = Session::new(&engine, true).expect("a session");
+                answer(&mut session, &PROMPT, greedy(), 30)
+            };
+            let threads = [(); 3].map(|()| scope.spawn(run));
+            for thread in threads {
+                let found = thread.join().expect("no panic");
+                assert_eq!(found.expect("it goes on"), expected, "{name}");
+            }
+        });
+        assert_eq!(reopened.load(Ordering::Relaxed), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_conversation_cut_back_to_its_beginning_goes_on_as_undisturbed() {
+    // Random weights: every row of a cache counts, and a draft is a matter of chance.
+    let file = ("m".to_string(), Arc::new(Family::V3.safetensors(7)) as _);
+    let source = Checkpoint::from_pages(vec![file]).expect("it opens");
+    let text = Err("not needed".to_string());
+    let model = Model::new(Family::V3.config(), Arc::new(source), text).expect("it binds");
+    let model = Arc::new(model);
+    for (name, open) in backends() {
+        let talk = |losses: &[u64]| {
+            let (engine, reopened) = engine(&model, open, losses);
+            let mut session = Session::new(&engine, true).expect("a session");
+            answer(&mut session, &SHORT, SamplingOptions::greedy(), 12).expect("the first answer");
+            // No row waits for the module any more, whose newest row has read a token that is
+            // gone.
+            session.keep(2);
+            let second =
+                answer(&mut session, &SHORT[..3], sampled(), 30).expect("the second answer");
+            (second, reopened.load(Ordering::Relaxed))
+        };
+        let (expected, _) = talk(&[]);
+        // At the end of the first answer, between the two, in the second prompt and after it.
+        for loss in 14..30 {
+            let (found, reopened) = talk(&[loss]);
+            assert_eq!(found, expected, "{name}, lost after {loss}");
+            assert_eq!(reopened, 1, "{name}, lost after {loss}");
+        }
+    }
+}
+
+#[test]
+fn perplexity_is_the_same_after_a_loss() {
+    let model = trained();
+    let text = "Once upon a time there was a miller who had three sons, a mill and a cat.";
+    for (name, open) in backends() {
+        let score = |losses: &[u64]| {
+            let (engine, reopened) = engine(&model, open, losses);
+            let quiet = &mut |_, _, _: &_| {};
+            let sum = perplexity(&engine, text, Some(16), &Cancel::new(), quiet);
+            (sum.expect("a score"), reopened.load(Ordering::Relaxed))
+        };
+        let (expected, _) = score(&[]);
+        let (found, reopened) = score(&[1]);
+        assert_eq!(reopened, 1, "{name}");
+        assert_eq!(found.tokens, expected.tokens, "{name}");
+        assert!((found.nats - expected.nats).abs() < 1e-3, "{name}");
+    }
+}
+
+#[test]
+fn a_device_that_is_lost_again_and_again_ends_with_an_error_that_says_so() {
+    let model = trained();
+    for (name, open) in backends() {
+        let (engine, reopened) = engine(&model, open, &[1; 9]);
+        let mut session = Session::new(&engine, true).expect("a session");
+        let ended =
+            answer(&mut session, &PROMPT, SamplingOptions::greedy(), 5).expect_err("given up");
+        let EngineError::LostAgain { losses, .. } = &ended else {
+            panic!("{name}: {ended}");
+        };
+        assert_eq!(*losses, 3, "{name}");
+        assert_eq!(reopened.load(Ordering::Relaxed), 2, "{name}");
+    }
+}
+
+#[test]
+fn without_recovery_a_loss_ends_the_request_and_nothing_else() {
+    let model = trained();
+    for (name, open) in backends() {
+        let device = open(Some(6)).expect("it opened before");
+        let mut quiet = |_| ControlFlow::Continue(());
+        let engine = Engine::load(model.clone(), device, options(), &mut quiet).expect("it loads");
+        let mut session = Session::new(&Arc::new(engine), true).expect("a session");
+        let ended = answer(&mut session, &PROMPT, SamplingOptions::greedy(), 20).expect_err("lost");
+        let lost = matches!(ended, EngineError::Device(Error::Lost { .. }));
+        assert!(lost, "{name}: {ended}");
+        assert!(session.tokens().starts_with(&PROMPT), "{name}");
+    }
+}
+
+#[test]
+fn a_device_that_cannot_be_opened_again_is_told_of_with_the_loss() {
+    let model = trained();
+    for (name, open) in backends() {
+        let device = open(Some(3)).expect("it opened before");
+        let mut quiet = |_| ControlFlow::Continue(());
+        let engine = Engine::load(model.clone(), device, options(), &mut quiet).expect("it loads");
+        let engine = engine.with_recovery(|_: &Error| {
+            let why = "it was unplugged".to_string();
+            Err(Error::Unavailable { backend: "x", why }.into())
+        });
+        let mut session = Session::new(&Arc::new(engine), true).expect("a session");
+        let ended = answer(&mut session, &PROMPT, SamplingOptions::greedy(), 20).expect_err("gone");
+        let told = ended.to_string();
+        assert!(told.contains("was lost"), "{name}: {told}");
+        assert!(told.contains("it was unplugged"), "{name}: {told}");
+    }
+}

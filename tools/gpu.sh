@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Everything worth knowing about Hadal on a GPU, in one go: the conformance suite through both
+# portable backends, twice, the golden cases, and what kernels make of the device at
+# DeepSeek-V3's widths, with matrix units and without.
+#
+#   tools/gpu.sh [--small] [FOLDER]
+#
+# Results go to FOLDER (default: tools/results/NAME-OF-THE-DEVICE) for keeping in the
+# repository. --small: small shapes, for trying this script on a software adapter. Needs 16 GB
+# of device memory without it. HADAL_GOLDEN=DIR names the golden cases.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+profile=v3-full config=models/fixtures/configs/v3_layer.json prompt=4096
+if [ "${1:-}" = --small ]; then
+    profile=core config=models/fixtures/configs/v3_narrow.json prompt=64
+    shift
+fi
+export NODEVICE_SELECT=1
+target=${CARGO_TARGET_DIR:-target}
+hadal=$target/release/hadal
+status=0
+
+note() { printf '\n==> %s\n' "$*"; }
+run() {
+    note "$*"
+    "$@" || { status=1; echo "FAILED: $*"; }
+}
+
+cargo build --release --package hadal || exit 1
+name=$("$hadal" devices --json | python3 -c '
+import json, re, sys
+found = [d["name"] for b in json.load(sys.stdin)["backends"] if b["backend"] == "vulkan" for d in b.get("devices", [])]
+print(re.sub("[^A-Za-z0-9]+", "-", found[0]).strip("-") if found else "")')
+[ -n "$name" ] || { echo "no Vulkan device; 'hadal devices' says why"; exit 1; }
+folder=${1:-tools/results/$name}
+mkdir -p "$folder"
+"$hadal" devices | tee "$folder/devices.txt"
+
+for device in vulkan wgpu; do
+    run "$hadal" conformance --device $device --profile $profile --failures "$folder/failures" \
+        --report "$folder/conformance-$device.json" --report "$folder/conformance-$device.md"
+    run "$hadal" conformance --device $device --verify "$folder/conformance-$device.json"
+done
+if [ -n "${HADAL_GOLDEN:-}" ]; then
+    run cargo test --quiet --package hadal-tests --test golden --test golden_unit
+else
+    echo "NOT RUN: golden cases; HADAL_GOLDEN names no folder"
+fi
+
+# bench NAME ARGUMENT...: a table to read and the same as JSON.
+bench() {
+    local name=$1
+    shift
+    note "$name"
+    "$hadal" bench --json "$@" > "$folder/$name.json" || status=1
+    "$hadal" bench "$@" | tee "$folder/$name.txt" || status=1
+}
+bench layer --dummy-weights $config --device vulkan,wgpu --kernels --depth 0,4096 --repeat 5 \
+    --prefill $prompt --chunk $prompt --decode 64
+bench layer-without-matrix-units --dummy-weights $config --device vulkan --kernels --depth 0 \
+    --repeat 5 --prefill $prompt --chunk $prompt --decode 64 --without cooperative-matrix
+bench submits --dummy-weights models/fixtures/configs/v3_narrow.json --device vulkan,wgpu \
+    --depth 0 --prefill 0 --decode 64
+bench tiny --device vulkan,wgpu,host
+note "results are in $folder"
+exit $status

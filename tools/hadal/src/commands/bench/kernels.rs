@@ -1,0 +1,192 @@
+//! The time of every dispatch of a prompt and of a decoded token, summed over layers, beside
+//! what it cannot do without: bytes of weights and cache, and multiply-adds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hadal_engine::{Cancel, Engine, EngineError, Session, Traced};
+use serde_json::{Value, json};
+
+use super::BenchArgs;
+use super::bandwidth::Bandwidth;
+use super::measure::{start, tokens};
+use crate::failure::Result;
+use crate::figures;
+
+/// The dispatches of one kind of step.
+#[derive(Debug)]
+pub struct Phase {
+    /// `decoding 1 token`.
+    name: String,
+    tokens: usize,
+    depth: usize,
+    rows: Vec<Row>,
+}
+
+/// Dispatches of one row at one place of all layers.
+#[derive(Debug)]
+struct Row {
+    /// One of them; the numbers are those of all.
+    first: Traced,
+    count: u64,
+    macs: u64,
+    bytes: u64,
+    time: Duration,
+}
+
+/// Takes the times, each the shortest of `--repeat` runs.
+pub fn measure(
+    engines: &[Arc<Engine>],
+    args: &BenchArgs,
+    cancel: &Cancel,
+) -> Result<Vec<Vec<Phase>>> {
+    let depth = args.depth.first().copied().unwrap_or(0) as usize;
+    let prompt = args.prefill.min(args.engine.chunk) as usize;
+    let mut measured = Vec::new();
+    for engine in engines {
+        let ids = tokens(engine.model(), depth + prompt.max(1));
+        let mut session = Session::new(engine, false)?;
+        if depth > 0 {
+            start(&mut session, &ids[..depth], cancel)?;
+        }
+        let mut phases = Vec::new();
+        for (name, count) in [
+            ("reading", prompt),
+            ("decoding", args.decode.min(1) as usize),
+        ] {
+            if cancel.is_cancelled() {
+                return Err(EngineError::Cancelled.into());
+            }
+            if count > 0 {
+                let traced = session.trace(&ids[depth..][..count], args.repeat)?;
+                let plural = if count == 1 { "" } else { "s" };
+                phases.push(Phase {
+                    name: format!("{name} {count} token{plural}"),
+                    tokens: count,
+                    depth,
+                    rows: sum(traced),
+                });
+            }
+        }
+        measured.push(phases);
+    }
+    Ok(measured)
+}
+
+/// The same place of every layer is one row; the longest first.
+fn sum(traced: Vec<Traced>) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for one in traced {
+        let place = place(&one.scope);
+        let same = |row: &&mut Row| row.first.row == one.row && row.first.scope == place;
+        match rows.iter_mut().find(same) {
+            Some(row) => {
+                row.count += 1;
+                row.macs += one.macs;
+                row.bytes += one.bytes;
+                row.time += one.time;
+            }
+            None => rows.push(Row {
+                count: 1,
+                macs: one.macs,
+                bytes: one.bytes,
+                time: one.time,
+                first: Traced {
+                    scope: place,
+                    ..one
+                },
+            }),
+        }
+    }
+    rows.sort_by_key(|row| std::cmp::Reverse(row.time));
+    rows
+}
+
+/// `model.layers.12.mlp.experts` without what all have: `mlp.experts`.
+fn place(scope: &str) -> String {
+    let rest = scope.strip_prefix("model.layers.").and_then(|rest| {
+        let (number, place) = rest.split_once('.')?;
+        number.bytes().all(|b| b.is_ascii_digit()).then_some(place)
+    });
+    rest.unwrap_or(scope).to_string()
+}
+
+/// A table for each phase.
+pub fn text(device: &str, memory: &Bandwidth, phases: &[Phase]) -> String {
+    let mut out = String::new();
+    for phase in phases {
+        let whole: Duration = phase.rows.iter().map(|row| row.time).sum();
+        let bytes: u64 = phase.rows.iter().map(|row| row.bytes).sum();
+        out.push_str(&format!(
+            "\n{device}, {} after {}: {:.0} µs in {} dispatches, each submitted alone; {} at {:.1} GB/s\n\
+             {:>6} {:>10} {:>6} {:>9} {:>10} {:>10}  {:<34} {}\n",
+            phase.name,
+            phase.depth,
+            whole.as_secs_f64() * 1e6,
+            phase.rows.iter().map(|row| row.count).sum::<u64>(),
+            figures::bytes(bytes),
+            bytes as f64 / whole.as_secs_f64() / 1e9,
+            "count",
+            "µs",
+            "share",
+            "GB/s",
+            "of memory",
+            "GFLOP/s",
+            "kernel",
+            "place"
+        ));
+        for row in &phase.rows {
+            let seconds = row.time.as_secs_f64();
+            let rate = row.bytes as f64 / seconds;
+            out.push_str(&format!(
+                "{:>6} {:>10.1} {:>4.0} % {:>9.1} {:>8.0} % {:>10.1}  {:<34} {}\n",
+                row.count,
+                seconds * 1e6,
+                100.0 * seconds / whole.as_secs_f64(),
+                rate / 1e9,
+                100.0 * rate / memory.bytes_per_second,
+                2.0 * row.macs as f64 / seconds / 1e9,
+                row.first.row,
+                row.first.scope,
+            ));
+        }
+    }
+    out
+}
+
+/// The same for scripts.
+pub fn json(device: &str, phases: &[Phase]) -> Value {
+    let row = |row: &Row| {
+        json!({
+            "kernel": row.first.row,
+            "op": row.first.op.name(),
+            "weight": row.first.weight.name(),
+            "place": row.first.scope,
+            "dispatches": row.count,
+            "seconds": row.time.as_secs_f64(),
+            "bytes": row.bytes,
+            "multiply_adds": row.macs,
+        })
+    };
+    let phase = |phase: &Phase| {
+        json!({
+            "phase": phase.name,
+            "tokens": phase.tokens,
+            "depth": phase.depth,
+            "kernels": phase.rows.iter().map(row).collect::<Vec<_>>(),
+        })
+    };
+    json!({ "device": device, "phases": phases.iter().map(phase).collect::<Vec<_>>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_place_of_every_layer_is_one() {
+        assert_eq!(place("model.layers.12.mlp.experts"), "mlp.experts");
+        assert_eq!(place("model.layers.x.mlp"), "model.layers.x.mlp");
+        assert_eq!(place("lm_head"), "lm_head");
+    }
+}
