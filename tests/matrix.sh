@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# The conformance suite, through wgpu and through Vulkan, on every driver of the matrix, and
-# the golden cases on the two that differ most. tests/README.md says what the drivers are.
+# The conformance suite on every driver of the matrix, through wgpu and through Vulkan, and the
+# golden cases on the two that differ most; then the backend outside the workspace. Vulkan runs
+# under the validation layers, any message of which is an error. tests/README.md says what the
+# drivers are.
 #
 #   tests/matrix.sh [FOLDER]        drivers are unpacked there (default: target/drivers)
 #
-# Writes a report for each to target/conformance. A driver that cannot be had is named.
+# Writes a report for each to target/conformance. What cannot be had is named: `NOT RUN`.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,10 +23,24 @@ suite() {
     local name=$1 device
     shift
     for device in wgpu vulkan; do
-        printf '%-16s %s\n' "$name" "$device"
-        "$@" "$target/debug/hadal" conformance --device "$device" --failures "$reports/failures" \
-            --report "$reports/$name-$device.json" --report "$reports/$name-$device.md" || status=1
+        local layers=()
+        if [ $device = vulkan ]; then
+            if has_layers "$@"; then
+                layers=(--validation-layers)
+            else
+                echo "NOT RUN: the validation layers on $name: they are not installed"
+            fi
+        fi
+        echo "$name: $device ${layers[*]}"
+        "$@" "$target/debug/hadal" conformance --device "$device" "${layers[@]}" \
+            --failures "$reports/failures" --report "$reports/$name-$device.json" \
+            --report "$reports/$name-$device.md" || status=1
     done
+}
+
+has_layers() {
+    "$@" "$target/debug/hadal" conformance --device vulkan --validation-layers --list \
+        > /dev/null 2>&1
 }
 
 # The same again must give the same.
@@ -32,7 +48,9 @@ verify() {
     local name=$1 device
     shift
     for device in wgpu vulkan; do
-        "$@" "$target/debug/hadal" conformance --device "$device" --verify "$reports/$name-$device.json" || status=1
+        echo "$name: $device once more"
+        "$@" "$target/debug/hadal" conformance --device "$device" \
+            --verify "$reports/$name-$device.json" || status=1
     done
 }
 
@@ -40,7 +58,7 @@ verify() {
 golden() {
     local name=$1
     shift
-    echo "$name golden cases"
+    echo "$name: golden cases"
     "$@" cargo test --quiet --workspace --test golden --test golden_unit || status=1
 }
 
@@ -50,18 +68,20 @@ have() {
     return 1
 }
 
-# Also builds the program as the tests do.
+# The golden tests also build the program.
 golden lavapipe env
+echo host
+"$target/debug/hadal" conformance --device host --report "$reports/host.json" || status=1
 suite lavapipe env
 verify lavapipe env
 if have swiftshader; then
     swiftshader=(env VK_ICD_FILENAMES="$folder/swiftshader/icd.json")
     golden swiftshader "${swiftshader[@]}"
-    suite swiftshader "${swiftshader[@]}"
+    suite swiftshader-subgroup-4 "${swiftshader[@]}"
 fi
 if have lavapipe-25; then
     for width in 128 512; do
-        suite "lavapipe-subgroup-$((width / 32))" env LP_NATIVE_VECTOR_WIDTH=$width \
+        suite "lavapipe-25-subgroup-$((width / 32))" env LP_NATIVE_VECTOR_WIDTH=$width \
             VK_ICD_FILENAMES="$folder/lavapipe-25/icd.json" \
             LD_LIBRARY_PATH="$folder/lavapipe-25/usr/lib/x86_64-linux-gnu"
     done
@@ -69,4 +89,7 @@ fi
 if have lavapipe-sid; then
     suite lavapipe-sid "$folder/run-with-lavapipe-sid"
 fi
+echo "a backend outside the workspace"
+CARGO_TARGET_DIR=$target cargo run --quiet --manifest-path tests/conformance/example/Cargo.toml ||
+    status=1
 exit $status

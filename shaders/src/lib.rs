@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "planted-faults")]
+mod emulate;
+#[cfg(feature = "planted-faults")]
 pub mod faults;
 mod host_rows;
 pub mod spirv;

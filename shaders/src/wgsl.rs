@@ -25,6 +25,9 @@ pub struct Target {
     /// A mistake to be made on purpose, for testing tests.
     #[cfg(feature = "planted-faults")]
     pub fault: Option<&'static crate::faults::Fault>,
+    /// Subgroups of this size instead of the device's own, for testing kernels.
+    #[cfg(feature = "planted-faults")]
+    pub subgroup_size: Option<u32>,
 }
 
 /// How a kernel uses one of its resources.
@@ -125,6 +128,10 @@ pub fn assemble(file: &str, defines: &[&str], target: Target) -> Result<Assemble
         work.fault = target.fault;
     }
     work.file(file, text, "")?;
+    #[cfg(feature = "planted-faults")]
+    if let Some(size) = target.subgroup_size {
+        work.out.source = crate::emulate::emulate(&work.out.source, size);
+    }
     Ok(work.out)
 }
 

@@ -50,6 +50,19 @@ fn temporaries_of_a_prompt_do_not_grow_with_the_context() {
             // Twice the tokens take no more than twice the memory, less what is constant.
             let most = less * u64::from(tokens) / u64::from(half) + 4096;
             assert!(long <= most, "{}, {form:?}: {less} to {long}", named.name);
+            // The longest step there is: eight times what 512 tokens take, not 64 times.
+            let (all, whole) = scratch(4096, 8192, form);
+            println!(
+                "{}, {form:?}: {tokens} tokens at once take {short} bytes with a context of 512 \
+                 and {long} with 8192; {all} at once take {whole}",
+                named.name
+            );
+            let most = short * u64::from(all) / u64::from(tokens) + 4096;
+            assert!(
+                whole <= most,
+                "{}, {form:?}: {short} to {whole}",
+                named.name
+            );
         }
     }
 }

@@ -68,7 +68,15 @@ fn instance(options: &VulkanOptions) -> Result<Arc<Instance>> {
         ..Default::default()
     };
     let mut layers = library.layer_properties().into_iter().flatten();
-    if options.checked && layers.any(|layer| layer.name() == validation::LAYER) {
+    let has_layer = layers.any(|layer| layer.name() == validation::LAYER);
+    if options.validation && !has_layer {
+        let layer = validation::LAYER;
+        return Err(unavailable(format!(
+            "{layer} is not installed; install it (on Debian: vulkan-validationlayers) or leave \
+             out the validation"
+        )));
+    }
+    if has_layer && (options.checked || options.validation) {
         info.enabled_layers = vec![validation::LAYER.to_string()];
         // The layer itself has the extension, whatever the driver.
         info.enabled_extensions.ext_debug_utils = true;

@@ -43,6 +43,9 @@ pub struct VulkanOptions {
     /// installed: a device then refuses everything after their first message, and
     /// [`VulkanBackend::messages`] has them all. Kernels trust lowering otherwise.
     pub checked: bool,
+    /// Run under the validation layers, with kernels as people run them; without the layers
+    /// there is no device.
+    pub validation: bool,
     /// Longest operand in bytes, where less than the device allows is wanted: makes lowering
     /// cut small models into shards. Rounded down to a multiple of 256.
     pub binding_bytes: Option<u64>,

@@ -163,6 +163,8 @@ fn describe(adapter: &Adapter, ordinal: usize, options: &WgpuOptions) -> DeviceI
     } else {
         (0, 0)
     };
+    #[cfg(feature = "planted-faults")]
+    let subgroup = options.subgroup_size.map_or(subgroup, |size| (size, size));
     DeviceInfo {
         backend: WgpuBackend::NAME,
         ordinal,

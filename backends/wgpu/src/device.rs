@@ -179,6 +179,8 @@ impl WgpuDevice {
                 half_subnormals,
                 #[cfg(feature = "planted-faults")]
                 fault: options.fault,
+                #[cfg(feature = "planted-faults")]
+                subgroup_size: options.subgroup_size,
             };
             let (wgpu, queue, info) = (wgpu.clone(), queue.clone(), info.clone());
             WgpuDevice::with_target(wgpu, queue, info, options, faults.clone(), target)

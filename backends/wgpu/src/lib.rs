@@ -47,6 +47,9 @@ pub struct WgpuOptions {
     /// A mistake in the kernels.
     #[cfg(feature = "planted-faults")]
     pub fault: Option<&'static hadal_shaders::faults::Fault>,
+    /// Subgroups of this size instead of the device's own.
+    #[cfg(feature = "planted-faults")]
+    pub subgroup_size: Option<u32>,
     /// Leave software adapters (lavapipe, SwiftShader, WARP) out of the list.
     pub hardware_only: bool,
     /// Share of the memory that the driver reports as free to this process, in percent, above

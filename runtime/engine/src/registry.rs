@@ -26,6 +26,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Compile GPU kernels with bounds checks.
     pub checked_shaders: bool,
+    /// Run Vulkan under its validation layers.
+    pub validation_layers: bool,
     /// Fault injection: a GPU is lost after so many submits. [`Reopening`] opens
     /// devices without it.
     pub lose_after_submits: Option<u64>,
@@ -47,6 +49,7 @@ pub fn backends(options: &Options) -> Vec<Box<dyn Backend>> {
     });
     let vulkan = VulkanBackend::new(VulkanOptions {
         checked: options.checked_shaders,
+        validation: options.validation_layers,
         lose_after_submits: options.lose_after_submits,
         cache_folder: hadal_vulkan::user_cache_folder(),
         ..VulkanOptions::default()

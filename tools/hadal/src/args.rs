@@ -91,6 +91,10 @@ pub struct DeviceArgs {
     /// Compile GPU kernels with bounds checks.
     #[arg(long, hide_short_help = true)]
     pub checked_shaders: bool,
+    /// Run Vulkan under the validation layers of Khronos, which must be installed; whatever
+    /// they say is an error.
+    #[arg(long, hide_short_help = true)]
+    pub validation_layers: bool,
     /// Fault injection: lose the GPU after so many submits; the answer goes on without it.
     #[arg(long, value_name = "SUBMITS", hide = true)]
     pub lose_device_after: Option<u64>,

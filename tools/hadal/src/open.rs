@@ -103,6 +103,7 @@ pub fn device_options(args: &DeviceArgs) -> Options {
         isa: args.isa.map(Into::into),
         threads: args.threads.map(usize::from),
         checked_shaders: args.checked_shaders,
+        validation_layers: args.validation_layers,
         lose_after_submits: args.lose_device_after,
     }
 }
@@ -141,13 +142,18 @@ pub fn device(args: &DeviceArgs, console: &Console) -> Result<Chosen> {
         opened.why
     ));
     let host = info.backend == "host";
-    for (typed, name, works_on_host) in [
-        (args.isa.is_some(), "--isa", true),
-        (args.threads.is_some(), "--threads", true),
-        (args.checked_shaders, "--checked-shaders", false),
+    for (typed, name, place, is_used) in [
+        (args.isa.is_some(), "--isa", "the host", host),
+        (args.threads.is_some(), "--threads", "the host", host),
+        (args.checked_shaders, "--checked-shaders", "GPUs", !host),
+        (
+            args.validation_layers,
+            "--validation-layers",
+            "vulkan",
+            info.backend == "vulkan",
+        ),
     ] {
-        if typed && works_on_host != host {
-            let place = if works_on_host { "the host" } else { "GPUs" };
+        if typed && !is_used {
             let id = info.id();
             console.note(&format!(
                 "note: {name} is for {place}; {id} does not use it"

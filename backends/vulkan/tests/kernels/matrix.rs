@@ -141,10 +141,8 @@ fn expert_case(op: OpKind, dtype: DType, rows: u32, (n, k): (u32, u32), scattere
     let grouped = matches!(op, OpKind::GroupedGateUp | OpKind::GroupedLinear);
     let mut random = Random(47);
     let mut table = || -> Vec<Weight> {
-        let entries = 0..EXPERTS;
-        entries
-            .map(|_| Weight::random(dtype, n as usize, k as usize, &mut random))
-            .collect()
+        let entry = |_| Weight::random(dtype, n as usize, k as usize, &mut random);
+        (0..EXPERTS).map(entry).collect()
     };
     let (gates, ups) = (table(), table());
     // A table that begins with expert 2.
@@ -165,31 +163,26 @@ fn expert_case(op: OpKind, dtype: DType, rows: u32, (n, k): (u32, u32), scattere
     let mut out = output(&p, rows, |r, i| {
         let (x, e) = (x_row(&x, &p, r), idx[r] as usize);
         let gate = dot(x, gates[e].row(i));
-        if gated {
-            silu(gate) * dot(x, ups[e].row(i))
-        } else {
-            gate
-        }
+        let up = || dot(x, ups[e].row(i));
+        if gated { silu(gate) * up() } else { gate }
     });
     for r in (0..rows as usize).filter(|r| idx[*r] < first) {
         let at = p.y_offset as usize + r * p.y_stride as usize;
         out[at..at + n as usize].fill(None);
     }
-    let lookup = if grouped {
-        let before = |e: u32| idx.iter().filter(|i| **i < e).count() as u32;
-        (0..=EXPERTS).map(before).collect()
-    } else {
-        idx
+    let before = |e: u32| idx.iter().filter(|i| **i < e).count() as u32;
+    let lookup = match grouped {
+        true => (0..=EXPERTS).map(before).collect(),
+        false => idx,
     };
     let mut args = vec![Arg::F32(x), Arg::U32(lookup)];
-    let tables = [&gates, &ups];
-    for table in tables.into_iter().take(if gated { 2 } else { 1 }) {
-        let entries = &table[first as usize..];
-        args.push(if scattered {
-            Arg::Scattered(entries)
-        } else {
-            Arg::Experts(entries)
-        });
+    let way = if scattered {
+        Arg::Scattered
+    } else {
+        Arg::Experts
+    };
+    for table in [&gates, &ups].into_iter().take(1 + usize::from(gated)) {
+        args.push(way(&table[first as usize..]));
     }
     args.push(Arg::Out(out));
     let case = Case {

@@ -319,8 +319,7 @@ pub fn compare(
         let limit = if exact { 0.0 } else { share * largest };
         for (index, (got, want)) in got.iter().zip(&want).enumerate() {
             let off = (got - want).abs();
-            // A NaN is never near.
-            if !(off <= limit) {
+            if off.is_nan() || off > limit {
                 return Err(format!(
                     "{}: value {index} is {got:e}, wanted {want:e} within {limit:.1e}",
                     tensor.name

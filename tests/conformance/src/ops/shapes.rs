@@ -3,7 +3,7 @@
 
 use hadal_device::{DType, OpKind, flags};
 
-use super::{OpCase, Twist, v3};
+use super::{Twist, v3};
 use crate::Profile;
 use crate::shape::Shape;
 
@@ -136,18 +136,7 @@ fn core(op: OpKind) -> Listed {
                 ..dense(5, 0, 128, 0, 4)
             },
         ]),
-        OpKind::Argmax => {
-            let sizes = [
-                dense(1, 0, 1, 0, 0),
-                dense(3, 1, 65, 0, 5),
-                dense(2, 2, 3001, 0, 0),
-            ];
-            let mut list = plain(&sizes);
-            for twist in [Twist::Ties, Twist::Nan] {
-                list.extend(sizes[1..].iter().map(|shape| (*shape, twist)));
-            }
-            list
-        }
+        OpKind::Argmax => argmax(),
         OpKind::ActQuant => plain(&[
             dense(1, 0, 1, 0, 0),
             dense(3, 1, 128, 0, 4),
@@ -158,6 +147,19 @@ fn core(op: OpKind) -> Listed {
             },
         ]),
     }
+}
+
+fn argmax() -> Listed {
+    let sizes = [
+        dense(1, 0, 1, 0, 0),
+        dense(3, 1, 65, 0, 5),
+        dense(2, 2, 3001, 0, 0),
+    ];
+    let mut list = plain(&sizes);
+    for twist in [Twist::Ties, Twist::Nan] {
+        list.extend(sizes[1..].iter().map(|shape| (*shape, twist)));
+    }
+    list
 }
 
 fn values() -> [Shape; 3] {
@@ -354,19 +356,14 @@ fn positions(op: OpKind) -> Vec<Shape> {
     };
     let mut shapes: Vec<Shape> = sizes.iter().enumerate().map(|(i, s)| with(s, i)).collect();
     if op == OpKind::AttendLatent {
+        let wide = |real, context, [heads, latent, rope]: [u32; 3]| Shape {
+            heads,
+            latent,
+            rope,
+            ..at(real, 0, context, 0)
+        };
         // The true width, and several blocks of positions.
-        shapes.push(Shape {
-            heads: 3,
-            latent: 512,
-            rope: 64,
-            ..at(2, 0, 33, 0)
-        });
-        shapes.push(Shape {
-            heads: 6,
-            latent: 16,
-            rope: 4,
-            ..at(2, 0, 700, 0)
-        });
+        shapes.extend([wide(2, 33, [3, 512, 64]), wide(2, 700, [6, 16, 4])]);
     }
     shapes
 }

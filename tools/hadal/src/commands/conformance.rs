@@ -91,6 +91,9 @@ fn suite(args: &DeviceArgs) -> Result<Suite> {
     if options.checked_shaders {
         words.push("--checked-shaders".into());
     }
+    if options.validation_layers {
+        words.push("--validation-layers".into());
+    }
     Ok(Suite {
         ordinal,
         arguments: words,
