@@ -18,46 +18,65 @@ folder=$(cd "$folder" && pwd)
 export NODEVICE_SELECT=1
 status=0
 
-# suite NAME COMMAND...: the suite through both backends, started by COMMAND (env, a loader).
+# conformance NAME DEVICE ARGUMENT... -- COMMAND...: the suite on a device, in a process that
+# COMMAND (env, a loader) starts; what it says goes to NAME-DEVICE.log.
+conformance() {
+    local name=$1 device=$2 arguments=()
+    shift 2
+    while [ "$1" != -- ]; do
+        arguments+=("$1")
+        shift
+    done
+    shift
+    "$@" "$target/debug/hadal" conformance --device "$device" "${arguments[@]}" \
+        --failures "$reports/failures" > "$reports/$name-$device.log" 2>&1
+}
+
+# both NAME FIRST SECOND: waits for two runs side by side (one keeps one processor busy), and
+# says what came of them.
+both() {
+    local name=$1 device=(wgpu vulkan) number
+    for number in 0 1; do
+        local process=$((number + 2))
+        wait "${!process}" || status=1
+        echo "$name: ${device[$number]}"
+        cat "$reports/$name-${device[$number]}.log"
+    done
+}
+
+# suite NAME COMMAND...: the suite through both backends.
 suite() {
-    local name=$1 device
+    local name=$1 layers=(--validation-layers) first
     shift
-    for device in wgpu vulkan; do
-        local layers=()
-        if [ $device = vulkan ]; then
-            if has_layers "$@"; then
-                layers=(--validation-layers)
-            else
-                echo "NOT RUN: the validation layers on $name: they are not installed"
-            fi
-        fi
-        echo "$name: $device ${layers[*]}"
-        "$@" "$target/debug/hadal" conformance --device "$device" "${layers[@]}" \
-            --failures "$reports/failures" --report "$reports/$name-$device.json" \
-            --report "$reports/$name-$device.md" || status=1
-    done
+    if ! "$@" "$target/debug/hadal" conformance --device vulkan --validation-layers --list \
+        > /dev/null 2>&1; then
+        echo "NOT RUN: the validation layers on $name: they are not installed"
+        layers=()
+    fi
+    conformance "$name" wgpu --report "$reports/$name-wgpu.json" -- "$@" &
+    first=$!
+    conformance "$name" vulkan "${layers[@]}" --report "$reports/$name-vulkan.json" -- "$@" &
+    both "$name" $first $!
 }
 
-has_layers() {
-    "$@" "$target/debug/hadal" conformance --device vulkan --validation-layers --list \
-        > /dev/null 2>&1
-}
-
-# The same again must give the same.
+# verify NAME COMMAND...: the same again must give the same.
 verify() {
-    local name=$1 device
+    local name=$1 first
     shift
-    for device in wgpu vulkan; do
-        echo "$name: $device once more"
-        "$@" "$target/debug/hadal" conformance --device "$device" \
-            --verify "$reports/$name-$device.json" || status=1
-    done
+    conformance "$name" wgpu --verify "$reports/$name-wgpu.json" -- "$@" &
+    first=$!
+    conformance "$name" vulkan --verify "$reports/$name-vulkan.json" -- "$@" &
+    both "$name" $first $!
 }
 
 # golden NAME COMMAND...: the published model's numbers.
 golden() {
     local name=$1
     shift
+    if [ ! -d "${HADAL_GOLDEN:-}" ]; then
+        echo "NOT RUN: golden cases on $name: HADAL_GOLDEN names no folder"
+        return
+    fi
     echo "$name: golden cases"
     "$@" cargo test --quiet --workspace --test golden --test golden_unit || status=1
 }
@@ -68,10 +87,11 @@ have() {
     return 1
 }
 
-# The golden tests also build the program.
-golden lavapipe env
+# As the tests build it: with the parts that only they use.
+cargo build --quiet --workspace --all-targets || exit 1
 echo host
 "$target/debug/hadal" conformance --device host --report "$reports/host.json" || status=1
+golden lavapipe env
 suite lavapipe env
 verify lavapipe env
 if have swiftshader; then

@@ -4,12 +4,35 @@
 # DeepSeek-V3's widths, with matrix units and without.
 #
 #   tools/gpu.sh [--small] [FOLDER]
+#   tools/gpu.sh --pack FOLDER      the programs it needs, for a machine without Rust
 #
 # Results go to FOLDER (default: tools/results/NAME-OF-THE-DEVICE) for keeping in the
 # repository. --small: small shapes, for trying this script on a software adapter. Needs 16 GB
-# of device memory without it. HADAL_GOLDEN=DIR names the golden cases.
+# of device memory without it. HADAL_GOLDEN=DIR names the golden cases. HADAL_PACK=FOLDER
+# names programs that were packed elsewhere: nothing is built then.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+
+# The path of a test program: packed, or built now.
+golden_program() {
+    [ -z "${HADAL_PACK:-}" ] || { echo "$HADAL_PACK/$1"; return; }
+    cargo test --release --no-run --message-format json --package hadal-tests --test "$1" |
+        python3 -c 'import json, sys
+paths = [json.loads(line).get("executable") for line in sys.stdin]
+print([path for path in paths if path][-1])'
+}
+
+if [ "${1:-}" = --pack ]; then
+    pack=${2:?a folder}
+    mkdir -p "$pack"
+    cargo build --release --package hadal || exit 1
+    strip -o "$pack/hadal" "${CARGO_TARGET_DIR:-target}/release/hadal" || exit 1
+    for test in golden golden_unit; do
+        program=$(golden_program $test) || exit 1
+        strip -o "$pack/$test" "$program" || exit 1
+    done
+    exit
+fi
 
 profile=v3-full config=models/fixtures/configs/v3_layer.json prompt=4096
 if [ "${1:-}" = --small ]; then
@@ -17,8 +40,7 @@ if [ "${1:-}" = --small ]; then
     shift
 fi
 export NODEVICE_SELECT=1
-target=${CARGO_TARGET_DIR:-target}
-hadal=$target/release/hadal
+hadal=${HADAL_PACK:-${CARGO_TARGET_DIR:-target}/release}/hadal
 status=0
 
 note() { printf '\n==> %s\n' "$*"; }
@@ -27,7 +49,7 @@ run() {
     "$@" || { status=1; echo "FAILED: $*"; }
 }
 
-cargo build --release --package hadal || exit 1
+[ -n "${HADAL_PACK:-}" ] || cargo build --release --package hadal || exit 1
 name=$("$hadal" devices --json | python3 -c '
 import json, re, sys
 found = [d["name"] for b in json.load(sys.stdin)["backends"] if b["backend"] == "vulkan" for d in b.get("devices", [])]
@@ -43,7 +65,9 @@ for device in vulkan wgpu; do
     run "$hadal" conformance --device $device --verify "$folder/conformance-$device.json"
 done
 if [ -n "${HADAL_GOLDEN:-}" ]; then
-    run cargo test --quiet --package hadal-tests --test golden --test golden_unit
+    for test in golden golden_unit; do
+        run "$(golden_program $test)"
+    done
 else
     echo "NOT RUN: golden cases; HADAL_GOLDEN names no folder"
 fi

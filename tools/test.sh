@@ -17,21 +17,41 @@ has_vulkan() {
     [ "$(uname -s)" != Linux ]
 }
 
-install_lavapipe() {
-    if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
-        step "installing a software Vulkan driver (mesa-vulkan-drivers, libvulkan1)"
-        export DEBIAN_FRONTEND=noninteractive
-        if apt-get update -q && apt-get install -q -y --no-install-recommends \
-            mesa-vulkan-drivers libvulkan1; then
-            return 0
-        fi
-    fi
-    echo "no Vulkan driver: GPU tests will not run; install mesa-vulkan-drivers and libvulkan1 (Debian, Ubuntu) or vulkan-swrast (Arch)"
+has_layers() {
+    local folder
+    for folder in /usr/share /etc /usr/local/share "${XDG_DATA_HOME:-$HOME/.local/share}"; do
+        compgen -G "$folder/vulkan/explicit_layer.d/*validation*.json" > /dev/null && return 0
+    done
+    return 1
 }
 
-has_vulkan || install_lavapipe
+# What the tests use and the machine lacks; without it they say what did not run.
+packages=()
+has_vulkan || packages+=(mesa-vulkan-drivers libvulkan1)
+has_layers || packages+=(vulkan-validationlayers)
+for tool in curl xz:xz-utils gpgv; do
+    command -v "${tool%:*}" > /dev/null || packages+=("${tool#*:}")
+done
+if [ ${#packages[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+        step "installing ${packages[*]}"
+        export DEBIAN_FRONTEND=noninteractive
+        { apt-get update -q && apt-get install -q -y --no-install-recommends "${packages[@]}"; } ||
+            echo "could not install ${packages[*]}"
+    else
+        echo "missing: ${packages[*]} (names of Debian's packages; Arch has vulkan-swrast and vulkan-validation-layers)"
+    fi
+fi
 # Without a desktop session Mesa's device-selection layer complains at every test.
 export NODEVICE_SELECT=1
+
+# More drivers, and a compiler for SPIR-V (tests/README.md). What cannot be had is told below.
+step "drivers"
+drivers=$PWD/target/drivers
+tests/drivers.sh "$drivers" || true
+if [ -z "${GLSLANG:-}" ] && [ -x "$drivers/lavapipe-sid/usr/bin/glslang" ]; then
+    export GLSLANG="$drivers/run-with-lavapipe-sid $drivers/lavapipe-sid/usr/bin/glslang"
+fi
 
 step "formatting"
 cargo fmt --all --check
@@ -47,6 +67,9 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 status=0
 cargo test --workspace --no-fail-fast -- --show-output 2>&1 | tee "$log" || status=$?
+
+step "every driver"
+tests/matrix.sh "$drivers" 2>&1 | tee -a "$log" || status=$?
 
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
