@@ -111,6 +111,9 @@ impl DeviceReport {
             ("subgroup_min", l.subgroup.0.into()),
             ("subgroup_max", l.subgroup.1.into()),
         ];
+        let sides = l.matrix.into_iter().flatten();
+        let matrix = ["matrix_m", "matrix_n", "matrix_k"].into_iter().zip(sides);
+        let matrix = matrix.map(|(name, side)| (name, side.into()));
         DeviceReport {
             id: info.id(),
             name: info.name.clone(),
@@ -122,7 +125,11 @@ impl DeviceReport {
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
-            limits: limits.map(|(name, value)| (name.to_string(), value)).into(),
+            limits: limits
+                .into_iter()
+                .chain(matrix)
+                .map(|(name, value)| (name.to_string(), value))
+                .collect(),
         }
     }
 }

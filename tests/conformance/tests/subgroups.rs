@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use hadal_conformance::execute::execute;
 use hadal_conformance::{Lacking, Profile, plan};
-use hadal_device::{Backend, Device, Features};
+use hadal_device::{Backend, Body, Device, Features};
+use hadal_shaders::wgsl::{Target, assemble};
 use hadal_wgpu::{WgpuBackend, WgpuOptions};
 
 fn device(size: u32) -> Option<Arc<dyn Device>> {
@@ -42,4 +43,28 @@ fn kernels_are_right_at_every_subgroup_size() {
         println!("subgroups of {size}: {run} cases passed");
         assert!(run > 100, "only {run} cases");
     }
+}
+
+#[test]
+fn nothing_is_left_of_the_devices_own_subgroups() {
+    let target = Target {
+        subgroup_size: Some(32),
+        ..Target::default()
+    };
+    let rows = hadal_shaders::table().iter();
+    let texts = rows.filter_map(|row| match row.body {
+        Body::Wgsl { file, defines } if defines.contains(&"SUBGROUPS") => Some(
+            assemble(file, defines, target)
+                .expect("it assembles")
+                .source,
+        ),
+        _ => None,
+    });
+    let mut seen = 0;
+    for text in texts {
+        assert!(!text.contains("subgroupAdd") && !text.contains("subgroupExclusive"));
+        assert!(!text.contains("subgroup_id") && text.contains("emulated_add"));
+        seen += 1;
+    }
+    assert!(seen > 20, "only {seen} rows use subgroups");
 }

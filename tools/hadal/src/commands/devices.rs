@@ -127,6 +127,12 @@ fn device_text(out: &mut String, info: &DeviceInfo, default: Option<&str>) {
             ),
         );
     }
+    if let Some([m, n, k]) = limits.matrix {
+        line(
+            "matrices",
+            format!("{m} x {k} times {k} x {n} of f16, with sums of f32"),
+        );
+    }
 }
 
 fn backend_json(survey: &Survey) -> Value {
@@ -160,6 +166,7 @@ fn device_json(info: &DeviceInfo) -> Value {
         "max_grid": limits.max_grid,
         "shared_bytes": limits.shared_bytes,
         "subgroup": [limits.subgroup.0, limits.subgroup.1],
+        "matrix": limits.matrix,
     });
     json
 }
