@@ -53,9 +53,9 @@ suite() {
         echo "NOT RUN: the validation layers on $name: they are not installed"
         layers=()
     fi
-    conformance "$name" wgpu --report "$reports/$name-wgpu.json" -- "$@" &
+    conformance "$name" wgpu ${as_gpu:-} --report "$reports/$name-wgpu.json" -- "$@" &
     first=$!
-    conformance "$name" vulkan "${layers[@]}" --report "$reports/$name-vulkan.json" -- "$@" &
+    conformance "$name" vulkan ${as_gpu:-} "${layers[@]}" --report "$reports/$name-vulkan.json" -- "$@" &
     both "$name" $first $!
 }
 
@@ -98,6 +98,8 @@ if have swiftshader; then
     swiftshader=(env VK_ICD_FILENAMES="$folder/swiftshader/icd.json")
     golden swiftshader "${swiftshader[@]}"
     suite swiftshader-subgroup-4 "${swiftshader[@]}"
+    # In workgroups of several subgroups, of which it has the smallest.
+    as_gpu=--as-gpu suite swiftshader-as-gpu "${swiftshader[@]}"
 fi
 if have lavapipe-25; then
     for width in 128 512; do

@@ -9,8 +9,9 @@
 // Nothing measurable is lost, though the units multiply f16. Activations are two f16 each,
 // x = hi + lo, which is 22 bits; so are F32 weights (lo * lo is left out). E4M3 and F16 weights
 // are f16 as they are, and BF16 ones after a power of two is taken out. Activations, BF16 and
-// F32 weights are multiplied by the power of two that brings the largest of a tile of 128 inputs
-// below 2^15: nothing overflows, and what lies 2^18 below the largest still has its 22 bits.
+// F32 weights are multiplied by the power of two that brings the largest of a tile's rows by 128
+// inputs below 2^15: nothing overflows, and what lies 2^18 below the largest still has its 22 bits.
+// (Rows of activations that differ by more lose bits: 2^29 below its neighbour a row is 0.)
 // Sums are f32; a block of 128 inputs is summed by itself and multiplied by its scale in f32.
 #version 460
 #extension GL_GOOGLE_include_directive : require

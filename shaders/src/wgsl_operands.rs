@@ -32,16 +32,18 @@ impl Range {
         if !bind.offset.is_multiple_of(WORD) {
             return Err(Error::Invalid(format!("{bind} does not begin with a word")));
         }
+        let whole = bind.bytes.checked_next_multiple_of(WORD);
         Ok(Range {
             slot: bind.slot,
             offset: bind.offset,
-            bytes: bind.bytes.next_multiple_of(WORD),
+            bytes: whole.ok_or_else(|| Error::Invalid(format!("{bind} is no range of a slot")))?,
         })
     }
 
     /// `Err` unless the range lies in a buffer of `bytes` bytes; `what` is for the message.
     fn check(&self, bytes: u64, what: &str) -> Result<()> {
-        if self.offset + self.bytes > bytes.next_multiple_of(WORD) {
+        let end = self.offset.saturating_add(self.bytes);
+        if end > bytes.next_multiple_of(WORD) {
             return Err(Error::Invalid(format!(
                 "{what}: bytes {} .. +{} of slot {}, whose buffer has {bytes}",
                 self.offset, self.bytes, self.slot.0

@@ -4,9 +4,7 @@
 // another sequence take a turn of their own. All widths and strides are multiples of four.
 //
 // Scores: an invocation has two queries by two positions, and the workgroup shares tiles of
-// 32 values of queries and keys. Mean: an invocation has eight queries by eight columns in
-// registers. Memory does not grow with the context.
-//
+// 32 values of queries and keys. Mean: eight queries by eight columns in registers.
 // PART: of a part of the positions, unnormalised, with its maximum and sum (AttendPart).
 // Grid: x over blocks of heads, y over blocks of rows; PART: z over parts.
 
@@ -27,7 +25,6 @@ override WIDTH: u32 = 144u;
 override HEADS: u32 = 32u;
 
 const WG: u32 = 256u;
-// Queries of a block, positions of a tile.
 const QUERIES: u32 = 32u;
 const TILE: u32 = 32u;
 const LOWEST: f32 = -3.0e38;
@@ -66,9 +63,9 @@ fn store_sums(group: vec3<u32>, m: u32, largest: f32, total: f32) {
 
 // Writes two columns of query `m` of the block, if it is there and saw a position.
 fn store(group: vec3<u32>, m: u32, c: u32, near: vec4<f32>, far: vec4<f32>) {
+    let total = keeps[m];
     let a = group.x * HEADS + m % HEADS;
     let r = group.y * (QUERIES / HEADS) + m / HEADS;
-    let total = keeps[m];
     if a >= p.heads || r >= real_rows() || total == 0.0 {
         return;
     }
@@ -95,13 +92,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let part = p.row_first + group.z;
-    // Queries that are not there repeat the last one.
     let fetched = local / QUADS;
+    // Queries that are not there repeat the last one.
     let fetched_row = min(r0 + fetched / HEADS, row_end - 1u);
     let fetched_head = min(group.x * HEADS + fetched % HEADS, p.heads - 1u);
     let q_at = (p.x_offset + fetched_row * p.x_stride + fetched_head * p.x_head_stride) / 4u;
-    // The query and four positions whose probabilities are found here, and the eight
-    // queries and two columns that are summed here.
+    // The query and four positions whose probabilities are found here; eight queries and two
+    // columns that are summed here.
     let m = local % QUERIES;
     let s0 = local / QUERIES * 4u;
     let m8 = local / 64u * 8u;
@@ -117,14 +114,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let turn = next;
         let sequence = token_sequence(turn);
         var bounds = span(turn, part);
+        var seen_by_all = bounds; // What all rows of the block see, if there are no others.
         for (next += 1u; next < row_end && token_sequence(next) == sequence; next += 1u) {
             let more = span(next, part);
             bounds = vec2<u32>(min(bounds.x, more.x), max(bounds.y, more.y));
+            seen_by_all = vec2<u32>(max(seen_by_all.x, more.x), min(seen_by_all.y, more.y));
         }
+        seen_by_all.y = select(0u, seen_by_all.y, turn == r0 && next == row_end);
         let r = min(r0 + m / HEADS, row_end - 1u);
         let wanted = select(vec2<u32>(0u), span(r, part), r >= turn && r < next);
         for (var first = bounds.x; first < bounds.y; first += TILE) {
             let count = min(TILE, bounds.y - first);
+            let whole = first >= seen_by_all.x && first + count <= seen_by_all.y;
             if local < count {
                 row_starts[local] = cache_row(sequence, first + local) * WIDTH;
             }
@@ -150,9 +151,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 weights[s * QUERIES + m] = weight;
                 total += weight;
             }
-            if local < QUERIES {
-                keeps[local] = keep;
-            }
+            if local < QUERIES { keeps[local] = keep; }
             workgroupBarrier();
             let keep0 = vec4<f32>(keeps[m8], keeps[m8 + 1u], keeps[m8 + 2u], keeps[m8 + 3u]);
             let keep1 = vec4<f32>(keeps[m8 + 4u], keeps[m8 + 5u], keeps[m8 + 6u], keeps[m8 + 7u]);
@@ -165,12 +164,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let near = cache[at + min(c, LATENT - 1u)];
                 let w0 = four_weights(s * QUERIES + m8);
                 let w1 = four_weights(s * QUERIES + m8 + 4u);
-                near0 += outer(near, w0);
-                near1 += outer(near, w1);
+                near0 += mixed(near, w0, whole);
+                near1 += mixed(near, w1, whole);
                 if LATENT > 64u {
                     let far = cache[at + min(c + 64u, LATENT - 1u)];
-                    far0 += outer(far, w0);
-                    far1 += outer(far, w1);
+                    far0 += mixed(far, w0, whole);
+                    far1 += mixed(far, w1, whole);
                 }
             }
             workgroupBarrier();

@@ -84,7 +84,8 @@ fn as_gpus(named: &Named) -> Vec<Named> {
 
 /// The host with each instruction set that it has, wgpu with bounds checks, the same with
 /// the kernels of GPUs where it is a software adapter, and wgpu with bindings so small that
-/// every matrix is cut; Vulkan likewise. Devices that this machine lacks are named on standard output.
+/// every matrix is cut; Vulkan likewise. Devices that this machine lacks are named on standard
+/// output.
 pub fn all() -> Vec<Named> {
     let checked = WgpuOptions {
         checked: true,
@@ -104,7 +105,9 @@ pub fn all() -> Vec<Named> {
         checked: true,
         ..VulkanOptions::default()
     };
-    devices.extend(named("vulkan checked", &VulkanBackend::new(options)));
+    let vulkan = named("vulkan checked", &VulkanBackend::new(options));
+    devices.extend(vulkan.iter().flat_map(as_gpus));
+    devices.extend(vulkan);
     let pieces = VulkanOptions {
         binding_bytes: Some(SMALL_BINDING),
         ..VulkanOptions::default()

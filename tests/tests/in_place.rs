@@ -62,7 +62,7 @@ fn run(model: &Arc<Model>, adopt: Option<bool>) -> Option<(Progress, Vec<Tensor>
     };
     let ids = [0, 17, 301, 5, 99];
     let found = forward(&engine, &ids, options, &Cancel::new(), &mut |_, _| {}).expect("it runs");
-    assert_eq!(backend.messages(), Vec::<String>::new());
+    assert_eq!(backend.complaints(), Vec::<String>::new());
     Some((last.expect("a report"), found))
 }
 

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use hadal_device::{Backend, Device, Error};
+use hadal_device::{Access, Backend, Bind, BufferDesc, Device, Error, Program, Slot, Step};
 use hadal_engine::{
     Cancel, Decoder, DraftCounts, Engine, EngineError, EngineOptions, Model, SamplingOptions,
     Session, perplexity,
@@ -237,6 +237,54 @@ fn a_device_that_is_lost_again_and_again_ends_with_an_error_that_says_so() {
         };
         assert_eq!(*losses, 3, "{name}");
         assert_eq!(reopened.load(Ordering::Relaxed), 2, "{name}");
+    }
+}
+
+/// A device that is lost before anything is put on it.
+fn lost_already(open: Open) -> Arc<dyn Device> {
+    let device = open(Some(1)).expect("it opened before");
+    let buffer = device.alloc(&BufferDesc::new("test", 4)).expect("memory");
+    let fill = Step::Fill {
+        to: Bind {
+            slot: Slot(0),
+            offset: 0,
+            bytes: 4,
+            access: Access::Write,
+        },
+        byte: 1,
+    };
+    let program = Program {
+        slots: 1,
+        steps: vec![fill],
+    };
+    let mut executable = device.prepare(&program).expect("a valid program");
+    while !matches!(executable.submit(&[buffer]), Err(Error::Lost { .. })) {}
+    device
+}
+
+#[test]
+fn a_device_that_is_lost_while_the_weights_go_there_is_opened_once_more() {
+    let model = trained();
+    for (name, open) in backends() {
+        let (calm, _) = engine(&model, open, &[]);
+        let greedy = SamplingOptions::greedy;
+        let mut session = Session::new(&calm, true).expect("a session");
+        let expected = answer(&mut session, &PROMPT, greedy(), 12).expect("nothing happens");
+        let device = open(Some(5)).expect("it opened before");
+        let mut quiet = |_| ControlFlow::Continue(());
+        let engine = Engine::load(model.clone(), device, options(), &mut quiet).expect("it loads");
+        let opened = Arc::new(AtomicU32::new(0));
+        let count = opened.clone();
+        let engine = engine.with_recovery(move |_: &Error| {
+            Ok(match count.fetch_add(1, Ordering::Relaxed) {
+                0 => lost_already(open),
+                _ => open(None)?,
+            })
+        });
+        let mut session = Session::new(&Arc::new(engine), true).expect("a session");
+        let found = answer(&mut session, &PROMPT, greedy(), 12).expect("it goes on");
+        assert_eq!(found, expected, "{name}");
+        assert_eq!(opened.load(Ordering::Relaxed), 2, "{name}");
     }
 }
 

@@ -1,10 +1,9 @@
 //! Prepared programs: checks once, addresses once a table, then runs.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use hadal_device::{
-    BufferId, Error, Executable, KEPT_TABLES, Operand, Program, Result, Step, Ticket, check_table,
+    BufferId, Error, Executable, Kept, Operand, Program, Result, Step, Ticket, check_table,
 };
 
 use crate::args::{Args, Fault};
@@ -19,7 +18,7 @@ pub(crate) struct HostExecutable {
     program: Program,
     /// The pipeline of each step that has one.
     pipelines: Vec<Option<Pipeline>>,
-    tables: HashMap<Vec<BufferId>, Arc<Resolved>>,
+    tables: Kept<Arc<Resolved>>,
     /// Keeps the buffers of the running submit alive; empty otherwise.
     memories: Vec<Arc<Memory>>,
 }
@@ -43,13 +42,13 @@ impl HostExecutable {
             device,
             program: program.clone(),
             pipelines,
-            tables: HashMap::new(),
+            tables: Kept::default(),
             memories: Vec::new(),
         })
     }
 
     fn resolved(&mut self, table: &[BufferId]) -> Result<Arc<Resolved>> {
-        if let Some(resolved) = self.tables.get(table) {
+        if let Some(resolved) = self.tables.find(table) {
             return Ok(resolved.clone());
         }
         let resolved = Arc::new(Resolved::new(
@@ -58,17 +57,9 @@ impl HostExecutable {
             table,
             &self.memories,
         )?);
-        // Tables of buffers that are gone must not pile up.
         let device = &self.device;
-        let lives = |table: &Vec<BufferId>| table.iter().all(|id| device.memory(*id).is_ok());
-        self.tables.retain(|table, _| lives(table));
-        while self.tables.len() >= KEPT_TABLES {
-            let Some(other) = self.tables.keys().next().cloned() else {
-                break;
-            };
-            self.tables.remove(&other);
-        }
-        self.tables.insert(table.to_vec(), resolved.clone());
+        let lives = |table: &[BufferId]| table.iter().all(|id| device.memory(*id).is_ok());
+        self.tables.keep(table, resolved.clone(), lives);
         Ok(resolved)
     }
 

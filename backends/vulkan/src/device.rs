@@ -84,7 +84,10 @@ impl Core {
         id
     }
 
+    /// `Err` also if the device is lost: its buffers may be gone then, which is no mistake of
+    /// the caller's.
     fn check_span(&self, span: Span, length: usize) -> Result<Shared> {
+        self.gpu.check()?;
         let memory = self.memory(span.buffer)?;
         check_span(span, length, memory.bytes)?;
         Ok(memory)
@@ -173,8 +176,10 @@ impl Device for VulkanDevice {
 
     fn free(&self, buffer: BufferId) {
         let core = &self.0;
+        let memory = lock(&core.buffers).remove(&buffer);
+        // Not before: who sees the new count must not find the buffer.
         core.freed.fetch_add(1, Ordering::AcqRel);
-        if let Some(memory) = lock(&core.buffers).remove(&buffer) {
+        if let Some(memory) = memory {
             // Writes return before their copies are done.
             core.gpu.settle(&memory.marks);
         }

@@ -4,7 +4,7 @@
 //! queue. Long writes go down the transfer lane beside them, on a queue of its own where the
 //! device has one; [`Marks`] say what must wait for what.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ pub struct Gpu {
     /// `vulkan:0`
     pub name: String,
     faults: Faults,
+    /// The device is lost and did not end its work in time: nothing waits for it again.
+    given_up: AtomicBool,
     fuse: OnceLock<Arc<Fuse>>,
     messages: Arc<Messages>,
     /// Programs submitted since a fuse was put in.
@@ -101,6 +103,7 @@ impl Gpu {
             offer,
             name,
             faults: Faults::default(),
+            given_up: AtomicBool::new(false),
             fuse: OnceLock::new(),
             messages,
             runs: AtomicU64::new(0),
@@ -275,9 +278,11 @@ impl Gpu {
     fn finish(&self, lane: &Lane, point: u64) {
         let begin = Instant::now();
         // An error is a loss, after which nothing runs.
-        while let Ok(false) = lane.wait(point, WAIT) {
+        while !self.given_up.load(Ordering::Relaxed)
+            && let Ok(false) = lane.wait(point, WAIT)
+        {
             if self.faults.check(&self.name).is_err() && begin.elapsed() > DRAIN {
-                return;
+                self.given_up.store(true, Ordering::Relaxed);
             }
         }
     }
@@ -290,10 +295,12 @@ impl Gpu {
         }
         Ticket(self.compute.reached().unwrap_or(last))
     }
+
     /// Device time of a finished program; see `Device::gpu_time`.
     pub fn time(&self, ticket: Ticket) -> Option<Duration> {
         let clock = self.clock.as_ref()?;
-        if !self.compute.is_reached(ticket.0) {
+        // There is no submit 0, and its queries may never have been written.
+        if ticket.0 == 0 || !self.compute.is_reached(ticket.0) {
             return None;
         }
         clock.time(ticket.0)

@@ -102,11 +102,18 @@ fn is_enough(device: &PhysicalDevice) -> bool {
         && device.supported_features().contains(&needed_features())
         && compute_family(device).is_some()
         && p.max_per_stage_descriptor_storage_buffers >= 8
-        && p.max_compute_work_group_invocations >= 64
+        && max_workgroup(device) >= 256
         && p.max_compute_shared_memory_size >= 16 << 10
         && p.max_compute_work_group_count
             .iter()
             .all(|count| *count >= 65_535)
+}
+
+/// Invocations that a workgroup may have in a row.
+fn max_workgroup(device: &PhysicalDevice) -> u32 {
+    let p = device.properties();
+    p.max_compute_work_group_invocations
+        .min(p.max_compute_work_group_size[0])
 }
 
 fn describe(device: &PhysicalDevice, ordinal: usize, options: &VulkanOptions) -> DeviceInfo {
@@ -167,7 +174,7 @@ fn limits(device: &PhysicalDevice, offer: &Offer, options: &VulkanOptions) -> Li
         max_buffer_bytes: buffer - buffer % GRAIN,
         offset_align: align,
         max_operands: p.max_per_stage_descriptor_storage_buffers,
-        max_workgroup: p.max_compute_work_group_invocations,
+        max_workgroup: max_workgroup(device),
         max_grid: p
             .max_compute_work_group_count
             .into_iter()

@@ -41,7 +41,7 @@ use crate::validation::Messages;
 pub struct VulkanOptions {
     /// Compile kernels with bounds checks and run under the validation layers if they are
     /// installed: a device then refuses everything after their first message, and
-    /// [`VulkanBackend::messages`] has them all. Kernels trust lowering otherwise.
+    /// [`Backend::complaints`] has them all. Kernels trust lowering otherwise.
     pub checked: bool,
     /// Run under the validation layers, with kernels as people run them; without the layers
     /// there is no device.
@@ -90,12 +90,6 @@ impl VulkanBackend {
             options,
         }
     }
-
-    /// What the validation layers said of devices of this backend so far, also while they
-    /// were closed. Anything is a mistake of this crate.
-    pub fn messages(&self) -> Vec<String> {
-        self.messages.all()
-    }
 }
 
 impl Backend for VulkanBackend {
@@ -127,5 +121,10 @@ impl Backend for VulkanBackend {
             self.fuse.clone(),
             self.messages.clone(),
         )?))
+    }
+
+    /// Those of the validation layers.
+    fn complaints(&self) -> Vec<String> {
+        self.messages.all()
     }
 }

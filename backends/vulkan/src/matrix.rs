@@ -8,8 +8,9 @@ use vulkano::device::physical::PhysicalDevice;
 /// Workgroup memory that kernels on matrix units take at most.
 const MATRIX_SHARED_BYTES: u32 = 32 << 10;
 
-/// Largest side of a matrix that the kernels' tiles are divided into.
-const MAX_SIDE: u32 = 32;
+/// Largest side of a matrix that the kernels' tiles are divided into: with larger ones a tile
+/// of sums for each subgroup takes more workgroup memory than that.
+const MAX_SIDE: u32 = 16;
 
 /// The largest size that the kernels' tiles can be made of, as in `Limits::matrix`.
 pub fn size(device: &PhysicalDevice) -> Option<[u32; 3]> {

@@ -79,7 +79,8 @@ fn subgroup(device: &PhysicalDevice, wanted: Option<u32>) -> Option<Subgroup> {
     );
     let size = match wanted {
         Some(wanted) if is_required && range.0 <= range.1 => {
-            wanted.max(1).next_power_of_two().clamp(range.0, range.1)
+            let wanted = wanted.clamp(1, range.1.max(1));
+            wanted.next_power_of_two().clamp(range.0, range.1)
         }
         _ => usual,
     };
@@ -94,9 +95,9 @@ fn subgroup(device: &PhysicalDevice, wanted: Option<u32>) -> Option<Subgroup> {
 /// one would fetch them over its bus in every step. The option overrules it, which serves
 /// models larger than a discrete device's memory.
 fn import_align(device: &PhysicalDevice, wanted: Option<bool>) -> Option<u64> {
-    // An address below a page's beginning or behind its end may not be mapped, and no
-    // system has larger pages.
-    const LARGEST_PAGE: u64 = 64 << 10;
+    // Behind the last page of a mapping anything or nothing may be mapped, and no system has
+    // smaller pages.
+    const SMALLEST_PAGE: u64 = 4096;
     let p = device.properties();
     let shares = matches!(
         p.device_type,
@@ -104,7 +105,7 @@ fn import_align(device: &PhysicalDevice, wanted: Option<bool>) -> Option<u64> {
     );
     let can = device.supported_extensions().ext_external_memory_host;
     let align = p.min_imported_host_pointer_alignment?;
-    (can && wanted.unwrap_or(shares) && align <= LARGEST_PAGE).then_some(align.max(1))
+    (can && wanted.unwrap_or(shares) && align <= SMALLEST_PAGE).then_some(align.max(1))
 }
 
 /// Features that every device is opened with.

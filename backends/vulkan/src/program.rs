@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use ash::vk;
 use hadal_device::{
-    Access, BufferId, Error, Executable, KEPT_TABLES, Program, Result, Slot, Ticket, check_table,
+    Access, BufferId, Error, Executable, Kept, Program, Result, Slot, Ticket, check_table,
     levels_with,
 };
 use hadal_shaders::wgsl::PARAM_BYTES;
@@ -29,7 +29,6 @@ type Work = wgsl_operands::Work<Compiled>;
 /// Commands over the buffers of a table.
 struct Bound {
     core: Arc<Core>,
-    table: Vec<BufferId>,
     /// What is under way in the buffers of the table.
     marks: Vec<Arc<Marks>>,
     /// [`Core::freed`] when all buffers of the table were last seen.
@@ -55,7 +54,7 @@ impl Drop for Bound {
 /// A program ready to submit.
 pub struct Prepared {
     // Waits for its submits when it goes, so it stands before what they use.
-    bound: Vec<Bound>,
+    bound: Kept<Bound>,
     params: Option<Memory>,
     work: Vec<Work>,
     program: Program,
@@ -73,7 +72,7 @@ impl Prepared {
         let (work, params) = resolve(program, &core.info.limits, align, kernel)?;
         let params = core.parameters(&params)?;
         Ok(Prepared {
-            bound: Vec::new(),
+            bound: Kept::default(),
             params,
             work,
             program: program.clone(),
@@ -81,20 +80,17 @@ impl Prepared {
         })
     }
 
-    /// The place in `bound` of `table`, recorded if it is new.
-    fn bind(&mut self, table: &[BufferId]) -> Result<usize> {
+    /// Makes `table` the newest of `bound`, with its commands if it is not known.
+    fn bind(&mut self, table: &[BufferId]) -> Result<()> {
         let freed = self.core.freed();
-        let known = self.bound.iter().position(|bound| bound.table == table);
-        if let Some(known) = known
-            && self.bound[known].seen == freed
-        {
-            return Ok(known);
+        if let Some(known) = self.bound.find(table) {
+            if known.seen != freed {
+                self.core.memories(table)?;
+                known.seen = freed;
+            }
+            return Ok(());
         }
         let memory = self.core.memories(table)?;
-        if let Some(known) = known {
-            self.bound[known].seen = freed;
-            return Ok(known);
-        }
         self.check(&memory)?;
         let addresses = Addresses::new(&self.core, &self.work, &memory)?;
         let sets = self.sets(&memory, addresses.as_ref())?;
@@ -113,24 +109,19 @@ impl Prepared {
         self.core
             .made_bind_groups
             .fetch_add(made, Ordering::Relaxed);
-        // Tables of buffers that are gone must not pile up; the oldest goes first.
-        let core = &self.core;
-        self.bound
-            .retain(|known| core.memories(&known.table).is_ok());
-        if self.bound.len() == KEPT_TABLES {
-            self.bound.remove(0);
-        }
-        self.bound.push(Bound {
+        let bound = Bound {
             core: self.core.clone(),
-            table: table.to_vec(),
             marks: memory.iter().map(|memory| memory.marks.clone()).collect(),
             seen: freed,
             commands,
             _sets: sets.0,
             _addresses: addresses,
             ticket: Ticket(0),
-        });
-        Ok(self.bound.len() - 1)
+        };
+        let core = &self.core;
+        let lives = |table: &[BufferId]| core.memories(table).is_ok();
+        self.bound.keep(table, bound, lives);
+        Ok(())
     }
 
     /// `Err` unless every range lies in its buffer and none that is written is read only.
@@ -313,8 +304,9 @@ impl Executable for Prepared {
         let begin = Instant::now();
         check_table(self.program.slots, table)?;
         self.core.gpu.check()?;
-        let bound = self.bind(table)?;
-        let bound = &mut self.bound[bound];
+        self.bind(table)?;
+        let bound = self.bound.find(table);
+        let bound = bound.ok_or_else(|| Error::Invalid("a table was not recorded".into()))?;
         // SAFETY: recorded; buffers live by the promise of `submit`, the rest by `Bound`,
         // which waits before it goes.
         bound.ticket = unsafe { self.core.gpu.run(bound.commands.handle(), &bound.marks)? };

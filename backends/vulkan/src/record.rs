@@ -14,6 +14,11 @@ use vulkano::{Validated, VulkanError, VulkanObject};
 
 use crate::fault::raw;
 
+/// What a queue that computes does.
+const WORK: vk::PipelineStageFlags = vk::PipelineStageFlags::from_raw(
+    vk::PipelineStageFlags::COMPUTE_SHADER.as_raw() | vk::PipelineStageFlags::TRANSFER.as_raw(),
+);
+
 /// A command buffer.
 pub struct Commands {
     device: Arc<Device>,
@@ -97,7 +102,8 @@ impl Recording<'_> {
     /// Everything before is done and visible to everything after. For a queue that computes.
     pub fn barrier(&self) {
         self.wait_for(
-            vk::PipelineStageFlags::COMPUTE_SHADER | vk::PipelineStageFlags::TRANSFER,
+            WORK,
+            WORK,
             vk::AccessFlags::SHADER_READ
                 | vk::AccessFlags::SHADER_WRITE
                 | vk::AccessFlags::UNIFORM_READ
@@ -108,14 +114,32 @@ impl Recording<'_> {
 
     /// Everything before is done and visible to the host.
     pub fn barrier_to_host(&self) {
-        self.wait_for(vk::PipelineStageFlags::HOST, vk::AccessFlags::HOST_READ);
+        let (host, read) = (vk::PipelineStageFlags::HOST, vk::AccessFlags::HOST_READ);
+        self.wait_for(WORK, host, read);
     }
 
-    fn wait_for(&self, stages: vk::PipelineStageFlags, access: vk::AccessFlags) {
+    /// Copies before are done and visible to copies after. For a queue that only copies.
+    pub fn barrier_between_copies(&self) {
+        let (copies, write) = (
+            vk::PipelineStageFlags::TRANSFER,
+            vk::AccessFlags::TRANSFER_WRITE,
+        );
+        self.wait_for(copies, copies, write);
+    }
+
+    fn wait_for(
+        &self,
+        before: vk::PipelineStageFlags,
+        stages: vk::PipelineStageFlags,
+        access: vk::AccessFlags,
+    ) {
+        let written = match before.contains(vk::PipelineStageFlags::COMPUTE_SHADER) {
+            true => vk::AccessFlags::SHADER_WRITE | vk::AccessFlags::TRANSFER_WRITE,
+            false => vk::AccessFlags::TRANSFER_WRITE,
+        };
         let barrier = vk::MemoryBarrier::default()
-            .src_access_mask(vk::AccessFlags::SHADER_WRITE | vk::AccessFlags::TRANSFER_WRITE)
+            .src_access_mask(written)
             .dst_access_mask(access);
-        let before = vk::PipelineStageFlags::COMPUTE_SHADER | vk::PipelineStageFlags::TRANSFER;
         let none = vk::DependencyFlags::empty();
         // SAFETY: being recorded; one barrier, no others.
         unsafe {

@@ -106,9 +106,10 @@ impl Staging {
                 stage.memory.bytes_mut()[..piece.len()].copy_from_slice(piece);
                 let copy = ((stage.memory.handle(), 0), (to.handle(), at));
                 let recorded = stage.commands.record(|commands| {
-                    if !long {
-                        // Long writes wait for the buffer's users by semaphore.
-                        commands.barrier();
+                    match long {
+                        // Those of the other lane are waited for by semaphore.
+                        true => commands.barrier_between_copies(),
+                        false => commands.barrier(),
                     }
                     commands.copy(copy.0, copy.1, piece.len() as u64);
                 });

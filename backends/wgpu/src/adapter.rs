@@ -106,7 +106,8 @@ fn is_enough(adapter: &Adapter) -> bool {
     let flags = adapter.get_downlevel_capabilities().flags;
     flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
         && limits.max_storage_buffers_per_shader_stage >= 8
-        && limits.max_compute_invocations_per_workgroup >= 64
+        && limits.max_compute_invocations_per_workgroup >= 256
+        && limits.max_compute_workgroup_size_x >= 256
         && limits.max_compute_workgroup_storage_size >= 16 << 10
         && limits.max_compute_workgroups_per_dimension >= 65_535
 }
@@ -198,7 +199,9 @@ fn limits(used: &wgpu::Limits, options: &WgpuOptions, subgroup: (u32, u32)) -> L
         max_buffer_bytes: used.max_buffer_size - used.max_buffer_size % OFFSET_ALIGN,
         offset_align: OFFSET_ALIGN.max(used.min_storage_buffer_offset_alignment.into()),
         max_operands: used.max_storage_buffers_per_shader_stage,
-        max_workgroup: used.max_compute_invocations_per_workgroup,
+        max_workgroup: used
+            .max_compute_invocations_per_workgroup
+            .min(used.max_compute_workgroup_size_x),
         max_grid: used.max_compute_workgroups_per_dimension,
         shared_bytes: used.max_compute_workgroup_storage_size,
         subgroup,

@@ -155,7 +155,10 @@ impl Core {
         Ok(ticket)
     }
 
-    fn check_span(&self, span: Span, length: usize) -> Result<Memory> {
+    /// `Err` also if the device is lost: its buffers may be gone then, which is no mistake of
+    /// the caller's.
+    fn check_span(&self, span: Span, length: usize, what: &str) -> Result<Memory> {
+        self.check(what)?;
         let memory = self.memory(span.buffer)?;
         check_span(span, length, memory.bytes)?;
         Ok(memory)
@@ -270,9 +273,8 @@ impl Device for WgpuDevice {
 
     fn write(&self, to: Span, bytes: &[u8]) -> Result<()> {
         let core = &self.0;
-        let memory = core.check_span(to, bytes.len())?;
+        let memory = core.check_span(to, bytes.len(), "writing a buffer")?;
         check_write(to, memory.bytes)?;
-        core.check("writing a buffer")?;
         caught(&core.wgpu, &core.name, "writing a buffer", to.bytes, || {
             transfer::write(&core.wgpu, &core.queue, &memory.buffer, to.offset, bytes)
         })?
@@ -280,8 +282,7 @@ impl Device for WgpuDevice {
 
     fn read(&self, from: Span, bytes: &mut [u8]) -> Result<()> {
         let core = &self.0;
-        let memory = core.check_span(from, bytes.len())?;
-        core.check("reading a buffer")?;
+        let memory = core.check_span(from, bytes.len(), "reading a buffer")?;
         let mut staging = lock(&core.staging);
         let read = caught(
             &core.wgpu,

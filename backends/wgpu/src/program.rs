@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use hadal_device::{BufferId, Executable, KEPT_TABLES, Program, Result, Slot, Ticket, check_table};
+use hadal_device::{BufferId, Executable, Kept, Program, Result, Slot, Ticket, check_table};
 use hadal_shaders::wgsl::PARAM_BYTES;
 use hadal_shaders::wgsl_kernels::Kernel;
 use hadal_shaders::wgsl_operands::{self, Range, resolve};
@@ -21,9 +21,8 @@ const PIECE: u64 = 1 << 20;
 
 type Work = wgsl_operands::Work<Compiled>;
 
-/// A submit table seen before: the buffers of its slots, and the bind group of each dispatch.
+/// What a table is bound as: the buffers of its slots, and the bind group of each dispatch.
 struct Bound {
-    table: Vec<BufferId>,
     memory: Vec<Memory>,
     /// One for each step; none for copies and fills.
     groups: Vec<Option<wgpu::BindGroup>>,
@@ -39,7 +38,7 @@ pub struct Prepared {
     patterns: Vec<(u8, wgpu::Buffer)>,
     /// For copies within one buffer, which wgpu does not do; made when first needed.
     bounce: Option<wgpu::Buffer>,
-    bound: Vec<Bound>,
+    bound: Kept<Bound>,
 }
 
 impl Prepared {
@@ -55,7 +54,7 @@ impl Prepared {
             slots: program.slots,
             work,
             bounce: None,
-            bound: Vec::new(),
+            bound: Kept::default(),
         };
         prepared.make_buffers(&params)?;
         Ok(prepared)
@@ -85,10 +84,10 @@ impl Prepared {
         core.check("preparing a program")
     }
 
-    /// The place in `bound` of `table`, whose bind groups are made if it is new.
-    fn bind(&mut self, table: &[BufferId]) -> Result<usize> {
-        if let Some(known) = self.bound.iter().position(|b| b.table == table) {
-            return Ok(known);
+    /// Makes `table` the newest of `bound`, with its bind groups if it is not known.
+    fn bind(&mut self, table: &[BufferId]) -> Result<()> {
+        if self.bound.find(table).is_some() {
+            return Ok(());
         }
         let memory: Vec<Memory> = table
             .iter()
@@ -109,19 +108,10 @@ impl Prepared {
             let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
             self.bounce = Some(self.core.make_buffer("copying", PIECE, usage)?);
         }
-        // Tables of buffers that are gone must not pile up; the oldest goes first.
         let core = &self.core;
-        self.bound
-            .retain(|known| known.table.iter().all(|id| core.memory(*id).is_ok()));
-        if self.bound.len() == KEPT_TABLES {
-            self.bound.remove(0);
-        }
-        self.bound.push(Bound {
-            table: table.to_vec(),
-            memory,
-            groups,
-        });
-        Ok(self.bound.len() - 1)
+        let lives = |table: &[BufferId]| table.iter().all(|id| core.memory(*id).is_ok());
+        self.bound.keep(table, Bound { memory, groups }, lives);
+        Ok(())
     }
 
     fn copies_within_a_buffer(&self, table: &[BufferId]) -> bool {
@@ -266,10 +256,14 @@ impl Executable for Prepared {
         let entered = Instant::now();
         check_table(self.slots, table)?;
         self.core.check("submitting a program")?;
-        let bound = self.bind(table)?;
+        self.bind(table)?;
         let core = &self.core;
         caught(&core.wgpu, &core.name, "submitting a program", 0, || {
-            core.submit(entered, |encoder| self.encode(encoder, &self.bound[bound]))
+            core.submit(entered, |encoder| {
+                if let Some(bound) = self.bound.newest() {
+                    self.encode(encoder, bound);
+                }
+            })
         })?
     }
 }

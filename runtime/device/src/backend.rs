@@ -21,6 +21,12 @@ pub trait Backend: Send + Sync {
 
     /// Opens device `ordinal` of [`Backend::devices`].
     fn open(&self, ordinal: usize) -> Result<Arc<dyn Device>>;
+
+    /// What layers that check this backend's calls said so far of its devices, also while
+    /// they were closed. Anything is a mistake of the backend.
+    fn complaints(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The moment when everything submitted so far is done.
@@ -113,14 +119,12 @@ pub struct SetupCounts {
     pub programs: u64,
 }
 
-/// Tables that an executable remembers at least: more sequences than a device steps in turn.
-pub const KEPT_TABLES: usize = 64;
-
 /// A prepared program.
 pub trait Executable: Send {
     /// Runs the program with `table[i]` as the buffer of slot `i`, and returns at once or
     /// when it is done. The buffers stay allocated until the ticket is done. A new table may
-    /// cost set-up work, one of the last [`KEPT_TABLES`] costs none. After an error nothing more of the
+    /// cost set-up work, one of the last
+    /// [`crate::KEPT_TABLES`] costs none. After an error nothing more of the
     /// program runs; what it wrote so far is undefined.
     fn submit(&mut self, table: &[BufferId]) -> Result<Ticket>;
 }

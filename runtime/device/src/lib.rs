@@ -31,18 +31,18 @@ mod dtype;
 mod error;
 mod hazards;
 mod info;
+mod kept;
 mod kernel;
 mod params;
 mod program;
 
-pub use backend::{
-    Backend, Device, Executable, KEPT_TABLES, SetupCounts, SubmitCost, Ticket, check_table,
-};
+pub use backend::{Backend, Device, Executable, SetupCounts, SubmitCost, Ticket, check_table};
 pub use buffer::{BufferDesc, BufferId, Pages, Span};
 pub use dtype::{DType, E4M3_MAX, SCALE_BLOCK, e4m3_to_f32, f32_to_e4m3};
 pub use error::{Error, Result};
 pub use hazards::{levels, levels_with};
 pub use info::{DeviceInfo, DeviceKind, Features, Limits};
+pub use kept::{KEPT_TABLES, Kept};
 pub use kernel::{Body, Choice, KernelRow, Launch, NO_ARGMAX, OpKind, Problem, Rejection, select};
 pub use params::{COUNT_ALL, Inputs, PAGE, Params, flags};
 pub use program::{Access, Bind, Dispatch, Operand, PipelineId, Program, Slot, Step, table_stride};

@@ -42,8 +42,9 @@ pub enum Operand {
     Range(Bind),
     /// A table with one entry an expert, all of the same length and read only. Unless the
     /// dispatch says `flags::SCATTERED`, for which the device must have
-    /// `Features::POINTER_TABLES`, all entries lie in one slot at a constant stride, and
-    /// first to last fit `Limits::max_binding_bytes` (a host takes any table). Weights begin
+    /// `Features::POINTER_TABLES`, all entries lie in one slot at a constant stride, the
+    /// first begins at `Limits::offset_align`, and first to last fit
+    /// `Limits::max_binding_bytes` (a host takes any table). Weights begin
     /// at multiples of 16 bytes, block scales at multiples of 4; on the host anywhere.
     Table(Vec<Bind>),
 }

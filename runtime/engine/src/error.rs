@@ -83,5 +83,19 @@ pub enum EngineError {
     },
 }
 
+impl EngineError {
+    /// The loss of a device that this is, wherever it was met; `Err` for everything else.
+    pub(crate) fn into_lost(self) -> Result<hadal_device::Error> {
+        use hadal_device::Error::Lost;
+        match self {
+            EngineError::Device(lost @ Lost { .. })
+            | EngineError::Weights(hadal_weights::WeightsError::Device(lost @ Lost { .. })) => {
+                Ok(lost)
+            }
+            other => Err(other),
+        }
+    }
+}
+
 /// Result of an engine operation.
 pub type Result<T> = std::result::Result<T, EngineError>;

@@ -150,14 +150,15 @@ pub fn forward(
     // The last token of the continuation is chosen and not fed.
     engine.check_room(ids.len().saturating_add(options.greedy.saturating_sub(1)))?;
     let mut collected = Collected::default();
-    let chunk = engine.logit_chunk();
     let outputs = if options.all {
         Outputs::All
     } else {
         Outputs::Hidden
     };
-    for (index, piece) in ids.chunks(chunk).enumerate() {
+    let mut fed = 0;
+    while fed < ids.len() {
         cancel.check()?;
+        let piece = session.next_piece(ids, fed)?;
         let rows: Vec<u32> = (0..piece.len() as u32).collect();
         session.surviving(|session| {
             let done = session.feed(piece, &rows, outputs)?;
@@ -165,7 +166,8 @@ pub fn forward(
                 (name != "hidden" && name != "ids").then(|| name.to_string())
             })
         })?;
-        progress(index * chunk + piece.len(), ids.len());
+        fed += piece.len();
+        progress(fed, ids.len());
     }
     let has_next = engine.model().config.num_nextn_predict_layers > 0;
     let mut tensors = Vec::new();
@@ -308,12 +310,13 @@ fn next_rows(
     collected: &mut Collected,
 ) -> Result<()> {
     let mut session = Session::new(engine, true)?;
-    let fed = &sequence[..sequence.len() - 1];
-    let chunk = engine.logit_chunk();
-    for (index, piece) in fed.chunks(chunk).enumerate() {
+    let mut fed = 0;
+    while fed + 1 < sequence.len() {
         cancel.check()?;
+        let piece = session.next_piece(&sequence[..sequence.len() - 1], fed)?;
         let rows: Vec<u32> = (0..piece.len() as u32).collect();
-        let next = sequence[index * chunk + piece.len()];
+        fed += piece.len();
+        let next = sequence[fed];
         session.surviving(|session| {
             session.feed(piece, &[], Outputs::Hidden)?;
             let done = session.run_next(next, &rows, Outputs::All)?;

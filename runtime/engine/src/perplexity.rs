@@ -93,11 +93,11 @@ fn score(
     cancel: &Cancel,
     sum: &mut Perplexity,
 ) -> Result<()> {
-    let chunk = session.engine().logit_chunk();
     let vocab = session.engine().model().config.vocab_size as usize;
-    for (index, piece) in fed.chunks(chunk).enumerate() {
+    let mut first = 0;
+    while first < fed.len() {
         cancel.check()?;
-        let first = index * chunk;
+        let piece = session.next_piece(fed, first)?;
         // Row r predicts token first + r + 1.
         let rows: Vec<u32> = (0..piece.len())
             .filter(|row| (from..fed.len()).contains(&(first + row + 1)))
@@ -110,6 +110,7 @@ fn score(
             sum.nats += surprise(values, fed[first + *row as usize + 1] as usize);
             sum.tokens += 1;
         }
+        first += piece.len();
     }
     Ok(())
 }

@@ -57,15 +57,13 @@ impl Engine {
         self
     }
 
-    /// Leaves `home`, whose device answered `lost` for the `losses`th time in one step.
-    /// Nothing is to be done where another session was faster.
-    pub(crate) fn recover(&self, home: &Arc<Home>, lost: Error, losses: u32) -> Result<()> {
+    /// Leaves `home`, whose device answered `lost` after `losses` others in one step. Nothing
+    /// is to be done where another session was faster.
+    fn recover(&self, home: &Arc<Home>, lost: Error, losses: &mut u32) -> Result<()> {
         let Some(recovery) = &self.recovery else {
             return Err(lost.into());
         };
-        if losses >= MAX_LOSSES {
-            return Err(EngineError::LostAgain { losses, lost });
-        }
+        count(losses, &lost)?;
         let mut state = self.state();
         if !Arc::ptr_eq(home, &self.home()) {
             return Ok(());
@@ -74,18 +72,37 @@ impl Engine {
         let _ = home.wait();
         *state = State::on(home, self.options());
         home.release();
-        let device = recovery
-            .reopen(&lost)
-            .map_err(|error| EngineError::NotReopened {
-                lost: lost.clone(),
-                error: Box::new(error),
-            })?;
-        let mut progress = |progress| recovery.progress(progress);
-        let opened = Home::open(&self.model, device, self.context, &mut progress)?;
-        let opened = self.move_to(opened);
+        let mut lost = lost;
+        let opened = loop {
+            let device = recovery
+                .reopen(&lost)
+                .map_err(|error| EngineError::NotReopened {
+                    lost: lost.clone(),
+                    error: Box::new(error),
+                })?;
+            let mut progress = |progress| recovery.progress(progress);
+            match Home::open(&self.model, device, self.context, &mut progress) {
+                Ok(opened) => break self.move_to(opened),
+                // While the weights went there.
+                Err(error) => lost = error.into_lost()?,
+            }
+            count(losses, &lost)?;
+        };
         *state = State::on(&opened, self.options());
         recovery.resumed(&lost, opened.device.info());
         Ok(())
+    }
+}
+
+/// Counts a loss; `Err` if it is one too many.
+fn count(losses: &mut u32, lost: &Error) -> Result<()> {
+    *losses += 1;
+    match *losses >= MAX_LOSSES {
+        true => Err(EngineError::LostAgain {
+            losses: *losses,
+            lost: lost.clone(),
+        }),
+        false => Ok(()),
     }
 }
 
@@ -102,13 +119,12 @@ impl Session {
         loop {
             let home = engine.home();
             let lost = match self.settle(&home).and_then(|()| work(self)) {
-                Err(EngineError::Device(lost @ Error::Lost { .. })) => lost,
-                other => return other,
+                Err(error) => error.into_lost()?,
+                done => return done,
             };
             self.tokens.truncate(before.0);
             (self.waiting, self.beyond) = (before.1, before.2);
-            losses += 1;
-            engine.recover(&home, lost, losses)?;
+            engine.recover(&home, lost, &mut losses)?;
         }
     }
 

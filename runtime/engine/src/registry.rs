@@ -28,6 +28,8 @@ pub struct Options {
     pub checked_shaders: bool,
     /// Run Vulkan under its validation layers.
     pub validation_layers: bool,
+    /// Copy weights to GPUs that share the host's memory, instead of reading them in place.
+    pub copy_weights: bool,
     /// Fault injection: a GPU is lost after so many submits. [`Reopening`] opens
     /// devices without it.
     pub lose_after_submits: Option<u64>,
@@ -50,6 +52,7 @@ pub fn backends(options: &Options) -> Vec<Box<dyn Backend>> {
     let vulkan = VulkanBackend::new(VulkanOptions {
         checked: options.checked_shaders,
         validation: options.validation_layers,
+        adopt: options.copy_weights.then_some(false),
         lose_after_submits: options.lose_after_submits,
         cache_folder: hadal_vulkan::user_cache_folder(),
         ..VulkanOptions::default()
@@ -127,6 +130,8 @@ impl Reopening {
             wanted: wanted.map(str::to_string),
             options: Options {
                 lose_after_submits: None,
+                // Some drivers take a file's pages and fail when they use them.
+                copy_weights: true,
                 ..*options
             },
             current: Mutex::new(opened.device.info().id()),

@@ -126,6 +126,13 @@ impl Session {
         self.engine.check_room(self.tokens.len() + ids.len())
     }
 
+    /// The tokens from `fed` on that the next step takes, where all of them are to give logits.
+    pub(crate) fn next_piece<'i>(&mut self, ids: &'i [u32], fed: usize) -> Result<&'i [u32]> {
+        let chunk = self.surviving(|session| session.engine.next_chunk())?;
+        let chunk = chunk.min(self.engine.logit_chunk());
+        Ok(&ids[fed..ids.len().min(fed + chunk)])
+    }
+
     /// Feeds a prompt in chunks and calls `last` with the finished last step, whose last
     /// row has logits; again where the device was lost before it was done. `progress` sees tokens done and in all.
     pub(crate) fn prefill<T>(

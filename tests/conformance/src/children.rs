@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ enum Line {
     Result(CaseResult),
     /// The device could not be opened.
     Error(String),
+    /// All cases ended and the device is closed; what the backend's own checks said.
+    End(Vec<String>),
 }
 
 /// How far a run is.
@@ -61,12 +63,12 @@ pub fn run_group(
     for case in suite.cases(&*device, options) {
         if case.group == group {
             tell(&Line::Begin(case.id.clone()))?;
-            let folder = &options.failures;
-            let result = execute_and_keep(suite, &case, &device, options.seed, folder);
+            let result = execute_and_keep(suite, options, &case, &device);
             tell(&Line::Result(result))?;
         }
     }
-    Ok(())
+    drop(device);
+    tell(&Line::End(suite.backend.complaints()))
 }
 
 /// Runs every group in a process of its own, one after the other.
@@ -116,6 +118,7 @@ fn one_group(
     let deadline = Instant::now() + Duration::from_secs(options.time_limit.max(1));
     let mut known: BTreeMap<String, CaseResult> = BTreeMap::new();
     let mut running = None;
+    let mut complaints = Vec::new();
     let ended = loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Line::Begin(case)) => running = Some(case),
@@ -124,21 +127,20 @@ fn one_group(
                 seen(&result);
                 known.insert(result.case.clone(), result);
             }
+            Ok(Line::End(all)) => complaints = all,
             Ok(Line::Error(why)) => break format!("the device could not be opened: {why}"),
             Err(RecvTimeoutError::Disconnected) => break "its process ended".to_string(),
             Err(RecvTimeoutError::Timeout) => {
-                // It may end by itself at this very moment.
-                let _ = child.kill();
                 break format!("{} seconds were not enough", options.time_limit);
             }
         }
     };
-    let status = child.wait()?;
+    let status = end(&mut child, deadline)?;
     let ended = match status.success() {
         true => ended,
         false => format!("{ended} ({status})"),
     };
-    let mut results = Vec::new();
+    let mut results: Vec<CaseResult> = Vec::new();
     for id in ids {
         results.push(known.remove(id).unwrap_or_else(|| {
             let place = match running.as_deref() {
@@ -155,7 +157,33 @@ fn one_group(
             result
         }));
     }
+    // Whatever happens while the device is closed belongs to some case before.
+    let why = match complaints.into_iter().next() {
+        None if status.success() => return Ok(results),
+        None => ended,
+        Some(complaint) => complaint,
+    };
+    if let Some(last) = results.last_mut()
+        && last.status.is_good()
+    {
+        last.status = Status::Failed {
+            why: format!("it went well, but then its group ended badly: {why}"),
+        };
+    }
     Ok(results)
+}
+
+/// Waits for the end of a child whose output has ended, or stops it at the deadline.
+fn end(child: &mut Child, deadline: Instant) -> std::io::Result<ExitStatus> {
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // It may end by itself at this very moment.
+    let _ = child.kill();
+    child.wait()
 }
 
 /// This program, told to run a group. `HADAL_RUNNER` names a program that starts programs
@@ -183,8 +211,9 @@ fn lines_of(child: &mut Child) -> Receiver<Line> {
     let (sender, receiver) = channel();
     if let Some(out) = child.stdout.take() {
         std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                if let Ok(line) = serde_json::from_str(&line)
+            // Drivers print what they like, not always text.
+            for line in BufReader::new(out).split(b'\n').map_while(Result::ok) {
+                if let Ok(line) = serde_json::from_slice(&line)
                     && sender.send(line).is_err()
                 {
                     break;

@@ -9,7 +9,6 @@ use crate::expect::{Expectation, Kind};
 use crate::ops::{self, Built, OpCase};
 use crate::plan::{Case, Work, is_required};
 use crate::stage::{self, Fit};
-use crate::tolerance;
 
 /// What came of a case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,7 +117,7 @@ fn judge(case: &Case, device: &Arc<dyn Device>, seed: u64) -> Status {
             if let Some(why) = too_large(&**device, &built) {
                 return Status::Unsupported { why };
             }
-            match stage::run(&**device, row, &built, tolerance::factor(row)) {
+            match stage::run(&**device, row, &built) {
                 Ok(fit) => passed(fit),
                 Err(why) => Status::Failed { why },
             }

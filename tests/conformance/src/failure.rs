@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hadal_device::{DType, Device, OpKind};
+use hadal_device::{Device, KernelRow};
 use serde::{Deserialize, Serialize};
 
 use crate::execute::{CaseResult, Status, execute};
-use crate::ops::{OpCase, Twist, is_legal};
+use crate::ops::{self, OpCase, is_legal};
 use crate::plan::{Case, Work};
 use crate::shape::Shape;
-use crate::suite::Suite;
+use crate::suite::{Options, Suite};
 
 /// Smaller cases that are tried at most.
 const TRIES: usize = 200;
@@ -31,26 +31,20 @@ pub struct Failure {
     pub seed: u64,
     /// What is wrong with it.
     pub why: String,
+    /// Whether a software adapter did as if it were a GPU.
+    #[serde(default)]
+    pub as_gpu: bool,
     /// The smallest case of the operation that is wrong too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub smallest: Option<Smallest>,
 }
 
-/// A small failing case of an operation.
+/// A case like the failing one, but smaller.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Smallest {
-    /// Kernel row.
-    pub row: String,
-    /// Operation.
-    pub op: String,
-    /// Format of the weight.
-    pub weight: String,
     /// Sizes.
     pub shape: Shape,
-    /// What is special about it.
-    #[serde(default)]
-    pub twist: Twist,
     /// What is wrong with it.
     pub why: String,
 }
@@ -83,23 +77,16 @@ impl Failure {
     /// Makes a failing case as small as it can be made and keeps it.
     pub fn of(
         suite: &Suite,
+        options: &Options,
         case: &Case,
         why: &str,
         device: &Arc<dyn Device>,
-        seed: u64,
     ) -> Failure {
         let info = device.info();
         let smallest = match &case.work {
             Work::Row(op_case, row) => {
-                let (op_case, why) = shrink(suite, case, op_case, why, device, seed);
-                Some(Smallest {
-                    row: row.name.to_string(),
-                    op: op_case.op.name().to_string(),
-                    weight: op_case.weight.name().to_string(),
-                    shape: op_case.shape,
-                    twist: op_case.twist,
-                    why,
-                })
+                let (shape, why) = shrink(suite, (op_case, row), why, device, options.seed);
+                Some(Smallest { shape, why })
             }
             _ => None,
         };
@@ -108,8 +95,9 @@ impl Failure {
             case: case.id.clone(),
             device: info.id(),
             driver: info.driver.clone(),
-            seed,
+            seed: options.seed,
             why: why.to_string(),
+            as_gpu: options.as_gpu,
             smallest,
         }
     }
@@ -137,7 +125,7 @@ impl Failure {
 
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Failure, ReplayError> {
-        let bytes = std::fs::read(path).map_err(|source| ReplayError::File {
+        let bytes = crate::file::read(path).map_err(|source| ReplayError::File {
             path: path.into(),
             source,
         })?;
@@ -152,31 +140,29 @@ impl Failure {
         }
     }
 
-    /// The case to run: the smallest one, or the case itself.
-    pub fn to_case(&self, suite: &Suite, cases: &[Case]) -> Result<Case, String> {
-        let Some(small) = &self.smallest else {
-            let found = cases.iter().find(|case| case.id == self.case).cloned();
-            return found.ok_or_else(|| format!("there is no case {} on this device", self.case));
-        };
-        let row = suite.table.iter().find(|row| row.name == small.row);
-        let row = row.ok_or_else(|| format!("there is no kernel row {}", small.row))?;
-        let op = OpKind::ALL.iter().find(|(_, name)| *name == small.op);
-        let (op, _) = op.ok_or_else(|| format!("there is no operation {}", small.op))?;
-        let weight = DType::from_name(&small.weight);
-        let op_case = OpCase {
-            op: *op,
-            weight: weight.ok_or_else(|| format!("there is no format {}", small.weight))?,
-            shape: small.shape,
-            twist: small.twist,
-        };
-        match is_legal(&op_case) {
-            true => Ok(of_row(op_case, row)),
-            false => Err(format!("the sizes {} make no sense", small.shape)),
+    /// The case to run, of all those that there are: the smallest one, or the case itself.
+    pub fn to_case(&self, cases: &[Case]) -> Result<Case, String> {
+        let found = cases.iter().find(|case| case.id == self.case);
+        let found =
+            found.ok_or_else(|| format!("there is no case {} on this device", self.case))?;
+        match (&self.smallest, &found.work) {
+            (None, _) => Ok(found.clone()),
+            (Some(small), Work::Row(whole, row)) => {
+                let smaller = OpCase {
+                    shape: small.shape,
+                    ..whole.clone()
+                };
+                match is_smaller(&smaller, whole) && is_one_for(&smaller, row, self.seed) {
+                    true => Ok(of_row(smaller, row)),
+                    false => Err(format!("the sizes {} make no sense", small.shape)),
+                }
+            }
+            _ => Err(format!("{} has no sizes", self.case)),
         }
     }
 }
 
-fn of_row(case: OpCase, row: &'static hadal_device::KernelRow) -> Case {
+fn of_row(case: OpCase, row: &'static KernelRow) -> Case {
     let group = format!("op.{}", case.op.name());
     Case {
         id: format!("{group}/{}/{}", case.name(), row.name),
@@ -185,18 +171,14 @@ fn of_row(case: OpCase, row: &'static hadal_device::KernelRow) -> Case {
     }
 }
 
-/// The smallest case that still fails by the same row, one size at a time, and why.
+/// The smallest sizes that still fail by the same row, one size at a time, and why.
 fn shrink(
     suite: &Suite,
-    case: &Case,
-    op_case: &OpCase,
+    (op_case, row): (&OpCase, &'static KernelRow),
     why: &str,
     device: &Arc<dyn Device>,
     seed: u64,
-) -> (OpCase, String) {
-    let Work::Row(_, row) = &case.work else {
-        return (op_case.clone(), why.to_string());
-    };
+) -> (Shape, String) {
     let (mut smallest, mut reason, mut tries) = (op_case.clone(), why.to_string(), 0);
     loop {
         let mut found = None;
@@ -205,22 +187,13 @@ fn shrink(
                 shape,
                 ..smallest.clone()
             };
-            if tries == TRIES || shape.flags != op_case.shape.flags || vanished(&smaller, op_case) {
-                continue;
-            }
-            // A smaller problem may not be one for this row.
-            let fits = is_legal(&smaller)
-                && (row.fits)(&crate::ops::build(&smaller, seed).problem).is_none();
-            if !fits {
+            let is_one = is_smaller(&smaller, op_case) && is_one_for(&smaller, row, seed);
+            if tries == TRIES || !is_one {
                 continue;
             }
             tries += 1;
-            let result = execute(
-                &of_row(smaller.clone(), row),
-                device,
-                &suite.expectations,
-                seed,
-            );
+            let smaller_case = of_row(smaller.clone(), row);
+            let result = execute(&smaller_case, device, &suite.expectations, seed);
             if let Status::Failed { why } = result.status {
                 found = Some((smaller, why));
                 break;
@@ -228,33 +201,38 @@ fn shrink(
         }
         match found {
             Some((smaller, why)) => (smallest, reason) = (smaller, why),
-            None => return (smallest, reason),
+            None => return (smallest.shape, reason),
         }
     }
 }
 
-/// True if a size that the operation has became 0.
-fn vanished(smaller: &OpCase, whole: &OpCase) -> bool {
+/// True if no size is larger, no flag another one, and no size that the operation has became 0.
+fn is_smaller(smaller: &OpCase, whole: &OpCase) -> bool {
     let optional = ["spare", "first", "after", "gap", "flags"];
-    let pairs = smaller.shape.sizes().into_iter().zip(whole.shape.sizes());
-    pairs
-        .filter(|((name, _), _)| !optional.contains(name))
-        .any(|((_, small), (_, large))| small == 0 && large > 0)
+    let mut pairs = smaller.shape.sizes().into_iter().zip(whole.shape.sizes());
+    smaller.shape.flags == whole.shape.flags
+        && pairs.all(|((name, small), (_, large))| {
+            small <= large && (small > 0 || large == 0 || optional.contains(&name))
+        })
 }
 
-/// Runs a case and, if it fails, keeps its smallest form in `folder`.
+/// True if the sizes go together and the row does such a problem: a smaller one it may not.
+fn is_one_for(case: &OpCase, row: &KernelRow, seed: u64) -> bool {
+    is_legal(case) && (row.fits)(&ops::build(case, seed).problem).is_none()
+}
+
+/// Runs a case and, if it fails, keeps its smallest form in the folder for failures.
 pub fn execute_and_keep(
     suite: &Suite,
+    options: &Options,
     case: &Case,
     device: &Arc<dyn Device>,
-    seed: u64,
-    folder: &Path,
 ) -> CaseResult {
-    let mut result = execute(case, device, &suite.expectations, seed);
+    let mut result = execute(case, device, &suite.expectations, options.seed);
     if let Status::Failed { why } = &mut result.status {
-        let failure = Failure::of(suite, case, why, device, seed);
+        let failure = Failure::of(suite, options, case, why, device);
         // The result matters more than its file.
-        match failure.write(folder) {
+        match failure.write(&options.failures) {
             Ok(path) => *why = format!("{why} (smallest case: {})", path.display()),
             Err(error) => *why = format!("{why} (its file could not be written: {error})"),
         }

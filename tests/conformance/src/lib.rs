@@ -21,6 +21,7 @@ mod contract;
 pub mod execute;
 mod expect;
 mod failure;
+mod file;
 mod lacking;
 pub mod models;
 pub mod ops;

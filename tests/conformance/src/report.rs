@@ -211,7 +211,7 @@ impl Report {
 
     /// Reads a `.json` report.
     pub fn read(path: &Path) -> Result<Report, ReportError> {
-        let bytes = std::fs::read(path).map_err(|source| ReportError::File {
+        let bytes = crate::file::read(path).map_err(|source| ReportError::File {
             path: path.into(),
             source,
         })?;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::Profile;
 use crate::children::{Progress, run_all, run_group};
 use crate::execute::{CaseResult, execute};
 use crate::failure::{Failure, ReplayError};
@@ -95,15 +96,24 @@ pub fn run(
         return Err(ReportError::Form(path.clone()).into());
     }
     let old = options.verify.as_deref().map(Report::read).transpose()?;
-    let options = &match &old {
-        Some(old) => Options {
+    let failure = options.replay.as_deref().map(Failure::read).transpose()?;
+    let options = &match (&old, &failure) {
+        (Some(old), _) => Options {
             profile: old.profile,
             seed: old.seed,
             as_gpu: old.as_gpu,
             cases: old.chosen.clone(),
             ..options.clone()
         },
-        None => options.clone(),
+        (None, Some(failure)) => Options {
+            // It holds the cases of all others.
+            profile: Profile::V3Full,
+            seed: failure.seed,
+            as_gpu: failure.as_gpu,
+            cases: Vec::new(),
+            ..options.clone()
+        },
+        (None, None) => options.clone(),
     };
     let device = suite.open(options)?;
     if options.list {
@@ -112,10 +122,9 @@ pub fn run(
             cases.into_iter().map(|case| case.id).collect(),
         ));
     }
-    if let Some(path) = &options.replay {
-        let failure = Failure::read(path)?;
-        let cases = suite.cases(&*device, &Options::default());
-        let case = failure.to_case(suite, &cases).map_err(RunError::Case)?;
+    if let Some(failure) = failure {
+        let cases = suite.cases(&*device, options);
+        let case = failure.to_case(&cases).map_err(RunError::Case)?;
         let result = execute(&case, &device, &suite.expectations, failure.seed);
         return Ok(Outcome::Replayed(result));
     }

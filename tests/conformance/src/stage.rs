@@ -189,17 +189,11 @@ fn overwritten(number: usize, buffer: &Placed, at: u64, inside: bool) -> String 
     format!("operand buffer {number} was written {place}")
 }
 
-/// Runs `row` on the case's data, twice through one prepared program, and compares. `factor`
-/// widens tolerances.
+/// Runs `row` on the case's data, twice through one prepared program, and compares.
 ///
 /// # Errors
 /// A sentence that says what is wrong.
-pub fn run(
-    device: &dyn Device,
-    row: &KernelRow,
-    built: &Built,
-    factor: f64,
-) -> Result<Fit, String> {
+pub fn run(device: &dyn Device, row: &KernelRow, built: &Built) -> Result<Fit, String> {
     let launch = (row.launch)(&built.problem, device.info());
     let pipeline = device
         .pipeline(row.name, &row.body, &launch.constants)
@@ -239,7 +233,7 @@ pub fn run(
     let (mut error, mut energy) = (0.0, 0.0);
     let outputs = stage.buffers.iter().filter_map(|b| b.output.as_ref());
     for (found, (about, want)) in first.iter().zip(outputs) {
-        let compared = compare(found, want, factor).map_err(|e| format!("{about}: {e}"))?;
+        let compared = compare(found, want).map_err(|e| format!("{about}: {e}"))?;
         fit.worst = fit.worst.max(compared.worst);
         error += compared.error;
         energy += compared.energy;
@@ -258,7 +252,7 @@ struct Compared {
     energy: f64,
 }
 
-fn compare(found: &[u32], want: &[Want], factor: f64) -> Result<Compared, String> {
+fn compare(found: &[u32], want: &[Want]) -> Result<Compared, String> {
     let mut all = Compared::default();
     let mut wrong = Vec::new();
     for (index, (found, want)) in found.iter().zip(want).enumerate() {
@@ -267,14 +261,14 @@ fn compare(found: &[u32], want: &[Want], factor: f64) -> Result<Compared, String
             Want::Untouched => *found == POISON,
             Want::Word(word) => *found == word,
             Want::Nan => value.is_nan() && *found != POISON,
-            Want::Near(want, tolerance) => all.near(value, want, factor * tolerance),
+            Want::Near(want, tolerance) => all.near(value, want, tolerance),
             Want::Either(low, high, tolerance) => {
                 let nearer = if (value - low).abs() <= (value - high).abs() {
                     low
                 } else {
                     high
                 };
-                all.near(value, nearer, factor * tolerance)
+                all.near(value, nearer, tolerance)
             }
         };
         if !good {

@@ -90,7 +90,12 @@ pub struct Options {
     #[arg(long, value_name = "DIR", default_value = "conformance-failures")]
     pub failures: PathBuf,
     /// Seconds that a group of cases may take before it is stopped.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 300,
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
     pub time_limit: u64,
     /// Run the case of a file that a failure left, and nothing else.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["report", "verify", "list"])]

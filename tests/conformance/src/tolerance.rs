@@ -6,7 +6,7 @@
 //! allowed here, and some roundings for what is not a sum. Stored formats (F16, BF16, E4M3
 //! times scale) decode exactly into `f32`, so they cost nothing but the scale's rounding.
 
-use hadal_device::{KernelRow, OpKind};
+use hadal_device::OpKind;
 
 /// What one rounding of `f32` loses, relatively.
 pub const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
@@ -53,9 +53,4 @@ pub fn share(op: OpKind, terms: u32) -> f64 {
         0.0 => 0.0,
         roundings => UNIT * (roundings + SPREAD * f64::from(terms).sqrt()),
     }
-}
-
-/// How much less exact the arithmetic of a row is than `f32`, as a factor on its tolerance.
-pub fn factor(_row: &KernelRow) -> f64 {
-    1.0
 }

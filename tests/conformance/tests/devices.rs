@@ -1,5 +1,7 @@
-//! The whole suite on every device of this machine, each as it is and, where it is a software
-//! adapter, as if it were a GPU. In this process: `hadal conformance` takes one for each group.
+//! The whole suite on devices of this machine, in this process (`hadal conformance` takes one for
+//! each group): every instruction set of the host; wgpu and Vulkan with bounds checks, as GPUs
+//! even where they are software adapters; Vulkan also as it is. wgpu as it is, and everything
+//! without checks, is run by `tests/matrix.sh`.
 
 use std::sync::Arc;
 
@@ -96,4 +98,9 @@ fn checked_vulkan() -> VulkanBackend {
 #[test]
 fn vulkan_passes() {
     on("vulkan", &checked_vulkan());
+}
+
+#[test]
+fn vulkan_passes_as_a_gpu() {
+    as_gpu("vulkan as a GPU", &checked_vulkan());
 }

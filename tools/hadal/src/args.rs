@@ -95,6 +95,10 @@ pub struct DeviceArgs {
     /// they say is an error.
     #[arg(long, hide_short_help = true)]
     pub validation_layers: bool,
+    /// Copy weights to a GPU that could read them in place, where its driver has trouble with
+    /// that.
+    #[arg(long, hide_short_help = true)]
+    pub copy_weights: bool,
     /// Fault injection: lose the GPU after so many submits; the answer goes on without it.
     #[arg(long, value_name = "SUBMITS", hide = true)]
     pub lose_device_after: Option<u64>,

@@ -104,6 +104,7 @@ pub fn device_options(args: &DeviceArgs) -> Options {
         threads: args.threads.map(usize::from),
         checked_shaders: args.checked_shaders,
         validation_layers: args.validation_layers,
+        copy_weights: args.copy_weights,
         lose_after_submits: args.lose_device_after,
     }
 }
@@ -152,6 +153,7 @@ pub fn device(args: &DeviceArgs, console: &Console) -> Result<Chosen> {
             "vulkan",
             info.backend == "vulkan",
         ),
+        (args.copy_weights, "--copy-weights", "GPUs", !host),
     ] {
         if typed && !is_used {
             let id = info.id();

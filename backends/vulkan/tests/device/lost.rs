@@ -1,6 +1,6 @@
 //! Losing the device, on purpose. Without a device each test says that it did not run.
 
-use hadal_device::{Access, BufferDesc, Error, Step, Ticket};
+use hadal_device::{Access, Backend, BufferDesc, Error, Step, Ticket};
 use hadal_vulkan::{VulkanBackend, VulkanOptions};
 
 use crate::contract::{add, alloc, bind, prepare, program, span};
@@ -61,5 +61,5 @@ fn a_lost_device_answers_lost_to_everything_and_the_next_one_works() {
         device.wait(ticket).expect("it works on");
     }
     drop((executable, fresh, lost));
-    assert_eq!(backend.messages(), Vec::<String>::new());
+    assert_eq!(backend.complaints(), Vec::<String>::new());
 }

@@ -3,7 +3,7 @@
 //!
 //! Decides where; how much is too much is the request's [`super::WorkLimit`].
 
-use hadal_device::{Bind, DType, OpKind, Params, Problem, SCALE_BLOCK};
+use hadal_device::{Bind, DType, Features, OpKind, Params, Problem, SCALE_BLOCK, table_stride};
 
 use super::work::work;
 use super::{Arg, Lower};
@@ -51,7 +51,8 @@ impl Lower<'_> {
             Axis::WeightRows(_) => self.row_unit(problem),
             Axis::Heads(Some(_)) => self.head_unit(problem),
             Axis::Heads(None) if step >= HEAD_BLOCK => HEAD_BLOCK,
-            Axis::Heads(None) | Axis::Experts => 1,
+            Axis::Heads(None) => 1,
+            Axis::Experts => self.expert_unit(&args),
         };
         let step = (step / unit * unit).max(unit);
         if step >= total {
@@ -84,6 +85,39 @@ impl Lower<'_> {
                 rows.is_multiple_of(block) && self.may_begin(rows / block * scale_bytes);
             self.may_begin(rows * row_bytes) && (!fp8 || scales_begin)
         })
+    }
+
+    /// Entries between which tables may be cut: any where each is found by its address.
+    fn expert_unit(&self, args: &[Arg]) -> u32 {
+        let strides = args.iter().filter_map(|arg| match arg {
+            Arg::Table(entries) => table_stride(entries),
+            _ => None,
+        });
+        let strides: Vec<u64> = strides.collect();
+        let begins = |entries: u32| {
+            let begins = |stride: &u64| self.may_begin(u64::from(entries) * stride);
+            strides.iter().all(begins)
+        };
+        match self.info.features.has(Features::POINTER_TABLES) {
+            true => 1,
+            false => doubled(1, begins),
+        }
+    }
+
+    /// Whether this is a table that cannot be bound as one range.
+    pub(super) fn is_scattered(&self, arg: &Arg) -> bool {
+        let (Arg::Table(entries), limits) = (arg, &self.info.limits) else {
+            return false;
+        };
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return false;
+        };
+        let is_one_range = self.may_begin(first.offset)
+            && table_stride(entries).is_some_and(|stride| {
+                stride.is_multiple_of(4)
+                    && last.offset + last.bytes - first.offset <= limits.max_binding_bytes
+            });
+        !is_one_range
     }
 
     /// Whether an operand may begin so many bytes after another one.

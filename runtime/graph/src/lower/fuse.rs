@@ -144,6 +144,9 @@ impl Lower<'_> {
         let Op::Norm { eps } = graph.node(value).op else {
             return Ok(false);
         };
+        let Some(params) = self.norm_linear_params(value, x, norm, eps)? else {
+            return Ok(false);
+        };
         let readers = graph
             .nodes
             .iter()
@@ -156,9 +159,6 @@ impl Lower<'_> {
                 return Ok(false);
             };
             let Some(weight) = self.weights.matrix(name) else {
-                return Ok(false);
-            };
-            let Some(params) = self.norm_linear_params(value, x, norm, eps)? else {
                 return Ok(false);
             };
             let fits = weight.pieces.iter().all(|piece| {

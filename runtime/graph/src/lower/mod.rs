@@ -22,7 +22,7 @@ use std::collections::{HashMap, HashSet};
 
 use hadal_device::{
     Access, Bind, COUNT_ALL, DType, DeviceInfo, Dispatch, Error, Inputs, KernelRow, OpKind,
-    Operand, Params, PipelineId, Problem, Program, Slot, Step, select,
+    Operand, Params, PipelineId, Problem, Program, Slot, Step, flags, select,
 };
 use hadal_weights::Placement;
 
@@ -257,7 +257,11 @@ impl Lower<'_> {
     ) -> hadal_device::Result<()> {
         let problem = Problem { op, weight, params };
         for piece in self.cut(&problem, args) {
-            let params = piece.params;
+            let mut params = piece.params;
+            // A piece may begin where the whole table does not.
+            if piece.args.iter().any(|arg| self.is_scattered(arg)) {
+                params.flags |= flags::SCATTERED;
+            }
             self.emit_whole(Problem { params, ..problem }, piece.args)?;
         }
         Ok(())

@@ -7,7 +7,7 @@
 //! one binding comes in chunks of experts; each chunk is a dispatch that writes the rows of
 //! its own experts.
 
-use hadal_device::{Bind, DType, Error, OpKind, Params, flags, table_stride};
+use hadal_device::{DType, Error, OpKind, Params, flags};
 use hadal_weights::{PlacedTable, TableChunk};
 
 use super::{Arg, Lower, MoeForm, Value, View, invalid, node::xy};
@@ -159,7 +159,7 @@ impl Lower<'_> {
         let [experts, n, k] = tables[0].shape;
         for chunk in 0..tables[0].chunks.len() {
             let first = &tables[0].chunks[chunk];
-            let mut params = Params {
+            let params = Params {
                 n,
                 k,
                 experts,
@@ -175,30 +175,14 @@ impl Lower<'_> {
                     if entries.is_empty() {
                         continue;
                     }
-                    let binds: Vec<Bind> = entries.iter().map(|e| self.piece_bind(e)).collect();
-                    if !self.is_one_range(&binds) {
-                        params.flags |= flags::SCATTERED;
-                    }
-                    args.push(Arg::Table(binds));
+                    let binds = entries.iter().map(|entry| self.piece_bind(entry));
+                    args.push(Arg::Table(binds.collect()));
                 }
             }
             args.push(Arg::Write(y));
             self.emit(op, tables[0].dtype, params, args)?;
         }
         Ok(())
-    }
-
-    /// Whether a table can be bound as one range.
-    fn is_one_range(&self, entries: &[Bind]) -> bool {
-        let limits = &self.info.limits;
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
-            return true;
-        };
-        first.offset.is_multiple_of(limits.offset_align)
-            && table_stride(entries).is_some_and(|stride| {
-                stride.is_multiple_of(4)
-                    && last.offset + last.bytes - first.offset <= limits.max_binding_bytes
-            })
     }
 
     /// The weighted sum of each token's experts, on top of `base`.

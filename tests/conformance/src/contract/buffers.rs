@@ -61,6 +61,25 @@ pub fn a_write_reaches_later_submits_and_no_earlier_one(device: &dyn Device) -> 
     Ok(())
 }
 
+pub fn the_last_of_several_writes_stays(device: &dyn Device) -> Verdict {
+    let mut memory = Memory::of(device);
+    let bytes = (3u64 << 20).min(device.info().limits.max_buffer_bytes);
+    let buffer = memory.alloc(bytes)?;
+    // Short and long ones, which may go different ways.
+    let lengths = [bytes, bytes, bytes / 64, bytes, bytes / 2, 8];
+    let mut want = vec![0u8; bytes as usize];
+    for (number, length) in (1u8..).zip(lengths) {
+        let length = length / 4 * 4;
+        memory.write(buffer, 0, &vec![number; length as usize])?;
+        want[..length as usize].fill(number);
+    }
+    ensure!(
+        memory.read(buffer, 0, bytes)? == want,
+        "an earlier write came after a later one"
+    );
+    Ok(())
+}
+
 pub fn misplaced_transfers_are_refused(device: &dyn Device) -> Verdict {
     let mut memory = Memory::of(device);
     let buffer = memory.alloc(10)?;

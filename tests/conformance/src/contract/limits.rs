@@ -1,6 +1,6 @@
 //! Limits: claimed honestly, and usable to their ends.
 
-use hadal_device::{Access, Device, Dispatch, Features, Operand, Step};
+use hadal_device::{Access, BufferDesc, Device, Dispatch, Error, Features, Operand, Step};
 
 use super::Verdict;
 use super::tools::*;
@@ -12,7 +12,7 @@ pub fn the_device_has_what_every_kernel_assumes(device: &dyn Device) -> Verdict 
     let least = |least: u64| if shader { least } else { 1 };
     for (name, has, least) in [
         ("max_operands", u64::from(l.max_operands), 8),
-        ("max_workgroup", u64::from(l.max_workgroup), least(64)),
+        ("max_workgroup", u64::from(l.max_workgroup), least(256)),
         ("max_grid", u64::from(l.max_grid), 65_535),
         ("shared_bytes", u64::from(l.shared_bytes), least(16 << 10)),
         ("max_binding_bytes", l.max_binding_bytes, 64 << 10),
@@ -49,6 +49,40 @@ pub fn a_range_may_end_a_large_buffer(device: &dyn Device) -> Verdict {
     ensure!(
         memory.read(y, 0, 256)? == floats(&[5.5; 64]),
         "wrong sums from byte {at}"
+    );
+    Ok(())
+}
+
+pub fn the_longest_range_is_reached_to_its_end(device: &dyn Device) -> Verdict {
+    let mut memory = Memory::of(device);
+    let l = device.info().limits;
+    // Kernels count elements in 32 bits, so lowering binds no more.
+    let mut size = l.max_binding_bytes.min(l.max_buffer_bytes).min(1 << 32);
+    let large = loop {
+        size = size / 4096 * 4096;
+        let desc = BufferDesc::new("conformance", size);
+        match device.alloc(&desc) {
+            Ok(buffer) => break memory.keep(buffer),
+            Err(Error::OutOfMemory { .. }) if size > 1 << 20 => size /= 2,
+            Err(error) => return Err(format!("{size} bytes: {error}")),
+        }
+    };
+    let [inputs, b, y] = memory.table([64, 256, 256])?;
+    memory.write(large, size - 256, &floats(&[5.0; 64]))?;
+    memory.write(b, 0, &floats(&[0.5; 64]))?;
+    let good = Add::values(64).dispatch(device)?;
+    let (mut operands, mut params) = (good.operands.clone(), good.params.clone());
+    operands[1] = Operand::Range(bind(1, 0, size, Access::Read));
+    params.x_offset = ((size - 256) / 4) as u32;
+    let step = Step::Dispatch(Dispatch {
+        operands,
+        params,
+        ..good
+    });
+    memory.run(4, vec![step], &[inputs, large, b, y])?;
+    ensure!(
+        memory.read(y, 0, 256)? == floats(&[5.5; 64]),
+        "wrong sums at the end of a range of {size} bytes"
     );
     Ok(())
 }

@@ -39,6 +39,7 @@ checks! {
         bytes_come_back_as_written_whatever_their_length
         a_write_changes_nothing_around_it
         a_write_reaches_later_submits_and_no_earlier_one
+        the_last_of_several_writes_stays
         misplaced_transfers_are_refused
         ids_are_never_used_twice
         freed_and_unknown_buffers_are_refused
@@ -62,5 +63,6 @@ checks! {
     limits:
         the_device_has_what_every_kernel_assumes
         a_range_may_end_a_large_buffer
+        the_longest_range_is_reached_to_its_end
         the_longest_grid_axis_is_walked_to_its_end;
 }

@@ -45,8 +45,13 @@ impl<'d> Memory<'d> {
             .device
             .alloc(&desc)
             .map_err(|e| format!("{bytes} bytes: {e}"))?;
+        Ok(self.keep(id))
+    }
+
+    /// Frees this buffer, too.
+    pub fn keep(&mut self, id: BufferId) -> BufferId {
         self.buffers.push(id);
-        Ok(id)
+        id
     }
 
     /// Memory for each length.

@@ -5,7 +5,7 @@ use hadal_graph::reference::{self, Tensor};
 
 use super::dense::{near, shard, weights};
 use super::layout::{Activations, Context, GARBAGE, Rows, magnitude, params};
-use super::{OpCase, Operand};
+use super::{OpCase, Operand, Twist, Want};
 use crate::random::Random;
 use crate::shape::Shape;
 use crate::tolerance::{self, UNIT};
@@ -85,7 +85,7 @@ pub fn cache_append(case: &OpCase, random: &mut Random) -> Made {
         let row = context.row(sequence, position);
         for i in 0..shape.n {
             let word = x.stored[(r * shape.n + i) as usize].to_bits();
-            want[cache.at(row, i)] = super::Want::Word(word);
+            want[cache.at(row, i)] = Want::Word(word);
         }
     }
     let params = paged(shape, &context, x.rows, Rows::dense(0, 0));
@@ -173,6 +173,14 @@ impl Cache {
         cache
     }
 
+    /// Makes the row of a position NaN.
+    fn spoil(&mut self, context: &Context, sequence: u32, position: u32) {
+        let row = context.row(sequence, position) as usize;
+        let at = row * self.width..(row + 1) * self.width;
+        self.values[at.clone()].fill(f64::NAN);
+        self.words[at].fill(f32::NAN.to_bits());
+    }
+
     /// What the token at `position` of `sequence` sees.
     pub fn seen(&self, context: &Context, sequence: u32, position: u32) -> Vec<&[f64]> {
         let row = |s| &self.values[context.row(sequence, s) as usize * self.width..][..self.width];
@@ -199,7 +207,11 @@ pub fn attend_latent(case: &OpCase, random: &mut Random) -> Made {
     let shape = &case.shape;
     let context = Context::new(random, shape);
     let width = shape.latent + shape.rope;
-    let cache = Cache::new(random, &context, width);
+    let mut cache = Cache::new(random, &context, width);
+    if case.twist == Twist::Nan {
+        // Seen by the last token of one sequence alone.
+        cache.spoil(&context, 0, shape.context - 1);
+    }
     let q = Activations::random(random, shape, shape.heads * width);
     let y = Rows::of(shape, shape.heads * shape.latent);
     let mut want = y.untouched();
@@ -212,7 +224,10 @@ pub fn attend_latent(case: &OpCase, random: &mut Random) -> Made {
             let most: f64 = magnitude(query).iter().sum();
             let error = attention_error(case, width, most, seen.len(), 1.0);
             for (value, i) in mixed.iter().zip(0..) {
-                want[y.at(r, a * shape.latent + i)] = near(*value, error);
+                want[y.at(r, a * shape.latent + i)] = match value.is_nan() {
+                    true => Want::Nan,
+                    false => near(*value, error),
+                };
             }
         }
     }

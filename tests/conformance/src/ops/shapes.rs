@@ -105,11 +105,10 @@ fn core(op: OpKind) -> Listed {
         OpKind::NormLinear => norm_linear(),
         OpKind::GateUp => products(),
         OpKind::HeadLinear => heads(),
-        OpKind::Rope
-        | OpKind::CacheAppend
-        | OpKind::LatentAppend
-        | OpKind::AttendLatent
-        | OpKind::AttendExpanded => plain(&positions(op)),
+        OpKind::Rope | OpKind::CacheAppend | OpKind::LatentAppend | OpKind::AttendExpanded => {
+            plain(&positions(op))
+        }
+        OpKind::AttendLatent => attend_latent(),
         OpKind::AttendPart | OpKind::AttendMerge => plain(&parts()),
         OpKind::Route => route(),
         OpKind::ExpertOffsets | OpKind::Permute | OpKind::Combine => sorting(op),
@@ -354,18 +353,25 @@ fn positions(op: OpKind) -> Vec<Shape> {
             },
         }
     };
-    let mut shapes: Vec<Shape> = sizes.iter().enumerate().map(|(i, s)| with(s, i)).collect();
-    if op == OpKind::AttendLatent {
-        let wide = |real, context, [heads, latent, rope]: [u32; 3]| Shape {
-            heads,
-            latent,
-            rope,
-            ..at(real, 0, context, 0)
-        };
-        // The true width, and several blocks of positions.
-        shapes.extend([wide(2, 33, [3, 512, 64]), wide(2, 700, [6, 16, 4])]);
-    }
-    shapes
+    sizes.iter().enumerate().map(|(i, s)| with(s, i)).collect()
+}
+
+fn attend_latent() -> Listed {
+    let wide = |context, heads, latent, rope| Shape {
+        real: 2,
+        context,
+        heads,
+        latent,
+        rope,
+        ..NONE
+    };
+    let some = positions(OpKind::AttendLatent);
+    let mut list = plain(&some);
+    // The true width, and several blocks of positions.
+    list.extend(plain(&[wide(33, 3, 512, 64), wide(700, 6, 16, 4)]));
+    // A NaN that only one of the tokens sees.
+    list.extend(some[2..].iter().map(|shape| (*shape, Twist::Nan)));
+    list
 }
 
 fn route() -> Listed {
