@@ -22,6 +22,9 @@ use std::sync::LazyLock;
 
 use hadal_device::KernelRow;
 
+/// Why a row does not fit a problem whose weight has another format than its own.
+pub const OTHER_FORMAT: &str = "is for another weight format";
+
 /// All kernels of all languages, faster rows of an operation above slower ones.
 pub fn table() -> &'static [KernelRow] {
     static TABLE: LazyLock<Vec<KernelRow>> = LazyLock::new(|| {

@@ -16,7 +16,7 @@ pub fn unless(holds: bool, why: &'static str) -> Option<&'static str> {
 }
 
 pub fn weight_is(problem: &Problem, dtype: DType) -> Option<&'static str> {
-    unless(problem.weight == dtype, "is for another weight format")
+    unless(problem.weight == dtype, crate::OTHER_FORMAT)
 }
 
 pub fn fits_always(_: &Problem) -> Option<&'static str> {

@@ -32,7 +32,8 @@ fn model(family: Family) -> Arc<Model> {
 
 fn options(dispatch_budget: Option<Duration>) -> EngineOptions {
     EngineOptions {
-        context: Some(64),
+        // Enough for attention in parts.
+        context: Some(256),
         chunk: 16,
         dispatch_budget,
         ..EngineOptions::default()

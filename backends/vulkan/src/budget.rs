@@ -66,14 +66,20 @@ impl Budget {
 
     fn left(&self, heap: usize, taken: &[u64]) -> u64 {
         let size = self.physical.memory_properties().memory_heaps[heap].size;
-        let left = match told(&self.physical) {
-            Some(told) => told.heap_budget[heap].saturating_sub(told.heap_usage[heap]),
-            None => size.saturating_sub(taken[heap]),
-        };
-        let all: u64 = taken.iter().sum();
-        self.limit
-            .map_or(left, |limit| left.min(limit.saturating_sub(all)))
+        let told = told(&self.physical);
+        let told = told.map(|told| [told.heap_budget[heap], told.heap_usage[heap]]);
+        left(size, told, taken[heap], self.limit, taken.iter().sum())
     }
+}
+
+/// Bytes left in a heap of `size` bytes whose budget and use the driver may tell, after this
+/// device took `taken` of it and `all` of all heaps, of which it may have `limit`.
+fn left(size: u64, told: Option<[u64; 2]>, taken: u64, limit: Option<u64>, all: u64) -> u64 {
+    let left = match told {
+        Some([budget, used]) => budget.saturating_sub(used),
+        None => size.saturating_sub(taken),
+    };
+    limit.map_or(left, |limit| left.min(limit.saturating_sub(all)))
 }
 
 /// Memory a program may take from the device's largest own heap, at most `limit`.
@@ -103,4 +109,23 @@ fn told(physical: &PhysicalDevice) -> Option<vk::PhysicalDeviceMemoryBudgetPrope
     unsafe { ask(physical.handle(), &mut properties) };
     told.p_next = std::ptr::null_mut();
     Some(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::left;
+
+    #[test]
+    fn what_is_left_is_the_least_that_anyone_says() {
+        // The driver knows of other programs.
+        assert_eq!(left(100, Some([80, 30]), 10, None, 10), 50);
+        assert_eq!(left(100, Some([80, 90]), 10, None, 10), 0);
+        // Without its word, what this device took is all that is known.
+        assert_eq!(left(100, None, 10, None, 30), 90);
+        assert_eq!(left(100, None, 120, None, 120), 0);
+        // The option counts all heaps.
+        assert_eq!(left(100, Some([80, 30]), 10, Some(60), 20), 40);
+        assert_eq!(left(100, Some([80, 30]), 10, Some(90), 20), 50);
+        assert_eq!(left(100, None, 10, Some(5), 30), 0);
+    }
 }

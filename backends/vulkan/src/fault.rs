@@ -51,8 +51,16 @@ impl Faults {
                 memory: device.into(),
                 wanted_bytes: bytes,
             },
-            other => Error::Invalid(format!("{what} on {device}: {other}")),
+            other => Error::Invalid(format!("{what} on {device}: {}", plain(other))),
         }
+    }
+}
+
+/// What went wrong. vulkano's own words for an error of the driver do not say which.
+pub fn plain(error: Validated<VulkanError>) -> String {
+    match error {
+        Validated::Error(error) => error.to_string(),
+        Validated::ValidationError(error) => error.to_string(),
     }
 }
 

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use hadal_device::{DeviceInfo, DeviceKind, Error, Features, Limits, Result};
 use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType};
+use vulkano::instance::debug::ValidationFeatureEnable;
 use vulkano::instance::{Instance, InstanceCreateFlags, InstanceCreateInfo};
-use vulkano::{LoadingError, Version, VulkanLibrary};
+use vulkano::{LoadingError, Validated, Version, VulkanError, VulkanLibrary};
 
+use crate::fault::plain;
 use crate::offer::{Offer, compute_family, needed_features};
 use crate::validation::{self, Messages};
 use crate::{VulkanBackend, VulkanOptions, budget};
@@ -17,6 +19,10 @@ const GRAIN: u64 = 256;
 
 /// No operand is longer: kernels count bytes of a table in 32 bits.
 const MAX_BINDING: u64 = (1 << 32) - GRAIN;
+
+const NO_DRIVER: &str = "no driver with Vulkan 1.2 was found; install the driver of the GPU's \
+    vendor (on Debian: mesa-vulkan-drivers for AMD and Intel, which also contains lavapipe, or the \
+    NVIDIA driver package)";
 
 fn unavailable(why: String) -> Error {
     Error::Unavailable {
@@ -37,12 +43,7 @@ pub fn enumerate(options: &VulkanOptions) -> Result<Vec<(Arc<PhysicalDevice>, De
     let mut enough: Vec<_> = found.filter(|device| is_enough(device)).collect();
     enough.sort_by_key(|device| kind_rank(device.properties().device_type));
     if enough.is_empty() {
-        return Err(unavailable(
-            "no driver with Vulkan 1.2 was found; install the driver of the GPU's vendor (on \
-             Debian: mesa-vulkan-drivers for AMD and Intel, which also contains lavapipe, or the \
-             NVIDIA driver package)"
-                .into(),
-        ));
+        return Err(unavailable(NO_DRIVER.into()));
     }
     let describe = |(ordinal, device): (usize, Arc<PhysicalDevice>)| {
         let info = describe(&device, ordinal, options);
@@ -80,9 +81,17 @@ fn instance(options: &VulkanOptions) -> Result<Arc<Instance>> {
         info.enabled_layers = vec![validation::LAYER.to_string()];
         // The layer itself has the extension, whatever the driver.
         info.enabled_extensions.ext_debug_utils = true;
+        info.enabled_extensions.ext_validation_features = true;
+        // Barriers that are missing.
+        info.enabled_validation_features = vec![ValidationFeatureEnable::SynchronizationValidation];
     }
-    Instance::new(library, info)
-        .map_err(|error| unavailable(format!("Vulkan could not be started: {error}")))
+    Instance::new(library, info).map_err(|error| {
+        unavailable(match error {
+            // The loader's word for having none.
+            Validated::Error(VulkanError::IncompatibleDriver) => NO_DRIVER.into(),
+            error => format!("Vulkan could not be started: {}", plain(error)),
+        })
+    })
 }
 
 fn kind_rank(kind: PhysicalDeviceType) -> u8 {
@@ -133,12 +142,17 @@ fn describe(device: &PhysicalDevice, ordinal: usize, options: &VulkanOptions) ->
         }
     }
     let driver = p.driver_name.clone().unwrap_or_default();
-    let version = p.driver_info.clone().unwrap_or_default();
+    let told = p.driver_info.clone().unwrap_or_default();
+    let version = match told.is_empty() {
+        true => Version::from(p.driver_version).to_string(),
+        false => told,
+    };
     DeviceInfo {
         backend: VulkanBackend::NAME,
         ordinal,
         name: p.device_name.clone(),
-        driver: format!("Vulkan {} {driver} {version}", device.api_version()),
+        // Its own version, not the one that is used.
+        driver: format!("Vulkan {} {driver} {version}", p.api_version),
         kind: match p.device_type {
             PhysicalDeviceType::DiscreteGpu => DeviceKind::DiscreteGpu,
             PhysicalDeviceType::IntegratedGpu => DeviceKind::IntegratedGpu,

@@ -37,8 +37,7 @@ pub struct Traced {
 
 impl Session {
     /// Runs `ids`, at most a chunk, at the end of the sequence, `runs` times, and takes the
-    /// shortest time of each dispatch. The sequence stays as it was. Nothing is cut to the
-    /// dispatch budget.
+    /// shortest time of each dispatch. The sequence stays as it was.
     ///
     /// # Errors
     /// Those of a step; [`crate::EngineError::Option`] for more tokens than a step has.
@@ -60,9 +59,9 @@ impl Engine {
         let key = self.explained_key(step.kind, step.ids.len() as u32)?;
         let mut state = self.state();
         let home = self.resting(&mut state, seat)?;
-        let lowered = self.lower(&key, None)?;
-        let scratch = self.scratch(&home, &mut state, lowered.scratch_bytes)?;
         let positions = step.end();
+        let lowered = self.lower(&key, state.pace.limit(&key, positions))?;
+        let scratch = self.scratch(&home, &mut state, lowered.scratch_bytes)?;
         let mut traced: Vec<Traced> = lowered
             .explained
             .iter()

@@ -55,9 +55,10 @@ pub enum Profile {
     /// Small awkward sizes: everything that can be wrong, in a minute or two.
     #[default]
     Core,
-    /// Also DeepSeek-V3's true widths, one token and one with its draft.
+    /// Also kernels at DeepSeek-V3's true inputs a row, heads and latents, for one token and one
+    /// with its draft; of outputs and experts a part.
     V3Decode,
-    /// Also its prompts.
+    /// Also for its prompts.
     V3Full,
 }
 

@@ -1,7 +1,8 @@
 //! Every case for a device, in groups: the same list for all, except that a kernel row is a
 //! case only where the device has what the row needs.
 
-use hadal_device::{DeviceInfo, Features, KernelRow, OpKind, select};
+use hadal_device::{DeviceInfo, Features, KernelRow, OpKind};
+use hadal_shaders::OTHER_FORMAT;
 
 use crate::Profile;
 use crate::models::ModelCase;
@@ -77,10 +78,21 @@ fn op_cases(
             work: Work::Row(case.clone(), row),
         })
         .collect();
-    if let (true, Err(rejected)) = (cases.is_empty(), select(table, info, &problem)) {
-        let mut reasons: Vec<_> = rejected.iter().map(|r| r.why.as_str()).collect();
+    if cases.is_empty() {
+        // Not those of `select`: a row that a device avoids is run all the same.
+        let reasons = table.iter().filter(|row| row.op == case.op).map(|row| {
+            let lacking = row.needs.without(info.features);
+            match lacking == Features::NONE {
+                true => (row.fits)(&problem).unwrap_or_default().to_string(),
+                false => format!("needs {}", lacking.names().join("+")),
+            }
+        });
+        let mut reasons: Vec<String> = reasons.collect();
         reasons.sort_unstable();
         reasons.dedup();
+        if reasons.len() > 1 {
+            reasons.retain(|reason| reason != OTHER_FORMAT);
+        }
         let why = match reasons.as_slice() {
             [] => "the table has no row for it".to_string(),
             reasons => format!("no row does it here: {}", reasons.join("; ")),

@@ -91,6 +91,13 @@ impl Summary {
         summary
     }
 
+    fn text(&self) -> String {
+        format!(
+            "{} passed, {} failed, {} unsupported, {} fail today, {} passed unexpectedly",
+            self.passed, self.failed, self.unsupported, self.fails_today, self.unexpected_passes
+        )
+    }
+
     /// True if nothing is wrong that was not told beforehand, and something was run.
     pub fn is_good(&self) -> bool {
         self.failed == 0 && self.unexpected_passes == 0 && self.passed > 0
@@ -209,6 +216,23 @@ impl Report {
         })
     }
 
+    /// `Err` if no file can be written there. One that is there stays as it is.
+    pub fn check_place(path: &Path) -> Result<(), ReportError> {
+        let is_new = !path.exists();
+        let opened = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path);
+        let checked = opened.and_then(|_| match is_new {
+            true => std::fs::remove_file(path),
+            false => Ok(()),
+        });
+        checked.map_err(|source| ReportError::File {
+            path: path.into(),
+            source,
+        })
+    }
+
     /// Reads a `.json` report.
     pub fn read(path: &Path) -> Result<Report, ReportError> {
         let bytes = crate::file::read(path).map_err(|source| ReportError::File {
@@ -226,18 +250,36 @@ impl Report {
         }
     }
 
+    /// Everything that a report says besides its results and its command.
+    fn about(&self) -> [(&'static str, String); 9] {
+        let d = &self.device;
+        let run = format!(
+            "{}, seed {}, as a GPU {}",
+            self.profile.name(),
+            self.seed,
+            self.as_gpu
+        );
+        let limits = d
+            .limits
+            .iter()
+            .map(|(name, value)| format!("{name} {value}"));
+        [
+            ("version", self.hadal.clone()),
+            ("commit", self.commit.clone()),
+            ("run", run),
+            ("device", d.name.clone()),
+            ("driver", d.driver.clone()),
+            ("kind of device", d.kind.clone()),
+            ("list of features", d.features.join(", ")),
+            ("list of limits", limits.collect::<Vec<_>>().join(", ")),
+            ("summary", self.summary.text()),
+        ]
+    }
+
     /// What differs in `again`, a sentence each; empty if it says the same.
     pub fn differences(&self, again: &Report) -> Vec<String> {
         let mut differences = Vec::new();
-        let about = |r: &Report| {
-            [
-                r.device.name.clone(),
-                r.device.driver.clone(),
-                r.commit.clone(),
-            ]
-        };
-        let names = ["device", "driver", "commit"];
-        for (name, (old, new)) in names.iter().zip(about(self).iter().zip(&about(again))) {
+        for ((name, old), (_, new)) in self.about().into_iter().zip(again.about()) {
             if old != new {
                 differences.push(format!("the {name} was {old}, now it is {new}"));
             }
@@ -288,6 +330,14 @@ impl Report {
         let bad = s.failed + s.unexpected_passes;
         // Writing to a String does not fail.
         let _ = writeln!(out, "<testsuites tests=\"{all}\" failures=\"{bad}\">");
+        let properties: String = self
+            .about()
+            .iter()
+            .map(|(name, value)| {
+                let value = escape(value);
+                format!("      <property name=\"{name}\" value=\"{value}\"/>\n")
+            })
+            .collect();
         for (group, results) in self.groups() {
             let s = Summary::of(results.iter().copied());
             let (bad, left) = (
@@ -299,6 +349,7 @@ impl Report {
                 "  <testsuite name=\"{group}\" tests=\"{}\" failures=\"{bad}\" skipped=\"{left}\">",
                 results.len()
             );
+            let _ = write!(out, "    <properties>\n{properties}    </properties>\n");
             for result in results {
                 let name = escape(result.case.split_once('/').map_or("", |(_, name)| name));
                 let _ = write!(out, "    <testcase classname=\"{group}\" name=\"{name}\"");
@@ -383,18 +434,14 @@ impl Report {
         for (reason, count) in reasons {
             let _ = writeln!(out, "{count} cases {reason}");
         }
-        let s = &self.summary;
+        let d = &self.device;
         let _ = writeln!(
             out,
-            "{} ({}, {}): {} passed, {} failed, {} unsupported, {} fail today, {} passed unexpectedly",
-            self.device.id,
-            self.device.name,
-            self.device.driver,
-            s.passed,
-            s.failed,
-            s.unsupported,
-            s.fails_today,
-            s.unexpected_passes
+            "{} ({}, {}): {}",
+            d.id,
+            d.name,
+            d.driver,
+            self.summary.text()
         );
         out
     }

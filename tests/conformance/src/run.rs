@@ -43,8 +43,8 @@ pub enum RunError {
 pub enum Outcome {
     /// The cases that there are.
     Listed(Vec<String>),
-    /// The suite was run.
-    Tested(Box<Report>),
+    /// The suite was run; reports that could not be written, and why.
+    Tested(Box<Report>, Vec<ReportError>),
     /// One case was run again.
     Replayed(CaseResult),
     /// A report was compared with a second run: what differs.
@@ -57,7 +57,7 @@ impl Outcome {
     /// True if nothing is wrong.
     pub fn is_good(&self) -> bool {
         match self {
-            Outcome::Tested(report) => report.summary.is_good(),
+            Outcome::Tested(report, unwritten) => report.summary.is_good() && unwritten.is_empty(),
             Outcome::Replayed(result) => result.status.is_good(),
             Outcome::Verified(differences) => differences.is_empty(),
             Outcome::Listed(_) | Outcome::Child => true,
@@ -68,7 +68,12 @@ impl Outcome {
     pub fn text(&self) -> String {
         match self {
             Outcome::Listed(cases) => cases.join("\n") + "\n",
-            Outcome::Tested(report) => report.text(),
+            Outcome::Tested(report, unwritten) => {
+                let lines = unwritten
+                    .iter()
+                    .map(|error| format!("not written: {error}\n"));
+                report.text() + &lines.collect::<String>()
+            }
             Outcome::Replayed(result) => format!("{}\n    {}\n", result.case, result.status.text()),
             Outcome::Verified(differences) if differences.is_empty() => {
                 "the report holds: a second run gave the same\n".to_string()
@@ -95,9 +100,51 @@ pub fn run(
     if let Some(path) = options.report.iter().find(|path| !Report::has_form(path)) {
         return Err(ReportError::Form(path.clone()).into());
     }
+    // Not only after a long run.
+    options
+        .report
+        .iter()
+        .try_for_each(|path| Report::check_place(path))?;
     let old = options.verify.as_deref().map(Report::read).transpose()?;
     let failure = options.replay.as_deref().map(Failure::read).transpose()?;
-    let options = &match (&old, &failure) {
+    let options = &as_before(options, old.as_ref(), failure.as_ref());
+    let device = suite.open(options)?;
+    let cases = suite.cases(&*device, options);
+    if options.list {
+        let ids = cases.into_iter().map(|case| case.id);
+        return Ok(Outcome::Listed(ids.collect()));
+    }
+    if let Some(failure) = failure {
+        let case = failure.to_case(&cases).map_err(RunError::Case)?;
+        let result = execute(&case, &device, &suite.expectations, failure.seed);
+        return Ok(Outcome::Replayed(result));
+    }
+    if cases.is_empty() {
+        return Err(RunError::Case(format!(
+            "no case of this device has {} in its name; --list shows those there are",
+            options.cases.join(" or ")
+        )));
+    }
+    let info = device.info();
+    if let Some(old) = old.as_ref().filter(|old| old.device.id != info.id()) {
+        return Err(RunError::OtherDevice {
+            old: old.device.id.clone(),
+            new: info.id(),
+        });
+    }
+    let results = run_all(suite, options, &*device, progress)?;
+    let report = Report::new(suite, options, info, results);
+    if let Some(old) = old {
+        return Ok(Outcome::Verified(old.differences(&report)));
+    }
+    let written = options.report.iter().map(|path| report.write(path));
+    let unwritten = written.filter_map(Result::err).collect();
+    Ok(Outcome::Tested(Box::new(report), unwritten))
+}
+
+/// The options of a run that is to be done again, by its report or by what it left of a failure.
+fn as_before(options: &Options, old: Option<&Report>, failure: Option<&Failure>) -> Options {
+    match (old, failure) {
         (Some(old), _) => Options {
             profile: old.profile,
             seed: old.seed,
@@ -114,37 +161,7 @@ pub fn run(
             ..options.clone()
         },
         (None, None) => options.clone(),
-    };
-    let device = suite.open(options)?;
-    if options.list {
-        let cases = suite.cases(&*device, options);
-        return Ok(Outcome::Listed(
-            cases.into_iter().map(|case| case.id).collect(),
-        ));
     }
-    if let Some(failure) = failure {
-        let cases = suite.cases(&*device, options);
-        let case = failure.to_case(&cases).map_err(RunError::Case)?;
-        let result = execute(&case, &device, &suite.expectations, failure.seed);
-        return Ok(Outcome::Replayed(result));
-    }
-    let info = device.info();
-    if let Some(old) = old.as_ref().filter(|old| old.device.id != info.id()) {
-        return Err(RunError::OtherDevice {
-            old: old.device.id.clone(),
-            new: info.id(),
-        });
-    }
-    let results = run_all(suite, options, &*device, progress)?;
-    let report = Report::new(suite, options, info, results);
-    if let Some(old) = old {
-        return Ok(Outcome::Verified(old.differences(&report)));
-    }
-    options
-        .report
-        .iter()
-        .try_for_each(|path| report.write(path))?;
-    Ok(Outcome::Tested(Box::new(report)))
 }
 
 /// Does this backend do what the device contract says?
@@ -171,7 +188,7 @@ pub fn main(suite: Suite) -> ExitCode {
     match run(&suite, &cli.options, &mut progress) {
         Ok(outcome) => {
             match (&outcome, cli.json) {
-                (Outcome::Tested(report), true) => print!("{}", report.json()),
+                (Outcome::Tested(report, _), true) => print!("{}", report.json()),
                 _ => print!("{}", outcome.text()),
             }
             ExitCode::from(u8::from(!outcome.is_good()))

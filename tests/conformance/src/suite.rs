@@ -98,10 +98,10 @@ pub struct Options {
     )]
     pub time_limit: u64,
     /// Run the case of a file that a failure left, and nothing else.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["report", "verify", "list"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["report", "verify", "list", "profile", "seed", "cases", "as_gpu"])]
     pub replay: Option<PathBuf>,
     /// Run what a .json report says again and compare.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["report", "list"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["report", "list", "profile", "seed", "cases", "as_gpu"])]
     pub verify: Option<PathBuf>,
     /// Only list the cases.
     #[arg(long)]

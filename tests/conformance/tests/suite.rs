@@ -1,5 +1,5 @@
 //! The suite's own promises: every row has cases, reports are the same twice and can be read
-//! back, expectations, failing cases that shrink and come back from their file.
+//! back, expectations. What needs a process of its own is in `guards.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

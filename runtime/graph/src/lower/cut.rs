@@ -143,7 +143,11 @@ fn axis(problem: &Problem) -> Option<Axis> {
         OpKind::HeadLinear => Axis::Heads(Some(1)),
         OpKind::AttendLatent | OpKind::AttendPart => Axis::Heads(None),
         OpKind::AttendExpanded => Axis::Heads(Some(2)),
-        OpKind::GroupedLinear | OpKind::GroupedGateUp => Axis::Experts,
+        // Rows of other experts are left alone.
+        OpKind::GroupedLinear
+        | OpKind::GroupedGateUp
+        | OpKind::ExpertLinear
+        | OpKind::ExpertGateUp => Axis::Experts,
         _ => return None,
     })
 }

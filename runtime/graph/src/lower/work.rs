@@ -63,7 +63,7 @@ pub struct WorkLimit {
     pub positions: u32,
 }
 
-/// The work of `problem`, an upper bound for steps with fewer rows than it has.
+/// The work of `problem` with all of its rows, as if experts were chosen evenly.
 pub(super) fn work(problem: &Problem) -> Work {
     let p = &problem.params;
     let [rows, n, k, heads] = [p.rows, p.n, p.k, p.heads.max(1)].map(u64::from);
@@ -82,8 +82,8 @@ pub(super) fn work(problem: &Problem) -> Work {
         }
         OpKind::GroupedLinear => grouped(problem).map(|each| each * n * k),
         OpKind::GroupedGateUp => grouped(problem).map(|each| 2 * each * n * k),
-        OpKind::ExpertLinear => [rows * n * k; 2],
-        OpKind::ExpertGateUp => [2 * rows * n * k; 2],
+        OpKind::ExpertLinear => [grouped(problem)[0] * n * k; 2],
+        OpKind::ExpertGateUp => [2 * grouped(problem)[0] * n * k; 2],
         _ => [rows * heads * n.max(k), 0],
     };
     // A score and its share of the sum, for each head; a cache row is read at least once.
@@ -112,4 +112,62 @@ fn grouped(problem: &Problem) -> [u64; 2] {
     let p = &problem.params;
     let (experts, held) = (u64::from(p.experts.max(1)), u64::from(p.expert_count));
     [(u64::from(p.rows) * held).div_ceil(experts), held]
+}
+
+#[cfg(test)]
+mod tests {
+    use hadal_device::{DType, Params};
+
+    use super::*;
+
+    fn of(op: OpKind, params: Params) -> Work {
+        let weight = DType::F8E4M3;
+        work(&Problem { op, weight, params })
+    }
+
+    #[test]
+    fn products_count_rows_and_weights_once() {
+        let linear = Params {
+            rows: 3,
+            row_count: 10,
+            k: 7,
+            ..Params::default()
+        };
+        assert_eq!(of(OpKind::Linear, linear).at(1000), 3 * 70 + 70);
+        assert_eq!(of(OpKind::GateUp, linear).at(0), 2 * (3 * 70 + 70));
+        let experts = Params {
+            rows: 8,
+            n: 10,
+            k: 7,
+            experts: 16,
+            expert_count: 4,
+            ..Params::default()
+        };
+        // A quarter of the rows; grouped ones read all weights they hold.
+        assert_eq!(of(OpKind::ExpertLinear, experts).at(0), 2 * 70 + 2 * 70);
+        assert_eq!(of(OpKind::GroupedLinear, experts).at(0), 2 * 70 + 4 * 70);
+    }
+
+    #[test]
+    fn attention_grows_with_the_cache_and_nothing_is_free() {
+        let attention = Params {
+            rows: 2,
+            heads: 3,
+            latent: 5,
+            rope: 1,
+            ..Params::default()
+        };
+        for op in [OpKind::AttendLatent, OpKind::AttendPart] {
+            assert_eq!(of(op, attention).at(0), 0);
+            assert_eq!(of(op, attention).at(10), 10 * (2 * 3 * 11 + 4 * 6));
+        }
+        let values = Params {
+            rows: 2,
+            n: 5,
+            ..Params::default()
+        };
+        for op in [OpKind::Norm, OpKind::SwiGlu, OpKind::Add, OpKind::Argmax] {
+            assert_eq!(of(op, values).at(10), 10);
+        }
+    }
 }

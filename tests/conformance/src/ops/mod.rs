@@ -1,6 +1,6 @@
 //! Cases of single operations: which shapes, what goes in and what must come out.
 //!
-//! [`shapes`] is the list of awkward sizes (`v3`: the true ones), [`build`] makes the data of
+//! [`shapes`] is the list of awkward sizes (`v3`: DeepSeek-V3's), [`build`] makes the data of
 //! one. None knows a kernel, a device or a vendor: every row of the table that fits a problem is
 //! run on it.
 

@@ -105,7 +105,8 @@ pub fn attend_merge(case: &OpCase, random: &mut Random) -> Made {
                 .collect();
             let at = |j: u32| ((r * shape.heads + a) * all + j) as usize;
             for &j in &filled {
-                sums[2 * at(j)] = 3.0 * random.unit();
+                // Powers of these alone are no numbers any more.
+                sums[2 * at(j)] = 95.0 + 3.0 * random.unit();
                 sums[2 * at(j) + 1] = 1.5 + random.unit();
                 most = if j == 0 {
                     sums[2 * at(j)].into()

@@ -42,6 +42,16 @@ fn logits(case: &OpCase, random: &mut Random) -> Vec<f32> {
             .map(|place| step * (*place as f32 + 0.3 * random.unit()) - 3.0)
             .collect();
         match case.twist {
+            // The same two best in every group: an expert more of the wrong group shows.
+            Twist::Ties if r % 2 == 1 && shape.experts > shape.groups => {
+                let members = (shape.experts / shape.groups) as usize;
+                for group in row.chunks_mut(members) {
+                    group.iter_mut().for_each(|z| *z = z.min(1.0));
+                    let best = random.below(members as u32) as usize;
+                    group[best] = 3.0;
+                    group[(best + 1) % members] = 2.0;
+                }
+            }
             // Few different values, equal ones in many places.
             Twist::Ties => row.iter_mut().for_each(|z| *z = z.round()),
             Twist::Nan if r % 2 == 0 => {

@@ -1,5 +1,5 @@
 //! The awkward sizes: one, primes, a value past a power of two or past a scale block, rows
-//! that no vector divides, gaps that break alignment. The true sizes are in `v3`.
+//! that no vector divides, gaps that break alignment. Those of DeepSeek-V3 are in `v3`.
 
 use hadal_device::{DType, OpKind, flags};
 

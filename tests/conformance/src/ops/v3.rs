@@ -1,4 +1,5 @@
-//! The true sizes of DeepSeek-V3, by operation.
+//! Sizes of DeepSeek-V3, by operation: its inputs a row, heads and latents, but only a part of
+//! the outputs and experts, which the evaluator would take minutes for.
 
 use hadal_device::{OpKind, flags};
 

@@ -45,16 +45,19 @@ pub fn run(args: &ConformanceArgs, console: &Console) -> Result<()> {
     bar.clear();
     match &outcome {
         Outcome::Child => {}
-        Outcome::Tested(report) if console.json() => console.print(&report.json())?,
+        Outcome::Tested(report, _) if console.json() => console.print(&report.json())?,
         _ => console.report(|| outcome_json(&outcome), || outcome.text())?,
     }
     match outcome.is_good() {
         true => Ok(()),
         false => Err(Failure::failed(match &outcome {
-            Outcome::Tested(report) => {
-                let s = &report.summary;
-                format!("{} cases failed", s.failed + s.unexpected_passes)
-            }
+            Outcome::Tested(report, unwritten) => match unwritten.first() {
+                Some(error) => error.to_string(),
+                None => {
+                    let s = &report.summary;
+                    format!("{} cases failed", s.failed + s.unexpected_passes)
+                }
+            },
             Outcome::Verified(_) => "a second run came to other results".to_string(),
             _ => "the case failed".to_string(),
         })),
@@ -68,7 +71,7 @@ fn outcome_json(outcome: &Outcome) -> serde_json::Value {
         Outcome::Verified(differences) => {
             json!({ "holds": differences.is_empty(), "differences": differences })
         }
-        Outcome::Tested(_) | Outcome::Child => serde_json::Value::Null,
+        Outcome::Tested(..) | Outcome::Child => serde_json::Value::Null,
     }
 }
 
