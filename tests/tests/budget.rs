@@ -53,7 +53,7 @@ fn logits_stay_the_same_where_everything_is_cut() {
         for named in devices::all() {
             let device = &named.device;
             let run = |budget| {
-                let engine = engine(&model, device, options(budget));
+                let engine = engine(&model, device, named.fit(options(budget)));
                 let wanted = ForwardOptions {
                     all: false,
                     greedy: 4,

@@ -134,7 +134,8 @@ impl Session {
     }
 
     /// Feeds a prompt in chunks and calls `last` with the finished last step, whose last
-    /// row has logits; again where the device was lost before it was done. `progress` sees tokens done and in all.
+    /// row has logits; again where the device was lost before it was done. `progress` sees tokens
+    /// done and in all.
     pub(crate) fn prefill<T>(
         &mut self,
         ids: &[u32],

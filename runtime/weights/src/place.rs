@@ -3,9 +3,7 @@
 //! Decides by arithmetic alone, without touching a device or any data, so that it also
 //! answers "will it fit?". What a device can use as it lies in the shards stays there
 //! (`in_place.rs`); the rest goes into arenas in which every piece respects the device's
-//! limits. Must not know
-//! kernels. First test to break:
-//! `tests/placing.rs`.
+//! limits. Must not know kernels. First test to break: `tests/placing.rs`.
 
 use std::collections::HashMap;
 
@@ -24,8 +22,8 @@ const MIN_ALIGN: u64 = 256;
 
 /// Contiguous rows of a weight (or its scales) in one buffer. In an arena, `offset` is
 /// aligned to 256 and to the device's `offset_align`, and the buffer goes on at least to the
-/// next multiple of 4 bytes behind the piece; in a shard that is used in place it has the alignment that
-/// the device needs.
+/// next multiple of 4 bytes behind the piece; in a shard that is used in place it has the
+/// alignment that the device needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// Index into the buffers that [`Placement::load`] returns.

@@ -202,3 +202,39 @@ fn a_window_ends_where_nothing_is_read_in_place_for_long() {
     assert_eq!((matrix, table), (0, 1), "a window on each side of the gap");
     assert!(loaded.bytes_in_place < 1 << 20, "the gap is in none");
 }
+
+#[test]
+fn what_is_longer_than_a_binding_is_cut_even_in_place() {
+    let (_folder, source) = mapped(&tensors(8192), 4096);
+    let mut small = in_place(16, false);
+    // Half of the matrix, and two experts of five.
+    small.limits.max_binding_bytes = 32 << 10;
+    let placement = Placement::plan(&declared(8192), &source, &small).unwrap();
+    let pieces = &placement.matrix("one.weight").unwrap().pieces;
+    assert_eq!(pieces.len(), 2);
+    assert!(pieces.iter().all(|piece| piece.bytes <= 32 << 10));
+    for chunk in &placement.table(UP).unwrap().chunks {
+        let (first, last) = (&chunk.entries[0], chunk.entries.last().unwrap());
+        assert_eq!(first.buffer, last.buffer);
+        assert!(last.offset + last.bytes - first.offset <= 32 << 10);
+    }
+}
+
+#[test]
+fn experts_at_a_stride_that_kernels_do_not_read_at_are_copied() {
+    // 24 bytes each, of which the second begins 8 bytes off.
+    let mut tensors = Vec::new();
+    for expert in 0..EXPERTS {
+        let name = UP.replace("{}", &expert.to_string());
+        tensors.push(tensor(&name, "F8_E4M3", &[3, 8], expert as u8));
+    }
+    for expert in 0..EXPERTS {
+        let name = UP.replace("{}", &expert.to_string());
+        tensors.push(scales(&format!("{name}_scale_inv"), &[1, 1], &[1.0]));
+    }
+    let declared = [Declared::table(UP, EXPERTS, [3, 8])];
+    let (_folder, source) = mapped(&tensors, 4096);
+    let placement = Placement::plan(&declared, &source, &in_place(8, false)).unwrap();
+    let entries = &placement.table(UP).unwrap().chunks[0].entries;
+    assert!(entries[1].offset.is_multiple_of(16), "{entries:?}");
+}

@@ -66,6 +66,9 @@ impl Suite {
     }
 }
 
+/// Options that are out of place where a file says what is run.
+const REPEATED: [&str; 6] = ["report", "list", "profile", "seed", "cases", "as_gpu"];
+
 /// What is run and where it is told.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Options {
@@ -98,10 +101,10 @@ pub struct Options {
     )]
     pub time_limit: u64,
     /// Run the case of a file that a failure left, and nothing else.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["report", "verify", "list", "profile", "seed", "cases", "as_gpu"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = REPEATED, conflicts_with = "verify")]
     pub replay: Option<PathBuf>,
     /// Run what a .json report says again and compare.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["report", "list", "profile", "seed", "cases", "as_gpu"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = REPEATED)]
     pub verify: Option<PathBuf>,
     /// Only list the cases.
     #[arg(long)]

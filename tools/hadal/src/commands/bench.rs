@@ -1,7 +1,8 @@
 //! `hadal bench`: tokens per second at given depths, beside what the memory can do.
 //!
 //! Decides what is measured; `measure.rs` does it, `kernels.rs` takes the time of single
-//! dispatches, `bandwidth.rs` measures the memory, `report.rs` writes it down. Figures are medians; nothing else should run on the machine.
+//! dispatches, `bandwidth.rs` measures the memory, `report.rs` writes it down. Figures are
+//! medians; nothing else should run on the machine.
 
 mod bandwidth;
 mod kernels;
