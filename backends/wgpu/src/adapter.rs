@@ -170,7 +170,9 @@ fn describe(adapter: &Adapter, ordinal: usize, options: &WgpuOptions) -> DeviceI
         backend: WgpuBackend::NAME,
         ordinal,
         name: info.name.clone(),
-        driver: format!("{:?} {} {}", info.backend, info.driver, info.driver_info),
+        driver: format!("{:?} {} {}", info.backend, info.driver, info.driver_info)
+            .trim_end()
+            .to_string(),
         kind: match info.device_type {
             DeviceType::DiscreteGpu => DeviceKind::DiscreteGpu,
             DeviceType::IntegratedGpu => DeviceKind::IntegratedGpu,
