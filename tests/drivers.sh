@@ -26,17 +26,16 @@ for tool in curl xz dpkg-deb sha256sum gpgv awk; do
 done
 [ -r "$keyring" ] || die "needs Debian's keys: install debian-archive-keyring, or name them in DEBIAN_KEYRING"
 
-# The address apt has for an archive (`debian` or `debian-security`), else Debian's own.
+# The address apt has for an archive: `debian` or `debian-security`.
 mirror_of() {
-    local found=""
-    if command -v apt-get > /dev/null; then
-        found=$(apt-get indextargets --format '$(SITE)' 2> /dev/null |
-            grep -E "/$1/?\$" | head -n 1 || true)
-    fi
-    echo "${found:-http://deb.debian.org/$1}" | sed 's,/$,,'
+    command -v apt-get > /dev/null || return 0
+    apt-get indextargets --format '$(SITE)' 2> /dev/null |
+        grep -E "/$1/?\$" | head -n 1 | sed 's,/$,,' || true
 }
 mirror=${DEBIAN_MIRROR:-$(mirror_of debian)}
 security=${DEBIAN_SECURITY_MIRROR:-$(mirror_of debian-security)}
+[ -n "$mirror" ] && [ -n "$security" ] ||
+    die "apt knows no mirror of Debian: name two in DEBIAN_MIRROR and DEBIAN_SECURITY_MIRROR"
 
 # download URL FILE SHA256: leaves FILE alone if it has that sum already.
 download() {
