@@ -6,6 +6,9 @@
 mod emulate;
 #[cfg(feature = "planted-faults")]
 pub mod faults;
+pub mod gpu;
+mod gpu_launch;
+mod gpu_rows;
 mod host_rows;
 pub mod spirv;
 mod spirv_rows;
@@ -29,7 +32,14 @@ pub const OTHER_FORMAT: &str = "is for another weight format";
 pub fn table() -> &'static [KernelRow] {
     static TABLE: LazyLock<Vec<KernelRow>> = LazyLock::new(|| {
         let (matrix, pointers) = (spirv_rows::matrix_rows(), spirv_rows::pointer_rows());
-        [host_rows::rows(), matrix, wgsl_rows::rows(), pointers].concat()
+        [
+            host_rows::rows(),
+            gpu_rows::rows(),
+            matrix,
+            wgsl_rows::rows(),
+            pointers,
+        ]
+        .concat()
     });
     &TABLE
 }

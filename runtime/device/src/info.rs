@@ -44,12 +44,39 @@ features! {
     /// Matrix units: subgroups multiply matrices of f16 with sums of f32, of the size
     /// [`Limits::matrix`].
     COOPERATIVE_MATRIX = 11, "cooperative-matrix";
+    /// Runs C++ rows: kernels of one source for CUDA and ROCm.
+    GPU_CPP = 12, "gpu-c++";
+    /// NVIDIA GPUs of compute capability 8.0 or later: matrix units of a warp for f16 and bf16.
+    MMA_SYNC = 13, "mma-sync";
+    /// NVIDIA GPUs of compute capability 9.0: matrix units of four warps, and copies of tiles
+    /// by hardware.
+    HOPPER = 14, "hopper";
+    /// AMD's CDNA: matrix units of a wave of 64.
+    MFMA = 15, "mfma";
     /// Reads weights where they lie in host memory: `Device::adopt` works for pages that
     /// begin a page of the system. Operand offsets keep to `Limits::offset_align`.
     IN_PLACE = 16, "in-place";
+    /// AMD's RDNA 3: matrix units of a wave of 32.
+    WMMA = 17, "wmma";
+    /// AMD's RDNA 4: the same with other registers.
+    WMMA_12 = 18, "wmma-12";
+    /// NVIDIA GPUs of compute capability 8.9 or later: matrix units of a warp for E4M3.
+    FP8_MMA = 19, "fp8-mma";
+    /// AMD's gfx950: matrix units for E4M3.
+    FP8_MFMA = 20, "fp8-mfma";
+    /// AMD's gfx942: the same for its own E4M3, which has another bias and another NaN.
+    FP8_MFMA_FNUZ = 21, "fp8-mfma-fnuz";
+    /// AMD's RDNA 4: matrix units for E4M3.
+    FP8_WMMA = 22, "fp8-wmma";
 }
 
 impl Features {
+    /// Matrix units that multiply E4M3 codes with each other, whoever made them.
+    pub const FP8_UNITS: Features = Features::FP8_MMA
+        .with(Features::FP8_MFMA)
+        .with(Features::FP8_MFMA_FNUZ)
+        .with(Features::FP8_WMMA);
+
     /// No feature at all.
     pub const NONE: Features = Features(0);
 

@@ -126,7 +126,8 @@ pub enum OpKind {
     Argmax,
     /// `inputs, x, y`: quantises each group of 128 values of a row to E4M3 with scale
     /// `max(amax, 1e-4) / 448` (the power of two above it under `UE8M0`) and writes the
-    /// values it stands for. Paper: section 3.3.2.
+    /// values it stands for, or under `CODED` the codes and scales themselves, as products on
+    /// FP8 units take them. Paper: section 3.3.2.
     ActQuant,
 }
 
@@ -213,6 +214,16 @@ pub enum Body {
         /// Name of the binary without extension.
         file: &'static str,
     },
+    /// A kernel of a C++ file of the shaders crate, for CUDA and ROCm.
+    Gpu {
+        /// Name of the file without extension.
+        file: &'static str,
+        /// Name of the kernel in it.
+        entry: &'static str,
+        /// Its operands in order, a letter each: `r` a range that is read, `w` one that is
+        /// written, `t` a table.
+        operands: &'static str,
+    },
     /// A Rust function that the host backend knows by this name.
     Host(&'static str),
 }
@@ -242,6 +253,12 @@ impl KernelRow {
     pub fn takes_scattered(&self) -> bool {
         !matches!(self.body, Body::Wgsl { .. })
     }
+
+    /// Whether it makes or reads rows of codes (`flags::CODED`).
+    pub fn takes_codes(&self) -> bool {
+        let makes = self.op == OpKind::ActQuant && matches!(self.body, Body::Gpu { .. });
+        makes || self.needs.meets(Features::FP8_UNITS)
+    }
 }
 
 /// Why a row was not taken.
@@ -269,6 +286,7 @@ pub fn select<'t>(
 ) -> Result<Choice<'t>, Vec<Rejection>> {
     let mut rejected = Vec::new();
     let scattered = problem.params.flags & flags::SCATTERED != 0;
+    let coded = problem.params.flags & flags::CODED != 0;
     for row in table.iter().filter(|row| row.op == problem.op) {
         let missing = row.needs.without(info.features);
         let why = if missing != Features::NONE {
@@ -277,6 +295,8 @@ pub fn select<'t>(
             format!("is slow on {:?}", row.avoids)
         } else if scattered && !row.takes_scattered() {
             "takes tables in one range at a constant stride".to_string()
+        } else if coded && !row.takes_codes() {
+            "takes activations as numbers, not as codes".to_string()
         } else if let Some(why) = (row.fits)(problem) {
             why.to_string()
         } else {

@@ -32,6 +32,21 @@ pub mod flags {
     /// Operations of experts: the entries of a table do not lie in one range at a constant
     /// stride, so the kernel must take addresses.
     pub const SCATTERED: u32 = 1024;
+    /// `act_quant`: rows of `y` become E4M3 codes and scales; `linear`, `gate_up`,
+    /// `grouped_linear`, `grouped_gate_up`: rows of `x` are such. See [`super::coded_words`].
+    pub const CODED: u32 = 2048;
+}
+
+/// Words of a row of `n` values as codes: `n` E4M3 codes, a byte each, filled up to a multiple
+/// of sixteen bytes, and then a scale (`f32`) for each 128 values. A value is its code times
+/// its scale. Strides and offsets count words as ever, and are multiples of four.
+pub const fn coded_words(n: u32) -> u32 {
+    coded_scales(n) + n.div_ceil(128)
+}
+
+/// The word of a coded row of `n` values at which its scales begin.
+pub const fn coded_scales(n: u32) -> u32 {
+    4 * n.div_ceil(16)
 }
 
 macro_rules! params {

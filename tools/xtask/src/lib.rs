@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod backends;
+pub mod gates;
+pub mod gpu;
 mod readme;
 mod rules;
 mod source;

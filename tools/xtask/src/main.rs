@@ -5,11 +5,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use xtask::{backends, spirv};
+use xtask::{backends, gpu, spirv};
 
-const USAGE: &str = "usage: cargo run -p xtask -- tidy | spirv | backends REPORT.json...
-tidy checks the house measures; spirv compiles the GLSL kernels; backends makes the README's
-table of conformance from reports";
+const USAGE: &str = "usage: cargo run -p xtask -- tidy | spirv | gpu | backends REPORT.json...
+tidy checks the house measures; spirv compiles the GLSL kernels, gpu the C++ ones; backends makes
+the README's table of conformance from reports";
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["tidy"] => tidy(&root),
         ["spirv"] => compile(&root),
+        ["gpu"] => compile_gpu(&root),
         ["backends", reports @ ..] if !reports.is_empty() => {
             backends::update(&root, reports).map_err(|error| error.to_string())
         }
@@ -54,5 +55,16 @@ fn compile(root: &Path) -> Result<(), String> {
     )?;
     spirv::build(root, &compiler).map_err(|error| error.to_string())?;
     println!("compiled by {}", compiler.version);
+    Ok(())
+}
+
+fn compile_gpu(root: &Path) -> Result<(), String> {
+    let compiler = gpu::Compiler::find()
+        .ok_or("no clang-22; install it, or name it in HADAL_CLANG (tests/README.md)")?;
+    gpu::build(root, &compiler).map_err(|error| error.to_string())?;
+    println!("compiled by {}", compiler.version);
+    if !compiler.made_the_images() {
+        println!("write that into IMAGE_COMPILER of shaders/src/gpu.rs");
+    }
     Ok(())
 }

@@ -1,0 +1,229 @@
+// Products of E4M3 weights with activations that are codes themselves, for many rows: a block
+// computes 64 rows by 64 outputs, 64 deep at a time, and each 128 of the depth the units' sums
+// meet both scales in f32. DeepSeek-V3 report, section 3.3.2.
+// Grid: x and y over blocks of outputs, z over blocks of rows; grouped: z over experts.
+
+#include "portable.h"
+#include "params.h"
+#include "weights.h"
+#include "units8.h"
+
+static const u32 THREADS = 256, SIDE = 64, DEPTH = 64;
+// A line of a tile in shared memory: padded, so that lines begin in different banks.
+static const u32 PITCH = DEPTH + 16;
+static const u32 TILE = SIDE * PITCH;
+
+// Lines of codes in memory: rows of an activation or of a weight.
+struct Lines {
+    const u8* codes;
+    u64 stride;
+    u32 count, k;
+
+    // Codes `depth .. + DEPTH` of all lines, sixteen a thread; zeros for what is not there.
+    template <class U> DEVICE_METHOD void load(u32 depth, u8* tile) const {
+        const u32 line = thread_x() / (DEPTH / 16), i = thread_x() % (DEPTH / 16) * 16;
+        u32 words[4] = {0, 0, 0, 0};
+        if (line < count && depth + i < k) {
+            const Quad loaded = *(const Quad*)(codes + line * stride + depth + i);
+            UNROLL
+            for (u32 j = 0; j < 4; j++) {
+                words[j] = U::FNUZ ? to_fnuz(loaded.word[j]) : loaded.word[j];
+            }
+        }
+        Quad quad;
+        UNROLL
+        for (u32 j = 0; j < 4; j++) {
+            quad.word[j] = words[j];
+        }
+        *(Quad*)(tile + line * PITCH + i) = quad;
+    }
+};
+
+// The waves of a block: their tiles of 16 by 16 cover it, two beside each other and as many
+// below each other as there are too few waves.
+static const u32 COLUMNS = 2, LINES = SIDE / 16 * (SIDE / 16) / COLUMNS / (THREADS / WAVE);
+static const u32 WAVES_ACROSS = SIDE / 16 / COLUMNS;
+
+template <class U>
+DEVICE void multiply_tiles(const u8* rows, const u8* weights,
+                           float (&sum)[LINES][COLUMNS][U::SUMS]) {
+    const u32 line = wave() / WAVES_ACROSS * LINES, column = wave() % WAVES_ACROSS * COLUMNS;
+    UNROLL
+    for (u32 depth = 0; depth < DEPTH; depth += U::DEPTH) {
+        u32 a[LINES][U::WORDS];
+        UNROLL
+        for (u32 m = 0; m < LINES; m++) {
+            U::load_a(a[m], rows + (line + m) * 16 * PITCH + depth, PITCH);
+        }
+        UNROLL
+        for (u32 n = 0; n < COLUMNS; n++) {
+            u32 b[U::WORDS];
+            U::load_b(b, weights + (column + n) * 16 * PITCH + depth, PITCH);
+            UNROLL
+            for (u32 m = 0; m < LINES; m++) {
+                U::multiply(sum[m][n], a[m], b);
+            }
+        }
+    }
+}
+
+// Adds `part` times the weight's scale and its row's to `sum`, and empties it.
+template <class U>
+DEVICE void promote(float (&sum)[LINES][COLUMNS][U::SUMS], float (&part)[LINES][COLUMNS][U::SUMS],
+                    const float* row_scales, float scale) {
+    const u32 line = wave() / WAVES_ACROSS * LINES;
+    UNROLL
+    for (u32 m = 0; m < LINES; m++) {
+        UNROLL
+        for (u32 n = 0; n < COLUMNS; n++) {
+            UNROLL
+            for (u32 i = 0; i < U::SUMS; i++) {
+                const float factor = row_scales[(line + m) * 16 + U::row(i)] * scale;
+                sum[m][n][i] = fma_(part[m][n][i], factor, sum[m][n][i]);
+                part[m][n][i] = 0.0f;
+            }
+        }
+    }
+}
+
+// A weight of the block: its rows, and the row of the whole weight they begin at.
+struct Weight {
+    Lines lines;
+    const float* s;
+    u32 scale_first;
+    DEVICE_METHOD float scale(u32 depth) const {
+        return scale_at(s, scale_first, depth, lines.k);
+    }
+};
+
+// Rows `r0 .. end` (at most SIDE of them) by the outputs of `w`, and of `v` with `SECOND`,
+// to columns from `column` on.
+template <class U, bool SECOND>
+DEVICE void tile(const Params& p, const float* x, u32 r0, u32 end, const Weight& w,
+                 const Weight& v, u32 column, const float* residual, float* y) {
+    SHARED(Quad, row_quads, TILE / 16);
+    SHARED(Quad, gate_quads, TILE / 16);
+    SHARED(Quad, up_quads, SECOND ? TILE / 16 : 1);
+    SHARED(float, row_scales, SIDE);
+    u8* const row_tile = (u8*)row_quads;
+    u8* const gate = (u8*)gate_quads;
+    u8* const up = (u8*)up_quads;
+    const Lines rows = {(const u8*)(x + x_row(p, r0)), 4 * (u64)p.x_stride,
+                        min_(end - r0, SIDE), p.k};
+    float sum[LINES][COLUMNS][U::SUMS] = {}, part[LINES][COLUMNS][U::SUMS] = {};
+    float second[LINES][COLUMNS][U::SUMS] = {}, second_part[LINES][COLUMNS][U::SUMS] = {};
+    for (u32 depth = 0; depth < p.k; depth += DEPTH) {
+        barrier();
+        rows.load<U>(depth, row_tile);
+        w.lines.load<U>(depth, gate);
+        if (SECOND) {
+            v.lines.load<U>(depth, up);
+        }
+        if (thread_x() < SIDE) {
+            const u32 at = coded_scales(p.k) + depth / BLOCK;
+            row_scales[thread_x()] =
+                thread_x() < rows.count ? x[x_row(p, r0 + thread_x()) + at] * U::FACTOR : 0.0f;
+        }
+        barrier();
+        multiply_tiles<U>(row_tile, gate, part);
+        if (SECOND) {
+            multiply_tiles<U>(row_tile, up, second_part);
+        }
+        if (depth % BLOCK == BLOCK - DEPTH || depth + DEPTH >= p.k) {
+            promote<U>(sum, part, row_scales, w.scale(depth));
+            if (SECOND) {
+                promote<U>(second, second_part, row_scales, v.scale(depth));
+            }
+        }
+    }
+    const u32 line = wave() / WAVES_ACROSS * LINES, tile_column = wave() % WAVES_ACROSS * COLUMNS;
+    UNROLL
+    for (u32 m = 0; m < LINES; m++) {
+        UNROLL
+        for (u32 n = 0; n < COLUMNS; n++) {
+            UNROLL
+            for (u32 i = 0; i < U::SUMS; i++) {
+                const u32 r = r0 + (line + m) * 16 + U::row(i);
+                const u32 o = (tile_column + n) * 16 + U::column(i);
+                if (r >= end || o >= w.lines.count) {
+                    continue;
+                }
+                const float more = residual ? residual[b_row(p, r) + column + o] : 0.0f;
+                y[y_row(p, r) + column + o] = SECOND
+                                                  ? silu(sum[m][n][i]) * second[m][n][i]
+                                                  : sum[m][n][i] + more;
+            }
+        }
+    }
+}
+
+template <class U, bool SECOND>
+DEVICE void dense(const Params& p, const u32* inputs, const float* x, const u8* w,
+                  const float* w_s, const u8* v, const float* v_s, const float* residual,
+                  float* y) {
+    const u32 rows = real_rows(p, inputs), r0 = group_z() * SIDE;
+    const u64 at = spread_group() * SIDE;
+    if (r0 >= rows || at >= p.row_count) {
+        return;
+    }
+    const u32 first = (u32)at, count = min_(SIDE, p.row_count - first);
+    const Weight gate = {{w + at * p.k, p.k, count, p.k}, w_s, p.row_first + first};
+    const Weight up = {{v + at * p.k, p.k, count, p.k}, v_s, p.row_first + first};
+    tile<U, SECOND>(p, x, r0, min_(rows, r0 + SIDE), gate, up, p.row_first + first, residual, y);
+}
+
+template <class U, bool SECOND>
+DEVICE void grouped(const Params& p, const float* x, const u32* offsets, const u64* w,
+                    const u64* w_s, const u64* v, const u64* v_s, float* y) {
+    const u32 entry = group_z(), expert = p.expert_first + entry;
+    const u64 at = spread_group() * SIDE;
+    const u32 end = offsets[expert + 1];
+    if (at >= p.n || offsets[expert] >= end) {
+        return;
+    }
+    const u32 first = (u32)at, count = min_(SIDE, p.n - first);
+    const Weight gate = {{(const u8*)w[entry] + at * p.k, p.k, count, p.k},
+                         (const float*)w_s[entry], first};
+    const Weight up = {{SECOND ? (const u8*)v[entry] + at * p.k : 0, p.k, count, p.k},
+                       SECOND ? (const float*)v_s[entry] : 0, first};
+    for (u32 r0 = offsets[expert]; r0 < end; r0 += SIDE) {
+        tile<U, SECOND>(p, x, r0, min_(end, r0 + SIDE), gate, up, first, (const float*)0, y);
+    }
+}
+
+#define MATRIX8(NAME, ...)                                                                     \
+    KERNEL(THREADS, linear_##NAME, Params p, const u32* inputs, const float* x, const u8* w,   \
+           const float* s, float* y) {                                                         \
+        dense<__VA_ARGS__, false>(p, inputs, x, w, s, 0, 0, 0, y);                             \
+    }                                                                                          \
+    KERNEL(THREADS, linear_residual_##NAME, Params p, const u32* inputs, const float* x,       \
+           const u8* w, const float* s, const float* residual, float* y) {                     \
+        dense<__VA_ARGS__, false>(p, inputs, x, w, s, 0, 0, residual, y);                      \
+    }                                                                                          \
+    KERNEL(THREADS, gate_up_##NAME, Params p, const u32* inputs, const float* x, const u8* w,  \
+           const float* w_s, const u8* v, const float* v_s, float* y) {                        \
+        dense<__VA_ARGS__, true>(p, inputs, x, w, w_s, v, v_s, 0, y);                          \
+    }                                                                                          \
+    KERNEL(THREADS, grouped_linear_##NAME, Params p, const u32*, const float* x,               \
+           const u32* offsets, const u64* w, const u64* s, float* y) {                         \
+        grouped<__VA_ARGS__, false>(p, x, offsets, w, s, 0, 0, y);                             \
+    }                                                                                          \
+    KERNEL(THREADS, grouped_gate_up_##NAME, Params p, const u32*, const float* x,              \
+           const u32* offsets, const u64* w, const u64* w_s, const u64* v, const u64* v_s,     \
+           float* y) {                                                                         \
+        grouped<__VA_ARGS__, true>(p, x, offsets, w, w_s, v, v_s, y);                          \
+    }
+
+// Compute capability 8.9 has the instructions; images of 8.0 leave them out.
+#if (defined(HADAL_CUDA) && __CUDA_ARCH__ >= 890) || (defined(HADAL_CPU) && HADAL_WAVE == 32)
+MATRIX8(mma8, Mma8)
+#endif
+#if defined(__gfx950__) || (defined(HADAL_CPU) && HADAL_WAVE == 64)
+MATRIX8(mfma8, Mfma8<false>)
+#endif
+#if defined(__gfx942__) || (defined(HADAL_CPU) && HADAL_WAVE == 64)
+MATRIX8(mfma8_fnuz, Mfma8<true>)
+#endif
+#if defined(__GFX12__) || (defined(HADAL_CPU) && HADAL_WAVE == 32)
+MATRIX8(wmma8, Wmma8)
+#endif

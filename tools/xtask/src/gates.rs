@@ -1,0 +1,257 @@
+//! What compiled GPU kernels may use: no spills, no stack, registers and shared memory below
+//! ceilings, matrix instructions where a row promises them, arguments as Rust passes them.
+//!
+//! Reads PTX itself and code objects through `llvm-readelf` and `llvm-objdump`; must not know
+//! what a kernel computes.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::process::{Command, Stdio};
+
+use hadal_device::{Body, Params};
+
+use crate::gpu::Arch;
+
+/// Shared memory that every GPU gives a block without being asked for more.
+const MOST_SHARED: u32 = 48 << 10;
+
+/// Vector registers with which a block of 256 threads still runs on AMD's GPUs.
+const MOST_VECTOR_REGISTERS: u32 = 256;
+
+/// Registers with which a block of 256 threads still fits twice on NVIDIA's.
+const MOST_REGISTERS: u32 = 168;
+
+/// What a code object says of a kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// Its name.
+    pub name: String,
+    /// Offset and size of each argument that is not the runtime's own.
+    pub arguments: Vec<(u32, u32)>,
+    /// Numbers by the metadata's names: `vgpr_count`, ...
+    pub numbers: BTreeMap<String, u32>,
+}
+
+/// Kernels of what `llvm-readelf --notes` prints of a code object.
+pub fn of_notes(notes: &str) -> Vec<Kernel> {
+    let mut kernels: Vec<Kernel> = Vec::new();
+    let mut argument = (0, 0);
+    let list = notes.split("amdhsa.kernels:").nth(1).unwrap_or_default();
+    for line in list.lines().take_while(|line| !line.starts_with("amdhsa.")) {
+        if line.starts_with("  - ") {
+            kernels.push(Kernel::default());
+        }
+        let Some(kernel) = kernels.last_mut() else {
+            continue;
+        };
+        let Some((key, value)) = line.trim_start_matches([' ', '-']).split_once(':') else {
+            continue;
+        };
+        let (key, value) = (key.trim_start_matches('.'), value.trim());
+        match (key, value.parse::<u32>()) {
+            ("offset", Ok(offset)) => argument.0 = offset,
+            ("size", Ok(size)) => argument.1 = size,
+            ("value_kind", _) if !value.starts_with("hidden") => kernel.arguments.push(argument),
+            ("name", _) if line.starts_with("    .name") => kernel.name = value.to_string(),
+            (key, Ok(number)) if line.starts_with("    .") || line.starts_with("  - ") => {
+                kernel.numbers.insert(key.to_string(), number);
+            }
+            _ => {}
+        }
+    }
+    kernels
+}
+
+/// What is wrong with the module of kernel file `file` for `arch`.
+pub fn complaints(arch: &Arch, file: &str, module: &[u8]) -> io::Result<Vec<String>> {
+    let mut found = match arch.ptx {
+        Some(_) => of_ptx(&String::from_utf8_lossy(module)),
+        None => of_code_object(arch, file, module)?,
+    };
+    if let Some(word) = matrix_instruction(arch.name, file) {
+        let text = match arch.ptx {
+            Some(_) => String::from_utf8_lossy(module).into_owned(),
+            None => tool("llvm-objdump-22", &["-d", "-"], module)?,
+        };
+        if !text.contains(word) {
+            found.push(format!("{file}: no {word}"));
+        }
+    }
+    Ok(found
+        .into_iter()
+        .map(|what| format!("{}: {what}", arch.name))
+        .collect())
+}
+
+/// What the matrix rows of a file and an architecture are made of.
+fn matrix_instruction(arch: &str, file: &str) -> Option<&'static str> {
+    let amd = arch.starts_with("gfx");
+    match (file, arch) {
+        ("matrix", "gfx90a" | "gfx942" | "gfx950") => Some("v_mfma_f32_16x16x16"),
+        ("matrix", "gfx1030") => None,
+        ("matrix", _) if amd => Some("v_wmma_f32_16x16x16_bf16"),
+        ("matrix", _) => Some("mma.sync.aligned.m16n8k16"),
+        ("matrix8", "gfx942" | "gfx950") => Some("v_mfma_f32_16x16x32_fp8_fp8"),
+        ("matrix8", "gfx1200" | "gfx1201") => Some("v_wmma_f32_16x16x16_fp8_fp8"),
+        ("matrix8", _) if amd => None,
+        ("matrix8", "sm_80") => None,
+        ("matrix8", _) => Some("mma.sync.aligned.m16n8k32"),
+        _ => None,
+    }
+}
+
+/// Files that have kernels for matrix units alone.
+const UNITS: [&str; 2] = ["matrix", "matrix8"];
+
+fn of_ptx(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for part in text.split(".visible .entry ").skip(1) {
+        let name = part.split('(').next().unwrap_or_default();
+        if part.contains("__local_depot") {
+            found.push(format!("{name}: keeps something on a stack"));
+        }
+    }
+    // Shared variables stand before the kernels and are called after them.
+    let mut shared: BTreeMap<&str, u32> = BTreeMap::new();
+    for line in text.lines().filter(|line| line.starts_with(".shared")) {
+        let variable = line.rsplit(' ').next().unwrap_or_default();
+        let size = variable
+            .split(['[', ']'])
+            .nth(1)
+            .and_then(|n| n.parse().ok());
+        let of = text
+            .split(".visible .entry ")
+            .skip(1)
+            .filter(|part| part.contains(variable.split('[').next().unwrap_or_default()));
+        for part in of {
+            let name = part.split('(').next().unwrap_or_default();
+            *shared.entry(name).or_default() += size.unwrap_or(0);
+        }
+    }
+    let too_large = shared.iter().filter(|(_, bytes)| **bytes > MOST_SHARED);
+    found.extend(too_large.map(|(name, bytes)| format!("{name}: {bytes} bytes of shared memory")));
+    found
+}
+
+fn of_code_object(arch: &Arch, file: &str, module: &[u8]) -> io::Result<Vec<String>> {
+    let kernels = of_notes(&tool("llvm-readelf-22", &["--notes", "-"], module)?);
+    let wave = if arch.name.starts_with("gfx9") {
+        64
+    } else {
+        32
+    };
+    let mut found = Vec::new();
+    if kernels.is_empty()
+        && (!UNITS.contains(&file) || matrix_instruction(arch.name, file).is_some())
+    {
+        found.push(format!("{file}: no kernels"));
+    }
+    for kernel in kernels {
+        let number = |name: &str| kernel.numbers.get(name).copied().unwrap_or(u32::MAX);
+        let limits = [
+            ("vgpr_spill_count", 0),
+            ("sgpr_spill_count", 0),
+            ("private_segment_fixed_size", 0),
+            ("group_segment_fixed_size", MOST_SHARED),
+            ("vgpr_count", MOST_VECTOR_REGISTERS),
+        ];
+        for (name, most) in limits {
+            if number(name) > most {
+                found.push(format!("{}: {name} is {}", kernel.name, number(name)));
+            }
+        }
+        if number("wavefront_size") != wave {
+            found.push(format!("{}: is not for waves of {wave}", kernel.name));
+        }
+        if let Some(wanted) = arguments_of(&kernel.name)
+            && kernel.arguments != wanted
+        {
+            found.push(format!("{}: arguments {:?}", kernel.name, kernel.arguments));
+        }
+    }
+    Ok(found)
+}
+
+/// Offsets and sizes of the arguments that Rust passes to the kernel `entry` of a row.
+fn arguments_of(entry: &str) -> Option<Vec<(u32, u32)>> {
+    let operands = hadal_shaders::table()
+        .iter()
+        .find_map(|row| match row.body {
+            Body::Gpu {
+                entry: of,
+                operands,
+                ..
+            } if of == entry => Some(operands),
+            _ => None,
+        })?;
+    let first = size_of::<Params>() as u32;
+    let rest = (0..operands.len() as u32).map(|number| (first + 8 * number, 8));
+    Some([(0, first)].into_iter().chain(rest).collect())
+}
+
+/// NVIDIA's assembler: the program in `HADAL_PTXAS`, else `ptxas`; `None` if it does not start.
+pub fn ptxas() -> Option<String> {
+    let program = std::env::var("HADAL_PTXAS").unwrap_or_else(|_| "ptxas".to_string());
+    let output = Command::new(&program).arg("--version").output().ok()?;
+    output.status.success().then_some(program)
+}
+
+/// What NVIDIA's assembler says against PTX: spills, stack, too many registers.
+pub fn assembled(ptxas: &str, arch: &Arch, module: &[u8]) -> io::Result<Vec<String>> {
+    let folder = std::env::temp_dir();
+    let id = format!(
+        "hadal-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    );
+    let (from, to) = (
+        folder.join(format!("{id}.ptx")),
+        folder.join(format!("{id}.cubin")),
+    );
+    std::fs::write(&from, module.strip_suffix(&[0]).unwrap_or(module))?;
+    let output = Command::new(ptxas)
+        .args(["-v", "-arch", arch.name, "-o"])
+        .args([&to, &from])
+        .output();
+    for file in [&from, &to] {
+        let _ = std::fs::remove_file(file);
+    }
+    let output = output?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
+        return Ok(vec![format!("{}: {text}", arch.name)]);
+    }
+    let (mut found, mut kernel) = (Vec::new(), "");
+    for line in text.lines() {
+        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
+            kernel = rest.split('\'').next().unwrap_or_default();
+        }
+        let uses_stack = line.contains("bytes stack frame")
+            && !line.contains(" 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads");
+        let registers = line
+            .split_once("Used ")
+            .and_then(|(_, rest)| rest.split_once(" reg"));
+        let registers = registers.and_then(|(count, _)| count.parse::<u32>().ok());
+        if uses_stack || registers.is_some_and(|count| count > MOST_REGISTERS) {
+            found.push(format!("{}: {kernel}: {}", arch.name, line.trim()));
+        }
+    }
+    Ok(found)
+}
+
+/// What `program` prints when it reads `input`.
+fn tool(program: &str, arguments: &[&str], input: &[u8]) -> io::Result<String> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| io::Error::other(format!("{program}: {error}")))?;
+    let stdin = child.stdin.take();
+    let output = std::thread::scope(|scope| {
+        // Written beside reading: a long answer would fill the pipe.
+        scope.spawn(move || stdin.map(|mut to| to.write_all(input)));
+        child.wait_with_output()
+    })?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,81 @@
+//! The C++ kernels compiled for every architecture: the stored images are theirs, and nothing
+//! spills.
+
+use hadal_shaders::gpu as stored;
+use xtask::{gates, gpu};
+
+#[test]
+fn every_kernel_compiles_for_every_architecture_within_its_means() {
+    let Some(compiler) = gpu::Compiler::find() else {
+        eprintln!("compiling the C++ kernels: not run, there is no clang-22");
+        return;
+    };
+    let ptxas = gates::ptxas();
+    if ptxas.is_none() {
+        eprintln!("assembling PTX: not run, there is no ptxas (HADAL_PTXAS)");
+    }
+    let exact = compiler.made_the_images();
+    if !exact {
+        eprintln!(
+            "comparing images with their sources: not run, they were made with {}, and here is {}",
+            stored::IMAGE_COMPILER,
+            compiler.version
+        );
+    }
+    let mut complaints = Vec::new();
+    for made in gpu::compile_all(&compiler).expect("everything compiles") {
+        let name = made.arch.name;
+        assert_eq!(
+            made.arch.stored,
+            stored::image_archs().contains(&name),
+            "{name}"
+        );
+        for (file, module) in &made.modules {
+            if exact && made.arch.stored {
+                let same = stored::image(name, file).as_ref() == Some(module);
+                assert!(
+                    same,
+                    "{name}: {file} is old; run `cargo run -p xtask -- gpu`"
+                );
+            }
+            complaints.extend(gates::complaints(made.arch, file, module).expect("it is read"));
+            if let (Some(ptxas), Some(_)) = (&ptxas, made.arch.ptx) {
+                let found = gates::assembled(ptxas, made.arch, module);
+                complaints.extend(found.expect("it is assembled"));
+            }
+        }
+    }
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[test]
+fn notes_of_a_code_object_are_read() {
+    let notes = "amdhsa.kernels:
+  - .agpr_count:     0
+    .args:
+      - .offset:         0
+        .size:           128
+        .value_kind:     by_value
+      - .address_space:  global
+        .offset:         128
+        .size:           8
+        .value_kind:     global_buffer
+      - .offset:         136
+        .size:           4
+        .value_kind:     hidden_block_count_x
+    .name:           rope
+    .vgpr_count:     24
+  - .args:
+    .name:           add
+    .vgpr_count:     4
+amdhsa.version:
+  - 1
+  - 2
+";
+    let kernels = gates::of_notes(notes);
+    assert_eq!(kernels.len(), 2);
+    assert_eq!(kernels[0].name, "rope");
+    assert_eq!(kernels[0].arguments, [(0, 128), (128, 8)]);
+    assert_eq!(kernels[0].numbers["vgpr_count"], 24);
+    assert_eq!(kernels[1].numbers["vgpr_count"], 4);
+}
