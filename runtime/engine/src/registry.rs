@@ -6,9 +6,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hadal_cuda::{CudaBackend, CudaOptions};
 use hadal_device::{Backend, Device, DeviceInfo, DeviceKind, Error};
 use hadal_host::HostBackend;
 pub use hadal_host::Isa;
+use hadal_rocm::{RocmBackend, RocmOptions};
 use hadal_vulkan::{VulkanBackend, VulkanOptions};
 use hadal_wgpu::{WgpuBackend, WgpuOptions};
 
@@ -57,7 +59,24 @@ pub fn backends(options: &Options) -> Vec<Box<dyn Backend>> {
         cache_folder: hadal_vulkan::user_cache_folder(),
         ..VulkanOptions::default()
     });
-    vec![Box::new(wgpu), Box::new(vulkan), Box::new(host)]
+    let cuda = CudaBackend::new(CudaOptions {
+        lose_after_submits: options.lose_after_submits,
+        cache_folder: hadal_vulkan::user_cache_folder(),
+        ..CudaOptions::default()
+    });
+    let rocm = RocmBackend::new(RocmOptions {
+        lose_after_submits: options.lose_after_submits,
+        cache_folder: hadal_vulkan::user_cache_folder(),
+        ..RocmOptions::default()
+    });
+    // CUDA and ROCm stand behind what has run on hardware, until they have.
+    vec![
+        Box::new(wgpu),
+        Box::new(vulkan),
+        Box::new(cuda),
+        Box::new(rocm),
+        Box::new(host),
+    ]
 }
 
 /// What one backend has to offer on this machine.

@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use hadal_device::{DType, Inputs, OpKind, PAGE};
-use hadal_graph::WorkLimit;
+use hadal_device::{DType, Inputs, OpKind, PAGE, Params, flags};
+use hadal_graph::{Lowered, WorkLimit};
 use hadal_models::Outputs;
 
 use crate::model::Kind;
@@ -24,9 +24,12 @@ pub struct Traced {
     pub op: OpKind,
     /// Format of its weight; `F32` where it has none.
     pub weight: DType,
+    /// Its activations are rows of E4M3 codes (`hadal_device::flags::CODED`): products with
+    /// them may be faster than others of the same weight.
+    pub coded: bool,
     /// The kernel row.
     pub row: &'static str,
-    /// Multiply-adds.
+    /// Multiply-adds for the rows there were; attention as far as each row looks back.
     pub macs: u64,
     /// Bytes of weights and cache, each read once.
     pub bytes: u64,
@@ -37,7 +40,7 @@ pub struct Traced {
 
 impl Session {
     /// Runs `ids`, at most a chunk, at the end of the sequence, `runs` times, and takes the
-    /// shortest time of each dispatch. The sequence stays as it was.
+    /// shortest time of each dispatch, in the order of the step. The sequence stays as it was.
     ///
     /// # Errors
     /// Those of a step; [`crate::EngineError::Option`] for more tokens than a step has.
@@ -62,19 +65,7 @@ impl Engine {
         let positions = step.end();
         let lowered = self.lower(&key, state.pace.limit(&key, positions))?;
         let scratch = self.scratch(&home, &mut state, lowered.scratch_bytes)?;
-        let mut traced: Vec<Traced> = lowered
-            .explained
-            .iter()
-            .map(|dispatch| Traced {
-                scope: dispatch.scope.clone(),
-                op: dispatch.op,
-                weight: dispatch.weight,
-                row: dispatch.row,
-                macs: dispatch.work.macs.at(positions),
-                bytes: dispatch.work.bytes.at(positions),
-                time: Duration::MAX,
-            })
-            .collect();
+        let mut traced = untimed(&lowered, step);
         // So little that every dispatch is a submit.
         let limit = WorkLimit {
             units: 0,
@@ -98,6 +89,46 @@ impl Engine {
     }
 }
 
+/// The dispatches of `lowered` and what they have to do for `step`.
+fn untimed(lowered: &Lowered, step: &Step<'_>) -> Vec<Traced> {
+    let count = step.ids.len() as u32;
+    // A row attends to itself and what comes before it.
+    let seen = step.position + count.div_ceil(2);
+    let dispatches = lowered.program.steps.iter().filter_map(|step| match step {
+        hadal_device::Step::Dispatch(dispatch) => Some(&dispatch.params),
+        _ => None,
+    });
+    let explained = lowered.explained.iter().zip(dispatches);
+    let traced = explained.map(|(dispatch, params)| {
+        let share = |amount: u64| match real_rows(params, count) {
+            0 => 0,
+            real => amount * u64::from(real) / u64::from(params.rows),
+        };
+        // Of the weights only these read some for each row.
+        let by_row = matches!(dispatch.op, OpKind::ExpertLinear | OpKind::ExpertGateUp);
+        let bytes = dispatch.work.bytes.at(step.end());
+        Traced {
+            scope: dispatch.scope.clone(),
+            op: dispatch.op,
+            weight: dispatch.weight,
+            coded: params.flags & flags::CODED != 0,
+            row: dispatch.row,
+            macs: share(dispatch.work.macs.at(seen)),
+            bytes: if by_row { share(bytes) } else { bytes },
+            time: Duration::MAX,
+        }
+    });
+    traced.collect()
+}
+
+/// Rows that a step of `count` tokens has, of those that the program was made for.
+fn real_rows(params: &Params, count: u32) -> u32 {
+    match params.count_word {
+        Inputs::TOKENS => params.rows.min(count.saturating_mul(params.count_scale)),
+        _ => params.rows,
+    }
+}
+
 impl Prepared {
     /// Runs it for a session and waits after each submit: the time of each.
     fn submit_singly(
@@ -118,5 +149,26 @@ impl Prepared {
             times.push(home.device.gpu_time(ticket).unwrap_or(waited));
         }
         Ok(times)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hadal_device::COUNT_ALL;
+
+    use super::*;
+
+    #[test]
+    fn rows_beyond_the_tokens_of_a_step_are_no_work() {
+        let params = |count_word, count_scale| Params {
+            rows: 16,
+            count_word,
+            count_scale,
+            ..Params::default()
+        };
+        assert_eq!(real_rows(&params(Inputs::TOKENS, 1), 5), 5);
+        assert_eq!(real_rows(&params(Inputs::TOKENS, 2), 5), 10);
+        assert_eq!(real_rows(&params(Inputs::TOKENS, 4), 5), 16);
+        assert_eq!(real_rows(&params(COUNT_ALL, 1), 5), 16);
     }
 }

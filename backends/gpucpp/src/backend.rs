@@ -1,0 +1,176 @@
+//! Finding and opening devices: the same for both vendors, but for what a device can do.
+
+use std::sync::Arc;
+
+use hadal_device::{DeviceInfo, DeviceKind, Features, Limits, Result};
+
+use crate::GpuOptions;
+use crate::code::{Code, Target};
+use crate::compile::Compiler;
+use crate::core::Core;
+use crate::device::GpuDevice;
+use crate::driver::{Driver, Found, Vendor};
+use crate::fault::Fuse;
+use crate::gpu::Gpu;
+use crate::kernel::Kernels;
+use crate::lanes::Lanes;
+
+/// Blocks along an axis. Only the first axis could have more.
+const MAX_GRID: u32 = 65535;
+
+/// Threads of a block.
+const MAX_WORKGROUP: u32 = 1024;
+
+/// Shared memory that every block may have without asking.
+const SHARED_BYTES: u32 = 48 << 10;
+
+/// What a kernel of the table takes at most.
+const MAX_OPERANDS: u32 = 16;
+
+/// What the widest load of a kernel needs.
+const OFFSET_ALIGN: u64 = 16;
+
+/// What a vendor's device can do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Offer {
+    /// What code it takes.
+    pub target: Target,
+    /// Features beyond those of every device.
+    pub features: Features,
+    /// Threads of a wave.
+    pub wave: u32,
+    /// What else people want to know; may be empty.
+    pub note: String,
+}
+
+/// A vendor's devices.
+#[derive(Clone)]
+pub struct GpuBackend {
+    vendor: Vendor,
+    /// What a device can do, or why it is not used.
+    offer: fn(&Found) -> std::result::Result<Offer, String>,
+    code: &'static dyn Code,
+    options: GpuOptions,
+    fuse: Arc<Fuse>,
+}
+
+/// A device that can be opened.
+struct Usable {
+    found: Found,
+    info: DeviceInfo,
+    compiler: Compiler,
+}
+
+impl GpuBackend {
+    /// The devices of `vendor`, of which `offer` says what they can do. Touches no driver.
+    pub fn new(
+        vendor: Vendor,
+        offer: fn(&Found) -> std::result::Result<Offer, String>,
+        code: &'static dyn Code,
+        options: GpuOptions,
+    ) -> GpuBackend {
+        GpuBackend {
+            vendor,
+            offer,
+            code,
+            fuse: Arc::new(Fuse::new(options.lose_after_submits)),
+            options,
+        }
+    }
+
+    /// The devices that can be opened; why there are none otherwise.
+    pub fn devices(&self) -> Result<Vec<DeviceInfo>> {
+        let (usable, _) = self.usable()?;
+        Ok(usable.into_iter().map(|usable| usable.info).collect())
+    }
+
+    /// Opens device `ordinal` of [`GpuBackend::devices`].
+    pub fn open(&self, ordinal: usize) -> Result<Arc<GpuDevice>> {
+        let (mut usable, driver) = self.usable()?;
+        if ordinal >= usable.len() {
+            let name = self.vendor.backend();
+            return Err(self.vendor.unavailable(format!(
+                "there is no device {name}:{ordinal}; the last one is {name}:{}",
+                usable.len() - 1
+            )));
+        }
+        let Usable {
+            found,
+            info,
+            compiler,
+        } = usable.swap_remove(ordinal);
+        let gpu = Arc::new(Gpu::open(driver, found.ordinal, info.id())?);
+        let lanes = Lanes::new(&gpu, self.fuse.clone())?;
+        let memory_bytes = self.options.memory_bytes;
+        let core = Core::new(gpu, lanes, info, Kernels::new(compiler), memory_bytes);
+        Ok(Arc::new(GpuDevice::new(core)))
+    }
+
+    /// At least one device.
+    fn usable(&self) -> Result<(Vec<Usable>, &'static Driver)> {
+        let driver = Driver::open(self.vendor, self.options.library.as_deref())?;
+        let (mut usable, mut refused) = (Vec::new(), Vec::new());
+        for found in driver.devices()? {
+            match (self.offer)(&found) {
+                Ok(offer) => usable.push(self.describe(driver, found, offer, usable.len())),
+                Err(why) => refused.push(format!("{}: {why}", found.name)),
+            }
+        }
+        match usable.is_empty() {
+            true => Err(self.vendor.unavailable(refused.join("; "))),
+            false => Ok((usable, driver)),
+        }
+    }
+
+    fn describe(&self, driver: &Driver, found: Found, offer: Offer, ordinal: usize) -> Usable {
+        let options = &self.options;
+        let arch = offer.target.arch.clone();
+        let folder = options.cache_folder.as_deref();
+        let compiler = Compiler::new(self.code, offer.target, folder, options.no_images);
+        let note = match offer.note.is_empty() {
+            true => String::new(),
+            false => format!(", {}", offer.note),
+        };
+        let memory = options
+            .memory_bytes
+            .map_or(found.memory_bytes, |most| most.min(found.memory_bytes));
+        let always = Features::GPU_CPP
+            .with(Features::POINTER_TABLES)
+            .with(Features::SUBGROUPS);
+        let info = DeviceInfo {
+            backend: self.vendor.backend(),
+            ordinal,
+            name: found.name.clone(),
+            driver: format!(
+                "{}, {arch}{note}, {}",
+                driver.version,
+                compiler.describe(driver)
+            ),
+            kind: match found.is_integrated {
+                true => DeviceKind::IntegratedGpu,
+                false => DeviceKind::DiscreteGpu,
+            },
+            features: offer.features.with(always),
+            limits: Limits {
+                max_binding_bytes: options
+                    .binding_bytes
+                    .map_or(memory, |most| (most & !255).clamp(256, memory.max(256))),
+                max_buffer_bytes: memory,
+                offset_align: OFFSET_ALIGN,
+                max_operands: MAX_OPERANDS,
+                max_workgroup: MAX_WORKGROUP,
+                max_grid: MAX_GRID,
+                shared_bytes: SHARED_BYTES,
+                subgroup: (offer.wave, offer.wave),
+                matrix: None,
+            },
+            memory_bytes: Some(memory),
+            expand_from_tokens: None,
+        };
+        Usable {
+            found,
+            info,
+            compiler,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Getting code to a device: made ahead for it, compiled before, compiled now, or made ahead
+//! for older devices. The first way that works is taken; where none does, the error has all.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hadal_device::{Error, Result};
+
+use crate::cache::{Cache, Key};
+use crate::code::{Code, Target};
+use crate::driver::Driver;
+use crate::gpu::{Gpu, NotLoaded, Object};
+use crate::rtc::Rtc;
+
+/// Loads modules of a device.
+pub struct Compiler {
+    code: &'static dyn Code,
+    target: Target,
+    cache: Cache,
+    /// Images made ahead are not used.
+    skips_images: bool,
+}
+
+/// The ways tried without success, and why each failed.
+#[derive(Default)]
+struct Tried(Vec<String>);
+
+impl Tried {
+    /// The module of `image`, which is `what`; `None` if the driver refuses it.
+    fn load(&mut self, gpu: &Arc<Gpu>, what: &str, image: &[u8]) -> Result<Option<Object>> {
+        match Object::module(gpu, image) {
+            Ok(module) => Ok(Some(module)),
+            Err(NotLoaded::Refused(why)) => {
+                self.0.push(format!("{what}: the driver answered {why}"));
+                Ok(None)
+            }
+            Err(NotLoaded::Failed(error)) => Err(error),
+        }
+    }
+}
+
+impl Compiler {
+    /// For devices that take `target`; compiled modules are kept below `folder`.
+    pub fn new(
+        code: &'static dyn Code,
+        target: Target,
+        folder: Option<&Path>,
+        skips_images: bool,
+    ) -> Compiler {
+        Compiler {
+            code,
+            target,
+            cache: Cache::new(folder),
+            skips_images,
+        }
+    }
+
+    /// How modules will be got on a device of `driver`, if nothing is wrong with the first
+    /// way there is.
+    pub fn describe(&self, driver: &Driver) -> String {
+        let archs = self.archs();
+        if archs.contains(&self.target.arch.as_str()) {
+            return "kernels made ahead".into();
+        }
+        let why = match Rtc::open(driver.vendor, driver.path.as_deref()) {
+            Ok(rtc) => return format!("kernels compiled by {}", rtc.version),
+            Err(why) => why,
+        };
+        match self.portable(&archs) {
+            Some(arch) => format!("kernels made ahead for {arch}"),
+            None => format!("no kernels: {why}"),
+        }
+    }
+
+    /// The architectures with images that may be used.
+    fn archs(&self) -> Vec<&'static str> {
+        match self.skips_images {
+            true => Vec::new(),
+            false => self.code.image_archs(),
+        }
+    }
+
+    fn portable(&self, archs: &[&str]) -> Option<&'static str> {
+        let mut wanted = self.target.portable.iter();
+        wanted.find(|arch| archs.contains(arch)).copied()
+    }
+
+    /// The module of kernel file `file`.
+    pub fn module(&self, gpu: &Arc<Gpu>, file: &str) -> Result<Object> {
+        let mut tried = Tried::default();
+        let archs = self.archs();
+        if let Some(module) = self.ahead(gpu, file, &archs, &mut tried)? {
+            return Ok(module);
+        }
+        if let Some(module) = self.now(gpu, file, &mut tried)? {
+            return Ok(module);
+        }
+        if let Some(arch) = self.portable(&archs)
+            && arch != self.target.arch
+            && let Some(image) = self.code.image(arch, file)
+        {
+            let what = format!("made ahead for {arch}");
+            if let Some(module) = tried.load(gpu, &what, &image)? {
+                return Ok(module);
+            }
+        }
+        Err(Error::Unsupported {
+            what: format!("kernel file {file} on {}", gpu.name),
+            why: tried.0.join("; "),
+        })
+    }
+
+    /// The image made ahead for exactly this architecture.
+    fn ahead(
+        &self,
+        gpu: &Arc<Gpu>,
+        file: &str,
+        archs: &[&str],
+        tried: &mut Tried,
+    ) -> Result<Option<Object>> {
+        let arch = self.target.arch.as_str();
+        let image = archs
+            .contains(&arch)
+            .then(|| self.code.image(arch, file))
+            .flatten();
+        let Some(image) = image else {
+            let why = format!("made ahead: there is nothing for {arch}");
+            tried.0.push(why);
+            return Ok(None);
+        };
+        let what = format!("made ahead by {}", self.code.image_compiler());
+        tried.load(gpu, &what, &image)
+    }
+
+    /// What the driver's compiler makes, or made before.
+    fn now(&self, gpu: &Arc<Gpu>, file: &str, tried: &mut Tried) -> Result<Option<Object>> {
+        let Some(source) = self.code.source(file) else {
+            tried.0.push(format!("compiled: there is no source {file}"));
+            return Ok(None);
+        };
+        let rtc = match Rtc::open(gpu.vendor(), gpu.driver.path.as_deref()) {
+            Ok(rtc) => rtc,
+            Err(why) => {
+                tried.0.push(format!("compiled: {why}"));
+                return Ok(None);
+            }
+        };
+        let options = self.target.options.iter().map(String::as_str);
+        let compiler = [rtc.version.as_str(), &self.target.arch, &source];
+        let key = Key::of(compiler.into_iter().chain(options));
+        if let Some(module) = self.cache.read(&key)
+            && let Some(module) = tried.load(gpu, "compiled before", &module)?
+        {
+            return Ok(Some(module));
+        }
+        let compiled = match rtc.compile(file, &source, &self.target.options) {
+            Ok(compiled) => compiled,
+            Err(why) => {
+                tried.0.push(why);
+                return Ok(None);
+            }
+        };
+        let loaded = tried.load(gpu, &format!("compiled by {}", rtc.version), &compiled)?;
+        if loaded.is_some() {
+            self.cache.write(&key, &compiled);
+        }
+        Ok(loaded)
+    }
+}

@@ -1,0 +1,306 @@
+//! One open device of a driver, and what the driver makes on it: everything goes as it came.
+
+use std::ffi::{CString, c_int, c_uint};
+use std::ptr::null_mut;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hadal_device::{Error, Result};
+
+use crate::driver::status::{self, is_refusal};
+use crate::driver::table::{Calls, Handle, Status};
+use crate::driver::{Current, Driver, Own, Vendor};
+use crate::fault::Faults;
+
+/// An open device.
+pub struct Gpu {
+    /// Its driver.
+    pub driver: &'static Driver,
+    /// `cuda:0`
+    pub name: String,
+    /// The driver's number of it.
+    pub ordinal: c_int,
+    /// What threads must set before they call.
+    pub current: Current,
+    /// Whether it is lost.
+    pub faults: Faults,
+    /// Buffers made.
+    pub made_buffers: AtomicU64,
+}
+
+// SAFETY: the context is the driver's, which takes calls from any thread; nothing here points
+// into memory of this process.
+unsafe impl Send for Gpu {}
+// SAFETY: as above.
+unsafe impl Sync for Gpu {}
+
+/// While it lives, this thread's calls go to the device.
+pub struct Entered<'g> {
+    gpu: &'g Gpu,
+    before: Option<Current>,
+}
+
+impl Entered<'_> {
+    /// The driver's calls.
+    pub fn calls(&self) -> &'static Calls {
+        &self.gpu.driver.calls
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        // The program around this library may have set it.
+        if let Some(before) = self.before
+            && before != self.gpu.current
+        {
+            self.gpu.driver.own.set(before);
+        }
+    }
+}
+
+impl Gpu {
+    /// Opens the driver's device `ordinal`, which is called `name`.
+    pub fn open(driver: &'static Driver, ordinal: usize, name: String) -> Result<Gpu> {
+        let unavailable = |status: Status| {
+            driver.vendor.unavailable(format!(
+                "{name} could not be opened: {}",
+                status::name(driver.vendor, status)
+            ))
+        };
+        let ordinal = c_int::try_from(ordinal)
+            .map_err(|_| driver.vendor.unavailable(format!("there is no {name}")))?;
+        let current = match &driver.own {
+            Own::Cuda(own) => {
+                let mut context = null_mut();
+                // SAFETY: `context` lives. It is released when the device goes.
+                let status = unsafe { (own.context_retain)(&mut context, ordinal) };
+                if status != status::OK {
+                    return Err(unavailable(status));
+                }
+                Current::Context(context)
+            }
+            Own::Hip(_) => Current::Number(ordinal),
+        };
+        let gpu = Gpu {
+            driver,
+            name,
+            ordinal,
+            current,
+            faults: Faults::default(),
+            made_buffers: AtomicU64::new(0),
+        };
+        gpu.enter()?;
+        Ok(gpu)
+    }
+
+    /// Whose it is.
+    pub fn vendor(&self) -> Vendor {
+        self.driver.vendor
+    }
+
+    /// `Err` if the device is lost.
+    pub fn check(&self) -> Result<()> {
+        self.faults.check(&self.name)
+    }
+
+    /// What `status`, met while doing `what`, is.
+    pub fn error(&self, status: Status, what: &str, bytes: u64) -> Error {
+        let status = (self.vendor(), status);
+        self.faults.error(status, &self.name, what, bytes)
+    }
+
+    /// `Err` unless `status` says that `what` was done.
+    pub fn done(&self, status: Status, what: &str) -> Result<()> {
+        match status {
+            status::OK => Ok(()),
+            _ => Err(self.error(status, what, 0)),
+        }
+    }
+
+    /// Lets this thread's calls go to the device, unless it is lost.
+    pub fn enter(&self) -> Result<Entered<'_>> {
+        self.check()?;
+        let (entered, status) = self.enter_lost();
+        self.done(status, "choosing the device")?;
+        Ok(entered)
+    }
+
+    /// The same for what must be undone in any case.
+    pub fn enter_lost(&self) -> (Entered<'_>, Status) {
+        let before = self.driver.own.current();
+        let status = match before == Some(self.current) {
+            true => status::OK,
+            false => self.driver.own.set(self.current),
+        };
+        (Entered { gpu: self, before }, status)
+    }
+
+    /// Counts a buffer.
+    pub fn count_buffer(&self) {
+        self.made_buffers.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if let Own::Cuda(own) = &self.driver.own {
+            // SAFETY: it was retained once, and everything made in it is gone.
+            unsafe { (own.context_release)(self.ordinal) };
+        }
+    }
+}
+
+/// How an object goes.
+type Destroy = unsafe extern "C" fn(Handle) -> Status;
+
+/// Something of the driver's on a device, which goes with this value.
+pub struct Object {
+    handle: Handle,
+    destroy: Destroy,
+    gpu: Arc<Gpu>,
+}
+
+// SAFETY: a handle of the driver's, which takes calls from any thread. Pinned memory is written
+// by whoever has the value for itself.
+unsafe impl Send for Object {}
+// SAFETY: as above.
+unsafe impl Sync for Object {}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        let (_entered, _) = self.gpu.enter_lost();
+        // SAFETY: made by the call that belongs to this one, and never used again. What can
+        // be done about a refusal is nothing.
+        unsafe { (self.destroy)(self.handle) };
+    }
+}
+
+/// Why an image was not loaded.
+pub enum NotLoaded {
+    /// The driver cannot use it; another may do.
+    Refused(String),
+    /// Something else.
+    Failed(Error),
+}
+
+impl Object {
+    /// The driver's handle.
+    pub fn handle(&self) -> Handle {
+        self.handle
+    }
+
+    /// What `make` makes and `destroy` ends.
+    fn new(
+        gpu: &Arc<Gpu>,
+        (what, bytes): (&str, u64),
+        destroy: Destroy,
+        make: impl FnOnce(&Calls, &mut Handle) -> Status,
+    ) -> Result<Object> {
+        let entered = gpu.enter()?;
+        let mut handle = null_mut();
+        match make(entered.calls(), &mut handle) {
+            status::OK => Ok(Object {
+                handle,
+                destroy,
+                gpu: gpu.clone(),
+            }),
+            status => Err(gpu.error(status, what, bytes)),
+        }
+    }
+
+    /// A stream that waits for no other.
+    pub fn stream(gpu: &Arc<Gpu>) -> Result<Object> {
+        const NON_BLOCKING: c_uint = 1;
+        let destroy = gpu.driver.calls.stream_destroy;
+        // SAFETY: `handle` lives.
+        Object::new(gpu, ("streams", 0), destroy, |calls, handle| unsafe {
+            (calls.stream_create)(handle, NON_BLOCKING)
+        })
+    }
+
+    /// An event, with a clock if it `is_timed`.
+    pub fn event(gpu: &Arc<Gpu>, is_timed: bool) -> Result<Object> {
+        const DISABLE_TIMING: c_uint = 2;
+        let flags = if is_timed { 0 } else { DISABLE_TIMING };
+        let destroy = gpu.driver.calls.event_destroy;
+        // SAFETY: `handle` lives.
+        Object::new(gpu, ("events", 0), destroy, |calls, handle| unsafe {
+            (calls.event_create)(handle, flags)
+        })
+    }
+
+    /// Memory of the host that devices copy from and to; its handle is its address.
+    pub fn pinned(gpu: &Arc<Gpu>, bytes: usize) -> Result<Object> {
+        const PORTABLE: c_uint = 1;
+        let destroy = gpu.driver.calls.host_free;
+        let what = ("staging memory", bytes as u64);
+        // SAFETY: `handle` lives.
+        let made = Object::new(gpu, what, destroy, |calls, handle| unsafe {
+            (calls.host_alloc)(handle, bytes, PORTABLE)
+        })?;
+        gpu.count_buffer();
+        Ok(made)
+    }
+
+    /// A graph without nodes.
+    pub fn graph(gpu: &Arc<Gpu>) -> Result<Object> {
+        let destroy = gpu.driver.calls.graph_destroy;
+        // SAFETY: `handle` lives; no flags are defined.
+        Object::new(gpu, ("a graph", 0), destroy, |calls, handle| unsafe {
+            (calls.graph_create)(handle, 0)
+        })
+    }
+
+    /// What of a graph can be launched. It does not need the graph any more.
+    pub fn executable(gpu: &Arc<Gpu>, graph: &Object) -> Result<Object> {
+        let destroy = gpu.driver.calls.graph_exec_destroy;
+        // SAFETY: `handle` and the graph live.
+        Object::new(gpu, ("a graph", 0), destroy, |calls, handle| unsafe {
+            (calls.graph_instantiate)(handle, graph.handle, 0)
+        })
+    }
+
+    /// The module in `image`: PTX or an object file for the device.
+    pub fn module(gpu: &Arc<Gpu>, image: &[u8]) -> std::result::Result<Object, NotLoaded> {
+        let is_elf = image.starts_with(b"\x7fELF");
+        let text;
+        // The driver is not told a length: an object file says its own, a text must end.
+        let image = match is_elf || image.ends_with(&[0]) {
+            true => image,
+            false => {
+                text = [image, &[0]].concat();
+                &text
+            }
+        };
+        let destroy = gpu.driver.calls.module_unload;
+        let mut code = status::OK;
+        // SAFETY: `handle` lives, and the image ends as it must: images are made by this
+        // project or by a compiler of the vendor's, and kept with a checksum.
+        Object::new(
+            gpu,
+            ("loading kernels", 0),
+            destroy,
+            |calls, handle| unsafe {
+                code = (calls.module_load)(handle, image.as_ptr().cast());
+                code
+            },
+        )
+        .map_err(|error| match is_refusal(code) {
+            true => NotLoaded::Refused(status::name(gpu.vendor(), code)),
+            false => NotLoaded::Failed(error),
+        })
+    }
+
+    /// Kernel `entry` of this module. It lives as long as the module.
+    pub fn function(&self, entry: &str) -> Result<Handle> {
+        let entered = self.gpu.enter()?;
+        let name = CString::new(entry)
+            .map_err(|_| Error::Invalid(format!("{entry:?} is no name of a kernel")))?;
+        let mut function = null_mut();
+        let find = entered.calls().module_function;
+        // SAFETY: the module is one, and the places live.
+        let status = unsafe { find(&mut function, self.handle, name.as_ptr()) };
+        let what = format!("finding kernel {entry}");
+        self.gpu.done(status, &what).map(|()| function)
+    }
+}

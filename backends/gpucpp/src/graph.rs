@@ -1,0 +1,161 @@
+//! A program over a table of buffers as a graph of the driver's: a kernel node a step.
+//!
+//! Addresses and parameters are values in the nodes, so that a launch reads nothing of the
+//! host's. Every node of a level waits for all nodes of the level before.
+
+use std::ptr::{from_mut, null, null_mut};
+use std::sync::Arc;
+
+use hadal_device::{Bind, Dispatch, Operand, Params, Program, Result, Step};
+
+use crate::driver::nodes::Node;
+use crate::driver::table::{Address, Handle};
+use crate::gpu::{Gpu, Object};
+use crate::kernel::Kernel;
+
+/// Bytes that a block of the copying and filling kernels has, about.
+const BLOCK_BYTES: u64 = 4096;
+
+/// Blocks along an axis that every device takes.
+const MOST_BLOCKS: u64 = 65535;
+
+/// A program and what a table gives it.
+pub struct Binding<'b> {
+    /// The steps.
+    pub program: &'b Program,
+    /// The kernel of each step.
+    pub kernels: &'b [Arc<Kernel>],
+    /// The level of each step.
+    pub levels: &'b [u32],
+    /// Where the buffer of each slot begins.
+    pub slots: &'b [Address],
+    /// Where the list of addresses of each table of the program begins, in order.
+    pub tables: &'b [Address],
+}
+
+/// The arguments of a kernel, as long as a node is made of them.
+#[derive(Default)]
+struct Arguments {
+    params: Option<Params>,
+    words: Vec<u64>,
+    value: Option<u32>,
+}
+
+impl Arguments {
+    /// Where each of them lies, in order.
+    fn places(&mut self) -> Vec<Handle> {
+        let params = self.params.iter_mut().map(|params| from_mut(params).cast());
+        let words = self.words.iter_mut().map(|word| from_mut(word).cast());
+        let value = self.value.iter_mut().map(|value| from_mut(value).cast());
+        params.chain(words).chain(value).collect()
+    }
+}
+
+impl Binding<'_> {
+    fn address(&self, bind: &Bind) -> Address {
+        let base = self.slots.get(usize::from(bind.slot.0));
+        // Slots were checked: none is beyond the table.
+        base.copied().unwrap_or_default() + bind.offset
+    }
+
+    /// Blocks and arguments of a step. `tables` are those that are left.
+    fn launch(
+        &self,
+        step: &Step,
+        tables: &mut impl Iterator<Item = Address>,
+    ) -> ([u32; 3], Arguments) {
+        let spread = |bytes: u64| {
+            let blocks = bytes.div_ceil(BLOCK_BYTES).clamp(1, MOST_BLOCKS);
+            [blocks as u32, 1, 1]
+        };
+        match step {
+            Step::Dispatch(dispatch) => (dispatch.groups, self.arguments(dispatch, tables)),
+            Step::Copy { from, to } => (
+                spread(to.bytes),
+                Arguments {
+                    words: vec![self.address(to), self.address(from), to.bytes],
+                    ..Arguments::default()
+                },
+            ),
+            Step::Fill { to, byte } => (
+                spread(to.bytes),
+                Arguments {
+                    words: vec![self.address(to), to.bytes],
+                    value: Some(u32::from(*byte)),
+                    ..Arguments::default()
+                },
+            ),
+        }
+    }
+
+    fn arguments(
+        &self,
+        dispatch: &Dispatch,
+        tables: &mut impl Iterator<Item = Address>,
+    ) -> Arguments {
+        let word = |operand: &Operand| match operand {
+            Operand::Range(bind) => self.address(bind),
+            // There is one for each table of the program.
+            Operand::Table(_) => tables.next().unwrap_or_default(),
+        };
+        Arguments {
+            params: Some(*dispatch.params),
+            words: dispatch.operands.iter().map(word).collect(),
+            value: None,
+        }
+    }
+
+    /// The graph, ready to be launched.
+    ///
+    /// # Safety
+    /// The kernels live as long as the graph, the buffers as long as one of its launches.
+    pub unsafe fn graph(&self, gpu: &Arc<Gpu>) -> Result<Object> {
+        let graph = Object::graph(gpu)?;
+        let entered = gpu.enter()?;
+        let add = entered.calls().graph_add_kernel;
+        let mut tables = self.tables.iter().copied();
+        let (mut before, mut level, mut at) = (Vec::new(), Vec::new(), 0);
+        let steps = self.program.steps.iter().zip(self.kernels);
+        for ((step, kernel), step_level) in steps.zip(self.levels) {
+            if *step_level != at {
+                at = *step_level;
+                before = std::mem::take(&mut level);
+            }
+            let (groups, mut arguments) = self.launch(step, &mut tables);
+            let mut places = arguments.places();
+            let node = Node {
+                function: kernel.function,
+                groups,
+                threads: kernel.threads,
+                shared: kernel.shared,
+                arguments: places.as_mut_ptr(),
+            };
+            let after: *const Handle = match before.is_empty() {
+                true => null(),
+                false => before.as_ptr(),
+            };
+            let mut made = null_mut();
+            // SAFETY: the kernel takes these arguments, which the driver copies now; the
+            // nodes waited for are of this graph.
+            let status = node.with(gpu.vendor(), |node| unsafe {
+                add(&mut made, graph.handle(), after, before.len(), node)
+            });
+            gpu.done(status, "recording")?;
+            level.push(made);
+        }
+        Object::executable(gpu, &graph)
+    }
+}
+
+/// The tables of a program in order.
+pub fn tables(program: &Program) -> impl Iterator<Item = &[Bind]> {
+    let dispatches = program.steps.iter().filter_map(|step| match step {
+        Step::Dispatch(dispatch) => Some(dispatch),
+        _ => None,
+    });
+    let operands = dispatches.flat_map(|dispatch| &dispatch.operands);
+    operands.filter_map(|operand| match operand {
+        Operand::Table(entries) => Some(entries.as_slice()),
+        Operand::Range(_) => None,
+    })
+}

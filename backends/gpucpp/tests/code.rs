@@ -1,0 +1,224 @@
+//! How drivers and code are found, and what is said where they are not.
+#![cfg(unix)]
+
+mod mock;
+
+use std::path::Path;
+
+use hadal_device::{Body, Device, Error, Result};
+use hadal_gpucpp::{Code, GpuBackend, GpuOptions, ShaderCode, Vendor};
+
+use mock::{Mock, VENDORS};
+
+/// Kernels whose images are not for any device.
+struct Damaged;
+
+impl Code for Damaged {
+    fn source(&self, file: &str) -> Option<String> {
+        ShaderCode.source(file)
+    }
+
+    fn image(&self, _: &str, _: &str) -> Option<Vec<u8>> {
+        Some(b"this is no image\0".to_vec())
+    }
+
+    fn image_archs(&self) -> Vec<&'static str> {
+        vec!["sm_80", "sm_90a", "gfx942"]
+    }
+
+    fn image_compiler(&self) -> &str {
+        "nobody"
+    }
+}
+
+fn compile(backend: &GpuBackend) -> Result<()> {
+    let body = Body::Gpu {
+        file: "values",
+        entry: "add",
+        operands: "rrrw",
+    };
+    let device = backend.open(0)?;
+    device
+        .pipeline("add", &body, &[("THREADS", 256)])
+        .map(|_| ())
+}
+
+fn why(backend: &GpuBackend) -> String {
+    match backend.devices() {
+        Err(error @ Error::Unavailable { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_driver_that_is_not_there_is_named_with_its_cure() {
+    let mock = Mock::new("");
+    for vendor in VENDORS {
+        let of = |library: &Path| {
+            why(&mock.backend(
+                vendor,
+                GpuOptions {
+                    library: Some(library.to_path_buf()),
+                    ..GpuOptions::default()
+                },
+            ))
+        };
+        let missing = of(Path::new("/nowhere/libdriver.so"));
+        assert!(
+            missing.contains("/nowhere/libdriver.so was not found"),
+            "{missing}"
+        );
+        assert!(missing.contains("install"), "{missing}");
+        // A library of something else.
+        if cfg!(target_os = "linux") {
+            let lacks = of(Path::new("libm.so.6"));
+            let symbol = match vendor {
+                Vendor::Cuda => "cuInit",
+                Vendor::Hip => "hipInit",
+            };
+            assert!(
+                lacks.contains(symbol) && lacks.contains("install"),
+                "{lacks}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_driver_that_is_too_old_or_has_no_device_is_no_panic() {
+    let mock = Mock::new("driver=11080,hip-driver=50221153");
+    for (vendor, version) in VENDORS.into_iter().zip(["CUDA 11.8", "HIP 5.2"]) {
+        let why = why(&mock.backend(vendor, GpuOptions::default()));
+        assert!(why.contains("too old") && why.contains(version), "{why}");
+    }
+    mock.configure("devices=0");
+    for vendor in VENDORS {
+        let why = why(&mock.backend(vendor, GpuOptions::default()));
+        assert!(why.contains("knows no device"), "{why}");
+    }
+    mock.configure("");
+    for vendor in VENDORS {
+        let backend = mock.backend(vendor, GpuOptions::default());
+        assert!(matches!(backend.open(1), Err(Error::Unavailable { .. })));
+    }
+    assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
+}
+
+#[test]
+fn images_made_ahead_need_no_compiler() {
+    let mock = Mock::new("");
+    for vendor in VENDORS {
+        mock.configure("");
+        let create = match vendor {
+            Vendor::Cuda => "nvrtcCreateProgram",
+            Vendor::Hip => "hiprtcCreateProgram",
+        };
+        mock.fail_calls(create, 9, 1);
+        let backend = mock.backend(vendor, GpuOptions::default());
+        let driver = &backend.devices().expect("devices")[0].driver;
+        assert!(driver.ends_with("kernels made ahead"), "{driver}");
+        compile(&backend).expect("it is made ahead");
+    }
+}
+
+#[test]
+fn what_the_driver_refuses_is_compiled_and_kept() {
+    let mock = Mock::new("");
+    let folder = tempfile::tempdir().expect("a folder");
+    for vendor in VENDORS {
+        let compiler = match vendor {
+            Vendor::Cuda => "nvrtcCompileProgram",
+            Vendor::Hip => "hiprtcCompileProgram",
+        };
+        let cache_folder = Some(folder.path().join(vendor.backend()));
+        let kept = || {
+            let kernels = folder.path().join(vendor.backend()).join("kernels");
+            let files = std::fs::read_dir(kernels).expect("a folder of modules");
+            files
+                .map(|file| file.expect("a file").path())
+                .collect::<Vec<_>>()
+        };
+        let options = || GpuOptions {
+            cache_folder: cache_folder.clone(),
+            ..GpuOptions::default()
+        };
+        mock.configure("");
+        let backend = || mock.backend_of(vendor, &Damaged, options());
+        compile(&backend()).expect("it is compiled");
+        assert_eq!(kept().len(), 1);
+        // The second time there is no need to.
+        mock.fail_calls(compiler, 9, 6);
+        compile(&backend()).expect("it was kept");
+        // A damaged file is no way any more; the error has all that was tried.
+        std::fs::write(&kept()[0], b"damage").expect("a file");
+        let all = compile(&backend())
+            .expect_err("nothing is left")
+            .to_string();
+        for part in ["made ahead by nobody", "200", "compiling with", "code 6"] {
+            assert!(all.contains(part), "{part} in {all}");
+        }
+        if vendor == Vendor::Cuda {
+            assert!(all.contains("made ahead for sm_80"), "{all}");
+        }
+        mock.configure("");
+        compile(&backend()).expect("it is compiled again");
+        mock.fail_calls(compiler, 9, 6);
+        compile(&backend()).expect("and kept again");
+        // Without images nobody tries them.
+        let no_images = mock.backend_of(
+            vendor,
+            &Damaged,
+            GpuOptions {
+                no_images: true,
+                ..options()
+            },
+        );
+        let driver = &no_images.devices().expect("devices")[0].driver;
+        assert!(driver.contains("kernels compiled by"), "{driver}");
+        assert_eq!(mock.live(), 0);
+    }
+}
+
+#[test]
+fn an_older_image_serves_where_there_is_no_other_way() {
+    let mock = Mock::new("arch=sm_89");
+    mock.fail_calls("nvrtcCompileProgram", 9, 6);
+    compile(&mock.backend(Vendor::Cuda, GpuOptions::default())).expect("that of sm_80");
+    assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
+}
+
+#[test]
+fn kernels_of_other_kinds_are_refused() {
+    let mock = Mock::new("");
+    let device = mock
+        .backend(Vendor::Cuda, GpuOptions::default())
+        .open(0)
+        .expect("it opens");
+    let of = |file, entry, operands| Body::Gpu {
+        file,
+        entry,
+        operands,
+    };
+    let threads = [("THREADS", 256)];
+    let good = of("values", "add", "rrrw");
+    let refused: [(Body, &[(&'static str, u32)]); 8] = [
+        (Body::Host("add"), &threads),
+        (of("nothing", "add", "rrrw"), &threads),
+        (of("values", "nothing", "rrrw"), &threads),
+        (of("values", "a\0b", "rrrw"), &threads),
+        (of("values", "add", "rxrw"), &threads),
+        (good, &[]),
+        (good, &[("THREADS", 2048)]),
+        (good, &[("THREADS", 256), ("ROWS", 2)]),
+    ];
+    for (body, constants) in refused {
+        assert!(
+            device.pipeline("it", &body, constants).is_err(),
+            "{body:?} {constants:?}"
+        );
+    }
+    assert_eq!(device.setup_counts().pipelines, 0);
+    let one = device.pipeline("it", &good, &threads).expect("a kernel");
+    assert_eq!(device.pipeline("other name", &good, &threads), Ok(one));
+    assert_eq!(device.setup_counts().pipelines, 1);
+}

@@ -1,0 +1,376 @@
+//! Devices of both vendors under the mock drivers: what is done, what goes wrong, what is left.
+#![cfg(unix)]
+
+mod mock;
+
+use std::sync::Arc;
+
+use hadal_device::{
+    Access, Bind, Body, BufferDesc, BufferId, COUNT_ALL, Device, Dispatch, Error, Operand, Params,
+    Program, Result, Slot, Span, Step, Ticket,
+};
+use hadal_gpucpp::{GpuDevice, GpuOptions, Vendor, copy_between};
+
+use mock::{Mock, VENDORS};
+
+const BYTES: u64 = 300_000;
+
+fn bind(slot: u16, offset: u64, bytes: u64, access: Access) -> Bind {
+    Bind {
+        slot: Slot(slot),
+        offset,
+        bytes,
+        access,
+    }
+}
+
+fn span(buffer: BufferId, offset: u64, bytes: usize) -> Span {
+    Span {
+        buffer,
+        offset,
+        bytes: bytes as u64,
+    }
+}
+
+fn pattern(seed: u32, bytes: u64) -> Vec<u8> {
+    (0..bytes as u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 13) as u8)
+        .collect()
+}
+
+fn buffer(device: &GpuDevice, bytes: u64) -> Result<BufferId> {
+    device.alloc(&BufferDesc::new("a buffer", bytes))
+}
+
+fn read(device: &GpuDevice, buffer: BufferId, bytes: u64) -> Result<Vec<u8>> {
+    let mut read = vec![0; bytes as usize];
+    device.read(span(buffer, 0, read.len()), &mut read)?;
+    Ok(read)
+}
+
+/// A copy, a fill, and a kernel: slot 1 gets slot 0 and a part of it is filled; then slot 2
+/// gets the sum of the first numbers of both.
+fn program(device: &GpuDevice, values: u32) -> Result<Program> {
+    let add = Body::Gpu {
+        file: "values",
+        entry: "add",
+        operands: "rrrw",
+    };
+    let pipeline = device.pipeline("add", &add, &[("THREADS", 256)])?;
+    let params = Params {
+        rows: 1,
+        count_word: COUNT_ALL,
+        n: values,
+        ..Params::default()
+    };
+    let numbers = u64::from(values) * 4;
+    let read = |slot| Operand::Range(bind(slot, 0, numbers, Access::Read));
+    Ok(Program {
+        slots: 3,
+        steps: vec![
+            Step::Copy {
+                from: bind(0, 0, BYTES, Access::Read),
+                to: bind(1, 0, BYTES, Access::Write),
+            },
+            Step::Fill {
+                to: bind(1, BYTES - 1003, 1001, Access::Write),
+                byte: 0xA5,
+            },
+            Step::Dispatch(Dispatch {
+                pipeline,
+                groups: [values.div_ceil(256), 1, 1],
+                operands: vec![
+                    read(0),
+                    read(0),
+                    read(1),
+                    Operand::Range(bind(2, 0, numbers, Access::Write)),
+                ],
+                params: Box::new(params),
+                label: "add".into(),
+            }),
+        ],
+    })
+}
+
+/// Opens a device and does a little of everything; `Ok` only if all of it was right.
+fn session(mock: &Mock, vendor: Vendor) -> Result<()> {
+    let device = mock.backend(vendor, GpuOptions::default()).open(0)?;
+    let done = work(&device);
+    if let Err(Error::Lost { .. }) = done {
+        // And nothing else from now on.
+        assert!(matches!(buffer(&device, 4), Err(Error::Lost { .. })));
+        assert!(matches!(device.wait(Ticket(0)), Err(Error::Lost { .. })));
+        assert!(matches!(
+            device.prepare(&Program::default()).map(|_| ()),
+            Err(Error::Lost { .. })
+        ));
+    }
+    done
+}
+
+fn work(device: &Arc<GpuDevice>) -> Result<()> {
+    let values = 700u32;
+    let tables = [
+        buffer(device, BYTES)?,
+        buffer(device, BYTES)?,
+        buffer(device, 4096)?,
+    ];
+    let numbers: Vec<u8> = (0..values).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let mut first = pattern(1, BYTES);
+    first[..numbers.len()].copy_from_slice(&numbers);
+    device.write(span(tables[0], 0, first.len()), &first)?;
+    let mut executable = device.prepare(&program(device, values)?)?;
+    let ticket = executable.submit(&tables)?;
+    // Comes after the program, which must not see it.
+    device.write(span(tables[0], 0, 8), &[0xFF; 8])?;
+    device.wait(ticket)?;
+    let second = read(device, tables[1], BYTES)?;
+    let mut expected = first.clone();
+    expected[BYTES as usize - 1003..BYTES as usize - 2].fill(0xA5);
+    assert!(second == expected, "the copy and the fill");
+    let sums = read(device, tables[2], u64::from(values) * 4)?;
+    for (i, sum) in sums.chunks_exact(4).enumerate() {
+        let sum = f32::from_le_bytes([sum[0], sum[1], sum[2], sum[3]]);
+        assert_eq!(sum, 2.0 * i as f32);
+    }
+    assert_eq!(read(device, tables[0], 8)?, [0xFF; 8]);
+    drop(executable);
+    tables.into_iter().for_each(|table| device.free(table));
+    Ok(())
+}
+
+#[test]
+fn what_is_written_copied_filled_and_computed_comes_back() {
+    let mock = Mock::new("");
+    for vendor in VENDORS {
+        for seed in 1..8 {
+            mock.configure(&format!("seed={seed}"));
+            session(&mock, vendor).expect("it works");
+            assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
+        }
+    }
+}
+
+#[test]
+fn whichever_call_fails_is_an_error_and_nothing_is_left() {
+    let mock = Mock::new("");
+    // Calls take turns with codes; with all of both it would take minutes.
+    let codes = [1, 2, 700, 801, 999];
+    for (turn, vendor) in VENDORS.into_iter().enumerate() {
+        for nth in 1.. {
+            let code = codes[(turn + nth as usize) % codes.len()];
+            mock.configure("");
+            mock.fail_at(nth, code);
+            let done = session(&mock, vendor);
+            mock.fail_at(0, 0);
+            assert_eq!(
+                mock.live(),
+                0,
+                "call {nth} of {vendor:?} fails with {code}: {done:?}"
+            );
+            if mock.calls() < nth {
+                assert!(done.is_ok() && nth > 300, "{nth}: {done:?}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_warm_submit_sets_nothing_up_and_tables_are_kept() {
+    let mock = Mock::new("");
+    for vendor in VENDORS {
+        mock.configure("");
+        let device = mock
+            .backend(vendor, GpuOptions::default())
+            .open(0)
+            .expect("it opens");
+        let made = || buffer(&device, BYTES).expect("memory");
+        let tables: Vec<[BufferId; 3]> = (0..3).map(|_| [made(), made(), made()]).collect();
+        let program = program(&device, 64).expect("kernels");
+        let mut executable = device.prepare(&program).expect("a program");
+        let mut submit = || {
+            for table in &tables {
+                let ticket = executable.submit(table).expect("a submit");
+                device.wait(ticket).expect("it is done");
+                assert!(device.completed() >= ticket);
+                assert!(device.gpu_time(ticket).is_some());
+            }
+        };
+        submit();
+        let before = device.setup_counts();
+        submit();
+        submit();
+        assert_eq!(device.setup_counts(), before);
+        assert_eq!(device.submit_cost().submits, 9);
+        // More tickets than there are events.
+        let mut last = Ticket(0);
+        for _ in 0..200 {
+            last = executable.submit(&tables[0]).expect("a submit");
+        }
+        device.wait(Ticket(1)).expect("long done");
+        device.wait(last).expect("done");
+        assert_eq!(device.completed(), last);
+        assert!(matches!(
+            device.wait(Ticket(last.0 + 1)),
+            Err(Error::Invalid(_))
+        ));
+        drop(executable);
+        drop(device);
+        assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
+    }
+}
+
+#[test]
+fn broken_programs_are_refused() {
+    let mock = Mock::new("");
+    let device = mock
+        .backend(Vendor::Cuda, GpuOptions::default())
+        .open(0)
+        .expect("it opens");
+    let good = program(&device, 64).expect("kernels");
+    let table = [0; 3].map(|_| buffer(&device, BYTES).expect("memory"));
+    let broken: &[fn(&mut Dispatch)] = &[
+        |dispatch| drop(dispatch.operands.pop()),
+        |dispatch| dispatch.groups[1] = 0,
+        |dispatch| dispatch.groups[0] = 65536,
+        |dispatch| dispatch.pipeline.0 += 1,
+        |dispatch| dispatch.operands[1] = Operand::Range(bind(0, 4, 16, Access::Read)),
+        |dispatch| dispatch.operands[1] = Operand::Range(bind(9, 0, 16, Access::Read)),
+        |dispatch| dispatch.operands[1] = Operand::Range(bind(0, 16, u64::MAX, Access::Read)),
+        |dispatch| dispatch.operands[1] = Operand::Range(bind(0, 0, 0, Access::Read)),
+        |dispatch| dispatch.operands[3] = Operand::Range(bind(2, 0, 16, Access::Read)),
+        |dispatch| dispatch.operands[1] = Operand::Table(vec![]),
+    ];
+    for (number, break_it) in broken.iter().enumerate() {
+        let mut program = good.clone();
+        let Some(Step::Dispatch(dispatch)) = program.steps.last_mut() else {
+            panic!("a dispatch");
+        };
+        break_it(dispatch);
+        let refused = device.prepare(&program).map(|_| ());
+        assert!(
+            matches!(refused, Err(Error::Invalid(_))),
+            "{number}: {refused:?}"
+        );
+    }
+    // What only the buffers tell.
+    let mut executable = device.prepare(&good).expect("a program");
+    let short = buffer(&device, 1000).expect("memory");
+    for table in [
+        vec![table[0]; 2],
+        vec![table[0], short, table[2]],
+        vec![BufferId(999); 3],
+    ] {
+        let refused = executable.submit(&table);
+        assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    }
+    let ticket = executable.submit(&table).expect("it still works");
+    device.wait(ticket).expect("it is done");
+}
+
+#[test]
+fn memory_ends_with_an_error_that_leaves_the_rest_alone() {
+    let mock = Mock::new("memory=64M");
+    let options = GpuOptions {
+        memory_bytes: Some(8 << 20),
+        ..GpuOptions::default()
+    };
+    for (options, most) in [(GpuOptions::default(), 64), (options, 8)] {
+        let device = mock
+            .backend(Vendor::Hip, options)
+            .open(0)
+            .expect("it opens");
+        let mut buffers = Vec::new();
+        let full = loop {
+            match buffer(&device, 1 << 20) {
+                Ok(made) => buffers.push(made),
+                Err(error) => break error,
+            }
+        };
+        assert!(
+            matches!(
+                full,
+                Error::OutOfMemory {
+                    wanted_bytes: 1_048_576,
+                    ..
+                }
+            ),
+            "{full:?}"
+        );
+        assert!(
+            (most / 2..=most).contains(&buffers.len()),
+            "{}",
+            buffers.len()
+        );
+        assert!(matches!(
+            buffer(&device, u64::MAX),
+            Err(Error::OutOfMemory { .. })
+        ));
+        device.free(buffers[0]);
+        buffer(&device, 1 << 20).expect("as much as was freed");
+    }
+    assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
+}
+
+#[test]
+fn a_device_is_lost_on_purpose_once() {
+    let mock = Mock::new("");
+    let options = GpuOptions {
+        lose_after_submits: Some(2),
+        ..GpuOptions::default()
+    };
+    let backend = mock.backend(Vendor::Cuda, options);
+    let submits = |device: &GpuDevice| {
+        let mut executable = device
+            .prepare(&Program::default())
+            .expect("an empty program");
+        (0..5).map_while(|_| executable.submit(&[]).ok()).count()
+    };
+    let device = backend.open(0).expect("it opens");
+    assert_eq!(submits(&device), 2);
+    assert!(matches!(buffer(&device, 4), Err(Error::Lost { .. })));
+    assert_eq!(submits(&backend.open(0).expect("again")), 5);
+    drop(device);
+    assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
+}
+
+#[test]
+fn devices_work_beside_each_other_and_hand_over_bytes() {
+    let mock = Mock::new("");
+    for vendor in VENDORS {
+        for seed in 1..6 {
+            mock.configure(&format!("devices=2,seed={seed}"));
+            let backend = mock.backend(vendor, GpuOptions::default());
+            let [one, two] = [0, 1].map(|ordinal| backend.open(ordinal).expect("it opens"));
+            std::thread::scope(|scope| {
+                let working = [&one, &two].map(|device| scope.spawn(|| work(device)));
+                for thread in working {
+                    thread.join().expect("no panic").expect("it works");
+                }
+            });
+            let bytes = pattern(seed, BYTES);
+            let from = buffer(&one, BYTES).expect("memory");
+            let to = buffer(&two, BYTES).expect("memory");
+            let back = buffer(&one, BYTES).expect("memory");
+            let whole = |buffer| span(buffer, 0, BYTES as usize);
+            one.write(whole(from), &bytes).expect("a write");
+            let ticket = copy_between(&one, whole(from), &two, whole(to)).expect("a copy");
+            // Comes after the copy, which must not see it.
+            one.write(whole(from), &pattern(77, BYTES))
+                .expect("a write");
+            copy_between(&two, whole(to), &one, whole(back)).expect("a copy");
+            two.write(whole(to), &pattern(78, BYTES)).expect("a write");
+            two.wait(ticket).expect("it is done");
+            assert!(read(&one, back, BYTES).expect("a read") == bytes);
+            let half = BYTES as usize / 2;
+            copy_between(&one, span(back, 0, half), &one, span(from, 0, half)).expect("a copy");
+            let copied = read(&one, from, BYTES).expect("a read");
+            assert!(copied[..half] == bytes[..half]);
+            let overlap = copy_between(&one, span(back, 0, half), &one, span(back, 8, half));
+            assert!(matches!(overlap, Err(Error::Invalid(_))));
+            drop((one, two));
+            assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
+        }
+    }
+}

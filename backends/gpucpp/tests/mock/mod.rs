@@ -1,0 +1,175 @@
+//! The mock drivers, one test at a time.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::cell::Cell;
+use std::ffi::{CString, c_char};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hadal_device::Features;
+use hadal_gpucpp::{Arch, Code, Found, GpuBackend, GpuOptions, Offer, ShaderCode, Target, Vendor};
+use libloading::Library;
+use tempfile::TempDir;
+
+pub const VENDORS: [Vendor; 2] = [Vendor::Cuda, Vendor::Hip];
+
+/// Both mock drivers, for one test.
+pub struct Mock {
+    library: Library,
+    /// Names of the library: a driver is started once for each.
+    names: TempDir,
+    configured: Cell<u32>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Mock {
+    /// Drivers that nobody has called yet.
+    pub fn new(configuration: &str) -> Mock {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: it is made to be loaded.
+        let library = unsafe { Library::new(hadal_gpumock::library()) }.expect("the mock drivers");
+        let mock = Mock {
+            library,
+            names: tempfile::tempdir().expect("a folder"),
+            configured: Cell::new(0),
+            _turn: turn,
+        };
+        mock.configure(configuration);
+        mock
+    }
+
+    /// Calls a function that takes a text.
+    fn call<R>(&self, name: &str, text: &str) -> R {
+        let text = CString::new(text).expect("a text");
+        // SAFETY: the mock's functions have this form.
+        unsafe {
+            let function = self
+                .library
+                .get::<unsafe extern "C" fn(*const c_char) -> R>(name)
+                .expect("a function");
+            function(text.as_ptr())
+        }
+    }
+
+    /// Drivers that nobody has called yet.
+    pub fn configure(&self, configuration: &str) {
+        self.call::<()>("hadal_mock_configure", configuration);
+        self.configured.set(self.configured.get() + 1);
+        std::os::unix::fs::symlink(hadal_gpumock::library(), self.path()).expect("a link");
+    }
+
+    /// The library's name since it was last configured.
+    pub fn path(&self) -> PathBuf {
+        let name = format!("driver-{}.so", self.configured.get());
+        self.names.path().join(name)
+    }
+
+    /// Calls since the last configuration.
+    pub fn calls(&self) -> u64 {
+        // SAFETY: as declared.
+        unsafe {
+            let function = self
+                .library
+                .get::<extern "C" fn() -> u64>("hadal_mock_calls")
+                .expect("a function");
+            function()
+        }
+    }
+
+    /// What is alive in both drivers.
+    pub fn live(&self) -> u64 {
+        self.call("hadal_mock_live", "all")
+    }
+
+    /// The `nth` call from now on fails.
+    pub fn fail_at(&self, nth: u64, code: u32) {
+        // SAFETY: as declared.
+        unsafe {
+            let function = self
+                .library
+                .get::<extern "C" fn(u64, u32)>("hadal_mock_fail_at")
+                .expect("a function");
+            function(nth, code);
+        }
+    }
+
+    /// The next `count` calls of a function fail.
+    pub fn fail_calls(&self, name: &str, count: u64, code: u32) {
+        let name = CString::new(name).expect("a text");
+        for nth in 1..=count {
+            // SAFETY: as declared.
+            unsafe {
+                let function = self
+                    .library
+                    .get::<unsafe extern "C" fn(*const c_char, u64, u32)>("hadal_mock_fail_call")
+                    .expect("a function");
+                function(name.as_ptr(), nth, code);
+            }
+        }
+    }
+
+    /// What the drivers had to say of their caller.
+    pub fn complaints(&self) -> String {
+        let mut text = vec![0u8; 1 << 16];
+        // SAFETY: as declared.
+        let length = unsafe {
+            let function = self
+                .library
+                .get::<unsafe extern "C" fn(*mut c_char, usize) -> usize>("hadal_mock_complaints")
+                .expect("a function");
+            function(text.as_mut_ptr().cast(), text.len())
+        };
+        text.truncate(length.min(text.len() - 1));
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// The devices of `vendor` with these options.
+    pub fn backend(&self, vendor: Vendor, options: GpuOptions) -> GpuBackend {
+        self.backend_of(vendor, &ShaderCode, options)
+    }
+
+    /// The same with other kernels.
+    pub fn backend_of(
+        &self,
+        vendor: Vendor,
+        code: &'static dyn Code,
+        options: GpuOptions,
+    ) -> GpuBackend {
+        let library = options.library.clone().or(Some(self.path()));
+        GpuBackend::new(vendor, offer, code, GpuOptions { library, ..options })
+    }
+}
+
+/// As the vendors' crates have it, in short.
+fn offer(found: &Found) -> Result<Offer, String> {
+    let (arch, option, wave) = match &found.arch {
+        Arch::Cuda { major, minor } => {
+            let arch = match (major, minor) {
+                (9, 0) => "sm_90a".to_string(),
+                _ => format!("sm_{major}{minor}"),
+            };
+            (arch.clone(), format!("--gpu-architecture={arch}"), 32)
+        }
+        Arch::Hip(target) => {
+            let arch = target.split(':').next().unwrap_or_default().to_string();
+            let wave = if arch.starts_with("gfx9") { 64 } else { 32 };
+            (arch, format!("--offload-arch={target}"), wave)
+        }
+    };
+    Ok(Offer {
+        target: Target {
+            portable: if arch.starts_with("sm") {
+                vec!["sm_80"]
+            } else {
+                vec![]
+            },
+            options: vec![option],
+            arch,
+        },
+        features: Features::NONE,
+        wave,
+        note: String::new(),
+    })
+}

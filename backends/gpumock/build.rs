@@ -1,0 +1,248 @@
+//! Compiles the GPU kernels for the CPU: each file of `shaders/gpu` and each test kernel, at
+//! wave 32 and 64.
+
+use std::collections::HashSet;
+use std::env;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// What a file mentions that is compiled once more with this defined.
+const PLANTED: &str = "PLANTED_FAULT";
+
+fn main() -> Result<()> {
+    // Stacks are switched by the rules of Unix systems; elsewhere the crate is empty.
+    if env::var("CARGO_CFG_UNIX").is_err() {
+        return Ok(());
+    }
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let shaders = root.join("../../shaders/gpu");
+    for folder in [&shaders, &root.join("cpu"), &root.join("tests/kernels")] {
+        tell(&format!("rerun-if-changed={}", folder.display()))?;
+    }
+    let mut sources = kernels(&shaders)?;
+    sources.extend(kernels(&root.join("tests/kernels"))?);
+    let mut units = Vec::new();
+    for path in &sources {
+        units.extend(units_of(path, &shaders)?);
+    }
+    let mut files = vec![(
+        "files".to_string(),
+        files_source(units.iter().map(|unit| &unit.0)),
+    )];
+    for name in ["stacks", "block", "launch"] {
+        let text = fs::read_to_string(root.join(format!("cpu/{name}.cpp")))?;
+        files.push((name.to_string(), text));
+    }
+    files.extend(units);
+    fs::write(out.join("tails.rs"), tails(&sources)?)?;
+    compile(&root.join("cpu"), &out, &files)?;
+    if env::var("CARGO_CFG_TARGET_OS")? == "linux" {
+        // Threads of the library wait for work for ever, so it stays loaded.
+        tell("rustc-cdylib-link-arg=-Wl,-z,nodelete")?;
+    }
+    Ok(())
+}
+
+/// Cargo reads from the output what is to be done.
+fn tell(directive: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "cargo:{directive}")
+}
+
+fn kernels(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ext| ext == "cu") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// The sources that a kernel file becomes, by name.
+fn units_of(path: &Path, shaders: &Path) -> Result<Vec<(String, String)>> {
+    let mut text = String::new();
+    expand(path, shaders, &mut HashSet::new(), &mut text)?;
+    let file = stem(path);
+    let mut variants = vec![(file.clone(), "")];
+    if text.contains(PLANTED) {
+        variants.push((format!("{file}_planted"), PLANTED));
+    }
+    let mut units = Vec::new();
+    for (name, define) in variants {
+        for wave in [32, 64] {
+            let unit = format!("{name}_{wave}");
+            let define = match define {
+                "" => String::new(),
+                define => format!("#define {define}\n"),
+            };
+            units.push((
+                unit.clone(),
+                format!(
+                    "#include \"hadal_cpu.h\"\n#define HADAL_CPU\n#define HADAL_WAVE {wave}\n\
+                     {define}namespace {unit} {{\n\
+                     static const hadal_cpu::File file_of_unit(\"{name}\");\n{text}}}\n\
+                     extern \"C\" void hadal_file_{unit}() {{}}\n"
+                ),
+            ));
+        }
+    }
+    Ok(units)
+}
+
+/// A file with each header in the place of its first inclusion.
+fn expand(path: &Path, shaders: &Path, seen: &mut HashSet<PathBuf>, to: &mut String) -> Result<()> {
+    let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    writeln!(to, "#line 1 \"{}\"", path.display())?;
+    for (at, line) in text.lines().enumerate() {
+        match included(line) {
+            Some(header) => {
+                let header = shaders.join(header);
+                if seen.insert(header.clone()) {
+                    expand(&header, shaders, seen, to)?;
+                    writeln!(to, "#line {} \"{}\"", at + 2, path.display())?;
+                } else {
+                    to.push('\n');
+                }
+            }
+            None => {
+                to.push_str(line);
+                to.push('\n');
+            }
+        }
+    }
+    Ok(())
+}
+
+fn included(line: &str) -> Option<&str> {
+    line.trim()
+        .strip_prefix("#include")?
+        .trim()
+        .strip_prefix('"')?
+        .strip_suffix('"')
+}
+
+/// A function that mentions every kernel file, so that the linker takes them all.
+fn files_source<'a>(units: impl Iterator<Item = &'a String> + Clone) -> String {
+    let mut text = String::new();
+    for unit in units.clone() {
+        text.push_str(&format!("extern \"C\" void hadal_file_{unit}();\n"));
+    }
+    text.push_str("extern \"C\" void hadal_cpu_files() {\n");
+    for unit in units {
+        text.push_str(&format!("    hadal_file_{unit}();\n"));
+    }
+    text.push_str("}\n");
+    text
+}
+
+/// By what the mock of the vendors' compilers knows a file again: its text behind its last
+/// inclusion.
+fn tails(sources: &[PathBuf]) -> Result<String> {
+    let mut text = "&[\n".to_string();
+    for path in sources {
+        let source = fs::read_to_string(path)?;
+        let lines: Vec<&str> = source.lines().collect();
+        let after = lines
+            .iter()
+            .rposition(|line| included(line).is_some())
+            .map_or(0, |at| at + 1);
+        let tail = lines[after..].join("\n");
+        writeln!(text, "({:?}, {:?}),", stem(path), tail.trim())?;
+    }
+    text.push(']');
+    Ok(text)
+}
+
+/// Compiles what has changed, and makes one library of it.
+fn compile(headers: &Path, out: &Path, files: &[(String, String)]) -> Result<()> {
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").opt_level(2).include(headers);
+    // Emulations of matrix units and dot products are slow enough as it is.
+    if env::var("CARGO_CFG_TARGET_ARCH")? == "x86_64" {
+        build.flag("-mavx2").flag("-mfma").flag("-mf16c");
+    }
+    build.flag("-ffp-contract=fast");
+    // Kernels use some functions of their headers, and name arguments that they do not read.
+    build
+        .flag("-Wno-unused-function")
+        .flag("-Wno-unused-parameter");
+    build
+        .flag("-Wno-unused-variable")
+        .flag("-Wno-unknown-pragmas");
+    let mut common = String::new();
+    for header in ["hadal_cpu.h", "runner.h"] {
+        common.push_str(&fs::read_to_string(headers.join(header))?);
+    }
+    let compiler = build.get_compiler();
+    let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let jobs: usize = env::var("NUM_JOBS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(1);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                while let Some((name, text)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(e) = object(compiler.to_command(), out, name, text, &common) {
+                        failures.lock().unwrap_or_else(|e| e.into_inner()).push(e);
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap_or_else(|e| e.into_inner());
+    if !failures.is_empty() {
+        return Err(failures.join("\n").into());
+    }
+    for (name, _) in files {
+        build.object(out.join(format!("{name}.o")));
+    }
+    build.try_compile("hadal_cpu")?;
+    Ok(())
+}
+
+/// An object file, made anew where its text, a header or an option is another.
+fn object(
+    mut command: Command,
+    out: &Path,
+    name: &str,
+    text: &str,
+    common: &str,
+) -> std::result::Result<(), String> {
+    let source = out.join(format!("{name}.cpp"));
+    let object = out.join(format!("{name}.o"));
+    let made = out.join(format!("{name}.made"));
+    command.arg("-c").arg(&source).arg("-o").arg(&object);
+    let key = format!("{command:?}\n{common}\n{text}");
+    if object.exists() && fs::read_to_string(&made).is_ok_and(|old| old == key) {
+        return Ok(());
+    }
+    let failed = |e: io::Error| format!("{name}: {e}");
+    fs::write(&source, text).map_err(failed)?;
+    let output = command.output().map_err(failed)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("{name} does not compile:\n{said}"));
+    }
+    for line in said.lines().filter(|line| line.contains("warning:")) {
+        tell(&format!("warning={line}")).map_err(failed)?;
+    }
+    fs::write(&made, key).map_err(failed)
+}

@@ -1,0 +1,250 @@
+// A block of threads on fibers. Whoever can go on is chosen at random when a block begins and
+// whenever a thread waits, so that a result that hangs on an order shows.
+#include "runner.h"
+
+namespace hadal_cpu {
+
+thread_local Place place;
+static thread_local Worker* worker;
+
+static const size_t GUARD = 64, MARGIN = 256, SPACE = MAX_SHARED + 64 * MARGIN;
+static const u8 GUARD_BYTE = 0xa5, POISON = 0xff;
+
+void barrier() { worker->barrier(); }
+u32 wave_exchange(u32 value, u32 lane) { return worker->exchange(value, lane); }
+void wave_share(const void* mine, size_t bytes, void* all) { worker->share(mine, bytes, all); }
+void* shared(int id, size_t bytes) { return worker->shared(id, bytes); }
+
+Worker::Worker() : block_memory(SPACE + 256) {}
+
+std::string Worker::run(const Work& launch, u64 index) {
+    work = &launch;
+    worker = this;
+    random = Random(launch.seed ^ (index + 1) * 0x2545f4914f6cdd1du);
+    for (u32 axis = 0; axis < 3; axis++) {
+        place.group[axis] = (u32)(index % launch.grid[axis]);
+        place.groups[axis] = launch.grid[axis];
+        index /= launch.grid[axis];
+    }
+    threads = (u32)launch.kernel->threads;
+    done = at_barrier = 0;
+    failure.clear();
+    regions.clear();
+    block_used = 0;
+    for (u32 t = 0; t < threads; t++) {
+        state[t] = NEW;
+        ready[t] = t;
+        arrived[t] = 0;
+        free_stacks[t] = MAX_THREADS - 1 - t;
+    }
+    ready_count = free_count = threads;
+    run_fibers();
+    check_shared();
+    return failure;
+}
+
+void Worker::run_fibers() {
+    const u32 first = pick();
+    hadal_switch(&scheduler, resume(first));
+    if (failure.empty() && done < threads) {
+        find_deadlock();
+    }
+}
+
+// A thread that can go on, which `place` then names.
+u32 Worker::pick() {
+    if (ready_count == 0 || !failure.empty()) {
+        return NONE;
+    }
+    const u32 at = random.below(ready_count);
+    const u32 thread = ready[at];
+    ready[at] = ready[--ready_count];
+    return place.thread = thread;
+}
+
+// Where to switch to for a thread that was picked.
+void* Worker::resume(u32 thread) {
+    if (thread == NONE) {
+        return scheduler;
+    }
+    if (state[thread] != NEW) {
+        return sp[thread];
+    }
+    state[thread] = READY;
+    stack[thread] = free_stacks[--free_count];
+    return stacks.enter(stack[thread], begin_fiber);
+}
+
+// Runs threads from begin to end on one stack for as long as none of them waits.
+void Worker::begin_fiber() {
+    Worker& w = *worker;
+    u32 thread = place.thread;
+    for (;;) {
+        w.work->kernel->invoke(w.work->kernel->function, w.work->arguments);
+        if (w.stacks.overflown(w.stack[thread])) {
+            w.fail("a thread used up its stack");
+        }
+        w.state[thread] = DONE;
+        w.done++;
+        const u32 next = w.pick();
+        if (next == NONE || w.state[next] != NEW) {
+            w.free_stacks[w.free_count++] = w.stack[thread];
+            void* ended;
+            hadal_switch(&ended, w.resume(next));
+        }
+        w.state[next] = READY;
+        w.stack[next] = w.stack[thread];
+        thread = next;
+    }
+}
+
+// Lets others run until this thread is ready and picked.
+void Worker::wait() {
+    const u32 thread = place.thread, next = pick();
+    if (next != thread) {
+        hadal_switch(&sp[thread], resume(next));
+    }
+}
+
+void Worker::barrier() {
+    state[place.thread] = AT_BARRIER;
+    if (++at_barrier == threads) {
+        at_barrier = 0;
+        release_wave(0, threads);
+    }
+    wait();
+}
+
+u32 Worker::wave_first() const { return place.thread - place.thread % (u32)work->kernel->wave; }
+
+u32 Worker::wave_size(u32 first) const {
+    const u32 wave = (u32)work->kernel->wave;
+    return threads - first < wave ? threads - first : wave;
+}
+
+// Whether the thread is the last of its wave.
+bool Worker::arrive(State at) {
+    const u32 first = wave_first(), size = wave_size(first);
+    u32& count = arrived[first / (u32)work->kernel->wave];
+    state[place.thread] = at;
+    if (++count < size) {
+        return false;
+    }
+    count = 0;
+    for (u32 t = first; t < first + size; t++) {
+        if (state[t] != at) {
+            fail("threads of a wave came to different exchanges");
+            return false;
+        }
+    }
+    return true;
+}
+
+void Worker::release_wave(u32 first, u32 count) {
+    for (u32 t = first; t < first + count; t++) {
+        state[t] = READY;
+        ready[ready_count++] = t;
+    }
+}
+
+u32 Worker::exchange(u32 given, u32 wanted) {
+    const u32 thread = place.thread;
+    value[thread] = given;
+    lane[thread] = wanted;
+    if (arrive(AT_EXCHANGE)) {
+        const u32 first = wave_first(), size = wave_size(first);
+        for (u32 t = first; t < first + size; t++) {
+            result[t] = value[first + lane[t] % size];
+        }
+        release_wave(first, size);
+    }
+    wait();
+    return result[thread];
+}
+
+void Worker::share(const void* from, size_t count, void* to) {
+    const u32 thread = place.thread;
+    mine[thread] = from;
+    bytes[thread] = count;
+    all[thread] = to;
+    if (arrive(AT_SHARE)) {
+        const u32 first = wave_first(), size = wave_size(first);
+        for (u32 t = first; t < first + size; t++) {
+            if (bytes[t] != count) {
+                fail("threads of a wave shared different numbers of bytes");
+                break;
+            }
+            for (u32 other = 0; other < size; other++) {
+                std::memcpy((u8*)all[t] + other * count, mine[first + other], count);
+            }
+        }
+        release_wave(first, size);
+    }
+    wait();
+}
+
+void* Worker::shared(int id, size_t count) {
+    for (const Region& region : regions) {
+        if (region.id == id && region.bytes == count) {
+            return region.at;
+        }
+    }
+    const size_t rounded = (count + 127) & ~(size_t)127;
+    const size_t limit = work->shared > STATIC_SHARED ? work->shared : STATIC_SHARED;
+    size_t used = count;
+    for (const Region& region : regions) {
+        used += region.bytes;
+    }
+    if (used > limit || block_used + rounded + 2 * MARGIN > SPACE) {
+        fail("a block asks for " + std::to_string(used) + " bytes of block memory, of " +
+             std::to_string(limit));
+        // The thread must not go on, and nothing switches back to it.
+        for (;;) {
+            wait();
+        }
+    }
+    // As the strictest type that is copied into it asks.
+    const size_t base = 128 - (size_t)block_memory.data() % 128;
+    u8* const at = block_memory.data() + base + block_used + MARGIN / 2;
+    std::memset(at - GUARD, GUARD_BYTE, GUARD);
+    std::memset(at, POISON, count);
+    std::memset(at + count, GUARD_BYTE, GUARD);
+    block_used += rounded + MARGIN;
+    regions.push_back({id, count, at});
+    return at;
+}
+
+void Worker::check_shared() {
+    for (const Region& region : regions) {
+        for (size_t i = 0; i < GUARD; i++) {
+            if (region.at[-1 - (long)i] != GUARD_BYTE) {
+                return fail("block memory was written before its begin");
+            }
+            if (region.at[region.bytes + i] != GUARD_BYTE) {
+                return fail("block memory was written behind its end");
+            }
+        }
+    }
+}
+
+void Worker::find_deadlock() {
+    u32 barriers = 0, exchanges = 0;
+    for (u32 t = 0; t < threads; t++) {
+        barriers += state[t] == AT_BARRIER;
+        exchanges += state[t] == AT_EXCHANGE || state[t] == AT_SHARE;
+    }
+    fail("deadlock of " + std::to_string(threads) + " threads: " + std::to_string(barriers) +
+         " wait at a barrier, " + std::to_string(exchanges) + " at a wave's exchange, " +
+         std::to_string(done) + " have returned");
+}
+
+void Worker::fail(const std::string& what) {
+    if (failure.empty()) {
+        failure = "kernel " + work->kernel->name + " (wave " + std::to_string(work->kernel->wave) +
+                  "), block " + std::to_string(place.group[0]) + "," +
+                  std::to_string(place.group[1]) + "," + std::to_string(place.group[2]) + ": " +
+                  what;
+    }
+}
+
+}  // namespace hadal_cpu

@@ -1,0 +1,107 @@
+// What the CPU build of the kernels stands on: each thread of a block is a fiber. Included
+// before a kernel file, outside of namespaces; `portable.h` says what it is used for.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace hadal_cpu {
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+// Which thread of which block runs. In the part of thread-local memory that needs no call to
+// be found, where there is one: kernels ask for it in inner loops.
+struct Place {
+    u32 thread, group[3], groups[3];
+};
+#if defined(__ELF__)
+extern thread_local Place place __attribute__((tls_model("initial-exec")));
+#else
+extern thread_local Place place;
+#endif
+
+inline u32 thread() { return place.thread; }
+inline u32 group(int axis) { return place.group[axis]; }
+inline u32 groups(int axis) { return place.groups[axis]; }
+
+// All threads of the block.
+void barrier();
+// All threads of the wave; the value that thread `lane` of it brought.
+u32 wave_exchange(u32 value, u32 lane);
+// All threads of the wave, with as many bytes each; all of them, in the order of lanes.
+void wave_share(const void* mine, size_t bytes, void* all);
+// Memory of the block: the same for the same id and size, poisoned when the block begins.
+void* shared(int id, size_t bytes);
+
+inline u32 atomic_add(u32* at, u32 value) {
+    return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
+}
+
+inline float half_to_float(u16 bits) {
+#if defined(__F16C__)
+    return _cvtsh_ss(bits);
+#else
+    // The exponent moves by the difference of the biases; subnormals become normal by a
+    // multiplication, infinities and what is not a number keep the largest exponent.
+    const u32 sign = (u32)(bits & 0x8000) << 16, rest = bits & 0x7fff;
+    u32 word = rest << 13;
+    float value;
+    if (rest >= 0x7c00) {
+        word |= 0x7f800000u;
+        std::memcpy(&value, &word, 4);
+    } else {
+        std::memcpy(&value, &word, 4);
+        value *= 0x1p112f;
+    }
+    std::memcpy(&word, &value, 4);
+    word |= sign;
+    std::memcpy(&value, &word, 4);
+    return value;
+#endif
+}
+
+// The kernels' file that the entries after it come from.
+struct File {
+    explicit File(const char* name);
+};
+
+struct Argument {
+    u32 bytes, align, is_pointer;
+};
+
+typedef void (*Function)();
+typedef void (*Invoke)(Function kernel, const void* const* arguments);
+
+template <class... Args> struct Call {
+    template <size_t... I>
+    static void spread(Function kernel, const void* const* arguments, std::index_sequence<I...>) {
+        ((void (*)(Args...))kernel)(*(const Args*)arguments[I]...);
+    }
+    static void invoke(Function kernel, const void* const* arguments) {
+        spread(kernel, arguments, std::index_sequence_for<Args...>());
+    }
+};
+
+void add_entry(const char* name, int wave, int threads, Function kernel, Invoke invoke,
+               const Argument* arguments, u32 count);
+
+// A kernel; the objects exist to be made.
+struct Entry {
+    template <class... Args>
+    Entry(const char* name, int wave, int threads, void (*kernel)(Args...)) {
+        static const Argument arguments[] = {
+            {(u32)sizeof(Args), (u32)alignof(Args), std::is_pointer<Args>::value}...};
+        add_entry(name, wave, threads, (Function)kernel, &Call<Args...>::invoke, arguments,
+                  sizeof...(Args));
+    }
+};
+
+}  // namespace hadal_cpu

@@ -1,0 +1,183 @@
+//! What only NVIDIA's driver and compiler have, or have in a form of their own.
+#![allow(non_snake_case, reason = "the vendor's names")]
+
+use std::ffi::{c_char, c_void};
+
+use crate::codes::*;
+use crate::exports::{add_node, copy_peer, device_count, driver, enable_peer, put};
+use crate::image::sm;
+use crate::module::Request;
+use crate::state::State;
+
+/// `CUDA_KERNEL_NODE_PARAMS`, first version.
+#[repr(C)]
+pub struct NodeParams {
+    function: u64,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    params: *const *const c_void,
+    extra: *const *const c_void,
+}
+
+driver! { Cuda:
+    fn cuInit(state, flags: u32) {
+        if flags != 0 {
+            return state.refuse(INVALID_VALUE, format!("flags {flags}"));
+        }
+        if state.devices.is_empty() {
+            return Err(NO_DEVICE);
+        }
+        state.initialised = true;
+        Ok(())
+    }
+    fn cuDriverGetVersion(state, out: *mut i32) { put(state, out, state.config.version) }
+    fn cuDeviceGetAttribute(state, out: *mut i32, attribute: i32, device: i32) {
+        let device = state.ordinal(device)?;
+        let (arch, _, processors, wave) = state.config.models[device];
+        let value = match attribute {
+            1..=3 => 1024,
+            4 => 64,
+            5 => i32::MAX,
+            6 | 7 => 65535,
+            8 => 48 << 10,
+            10 => wave as i32,
+            16 => processors,
+            18 => 0,
+            33 | 34 => device as i32,
+            41 => 1,
+            50 => 0,
+            75 => (sm(arch) / 10) as i32,
+            76 => (sm(arch) % 10) as i32,
+            81 => 228 << 10,
+            97 => 227 << 10,
+            _ => return state.refuse(INVALID_VALUE, format!("attribute {attribute} is unknown")),
+        };
+        put(state, out, value)
+    }
+    fn cuDevicePrimaryCtxRetain(state, out: *mut u64, device: i32) {
+        let device = state.ordinal(device)?;
+        if let Some(code) = state.devices[device].sticky {
+            return Err(code);
+        }
+        let context = match state.devices[device].context {
+            Some(context) => context,
+            None => state.contexts.add(device, ()),
+        };
+        state.devices[device].context = Some(context);
+        state.devices[device].retained += 1;
+        put(state, out, context)
+    }
+    fn cuDevicePrimaryCtxRelease_v2(state, device: i32) {
+        let device = state.ordinal(device)?;
+        match state.devices[device].retained {
+            0 => return state.refuse(INVALID_CONTEXT, "the context was not retained"),
+            1 => {
+                state.drain(device);
+                state.end_context(device);
+            }
+            _ => state.devices[device].retained -= 1,
+        }
+        Ok(())
+    }
+    fn cuCtxSetCurrent(state, context: u64) {
+        if context != 0 {
+            context_device(state, context)?;
+        }
+        state.make_current(context);
+        Ok(())
+    }
+    fn cuCtxGetCurrent(state, out: *mut u64) {
+        let device = state.current();
+        let context = device.and_then(|device| state.devices[device].context);
+        put(state, out, context.unwrap_or(0))
+    }
+    fn cuCtxEnablePeerAccess(state, context: u64, _flags: u32) {
+        let peer = context_device(state, context)?;
+        enable_peer(state, peer)
+    }
+    fn cuMemcpyPeerAsync(
+        state, to: u64, to_context: u64, from: u64, from_context: u64, bytes: usize, stream: u64
+    ) {
+        let to_device = context_device(state, to_context)?;
+        let from_device = context_device(state, from_context)?;
+        copy_peer(state, (to, to_device), (from, from_device), bytes, stream)
+    }
+    fn cuGraphAddKernelNode(
+        state, out: *mut u64, graph: u64, after: *const u64, count: usize, node: *const NodeParams
+    ) {
+        if node.is_null() {
+            return state.refuse(INVALID_VALUE, "no parameters");
+        }
+        // SAFETY: the caller's word.
+        let node = unsafe { &*node };
+        let request = Request {
+            function: node.function,
+            grid: node.grid,
+            block: node.block,
+            shared: node.shared,
+            params: node.params,
+            extra: node.extra,
+        };
+        // SAFETY: the caller's word.
+        unsafe { add_node(state, out, graph, after, count, &request) }
+    }
+    fn cuGetErrorName(state, code: u32, out: *mut *const c_char) {
+        put(state, out, name(code).as_ptr().cast())
+    }
+    fn cuGetErrorString(state, code: u32, out: *mut *const c_char) {
+        put(state, out, name(code).as_ptr().cast())
+    }
+    fn nvrtcVersion(state, major: *mut i32, minor: *mut i32) {
+        put(state, major, state.config.version / 1000)?;
+        put(state, minor, state.config.version % 1000 / 10)
+    }
+}
+
+/// As the vendor documents it.
+///
+/// # Safety
+/// As the vendor's function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetCount(out: *mut i32) -> u32 {
+    device_count(Vendor::Cuda, "cuDeviceGetCount", out)
+}
+
+/// The vendor's compiler asks the driver for private tables, and does without.
+///
+/// # Safety
+/// As the vendor's function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGetExportTable(_table: *mut *const c_void, _id: *const u8) -> u32 {
+    NOT_FOUND
+}
+
+/// The text of a compiler's error code.
+///
+/// # Safety
+/// None is asked for.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvrtcGetErrorString(code: u32) -> *const c_char {
+    compiler_error(code)
+}
+
+/// Both compilers number their errors alike.
+pub(crate) fn compiler_error(code: u32) -> *const c_char {
+    let text: &[u8] = match code {
+        0 => b"success\0",
+        1 => b"out of memory\0",
+        3 => b"invalid input\0",
+        4 => b"invalid program\0",
+        5 => b"invalid option\0",
+        6 => b"compilation\0",
+        _ => b"unknown error\0",
+    };
+    text.as_ptr().cast()
+}
+
+fn context_device(state: &mut State, context: u64) -> Result<usize> {
+    match state.contexts.items.get(&context) {
+        Some((device, ())) => Ok(*device),
+        None => state.refuse(INVALID_CONTEXT, format!("{context:#x} is no context")),
+    }
+}

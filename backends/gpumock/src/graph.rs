@@ -1,0 +1,164 @@
+//! Graphs of kernel launches: built, made executable, launched. The nodes of a launch run in
+//! any order that their dependencies allow.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::codes::*;
+use crate::module::{Launch, Request};
+use crate::queue::Op;
+use crate::state::{State, object};
+
+/// A kernel node and the nodes that it comes after, by index.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub launch: Launch,
+    after: Vec<usize>,
+    /// Nodes that come after this one; known once the graph is executable.
+    then: Vec<usize>,
+}
+
+/// A graph under construction, with its nodes' handles.
+#[derive(Default)]
+pub(crate) struct Graph {
+    nodes: Vec<Node>,
+    handles: Vec<u64>,
+}
+
+/// An executable graph.
+pub(crate) struct Exec {
+    nodes: Arc<Vec<Node>>,
+    launched: u64,
+    /// Launches that have ended.
+    finished: Arc<AtomicU64>,
+}
+
+/// A launch of an executable graph, which need not be there any more.
+pub(crate) struct Run {
+    pub nodes: Arc<Vec<Node>>,
+    /// Nodes that may run.
+    ready: Vec<usize>,
+    /// By node: how many it still comes after.
+    waits_for: Vec<usize>,
+    /// Launches before this one, and how many have ended.
+    before: u64,
+    finished: Arc<AtomicU64>,
+}
+
+impl Run {
+    /// One launch of a graph begins when the one before it has ended.
+    pub fn may_go_on(&self) -> bool {
+        self.finished.load(Ordering::Relaxed) >= self.before
+    }
+}
+
+impl State {
+    pub fn add_graph(&mut self, flags: u32) -> Result<u64> {
+        let device = self.device()?;
+        if flags != 0 {
+            return self.refuse(INVALID_VALUE, format!("graph flags {flags}"));
+        }
+        Ok(self.graphs.add(device, Graph::default()))
+    }
+
+    /// A kernel node after others of the same graph.
+    pub fn add_node(&mut self, graph: u64, after: &[u64], request: &Request) -> Result<u64> {
+        let device = self.device()?;
+        let launch = self.launch(request)?;
+        let of = object!(self.graphs[graph], device);
+        let mut indices = Vec::new();
+        for handle in after {
+            match of.handles.iter().position(|known| known == handle) {
+                Some(index) => indices.push(index),
+                None => {
+                    let why = format!("{handle:#x} is no node of the graph");
+                    return self.refuse(INVALID_VALUE, why);
+                }
+            }
+        }
+        let handle = self.nodes.add(device, graph);
+        let of = object!(self.graphs[graph], device);
+        of.handles.push(handle);
+        of.nodes.push(Node {
+            launch,
+            after: indices,
+            then: Vec::new(),
+        });
+        Ok(handle)
+    }
+
+    pub fn instantiate(&mut self, graph: u64, flags: u64) -> Result<u64> {
+        let device = self.device()?;
+        let mut nodes = object!(self.graphs[graph], device).nodes.clone();
+        for node in 0..nodes.len() {
+            for before in nodes[node].after.clone() {
+                nodes[before].then.push(node);
+            }
+        }
+        if flags != 0 {
+            return self.refuse(INVALID_VALUE, format!("instantiation flags {flags}"));
+        }
+        let exec = Exec {
+            nodes: Arc::new(nodes),
+            launched: 0,
+            finished: Arc::default(),
+        };
+        Ok(self.execs.add(device, exec))
+    }
+
+    pub fn launch_graph(&mut self, handle: u64, stream: u64) -> Result {
+        let device = self.device()?;
+        object!(self.streams[stream], device);
+        let exec = object!(self.execs[handle], device);
+        let waits_for: Vec<usize> = exec.nodes.iter().map(|node| node.after.len()).collect();
+        let run = Run {
+            nodes: exec.nodes.clone(),
+            ready: (0..waits_for.len())
+                .filter(|i| waits_for[*i] == 0)
+                .collect(),
+            waits_for,
+            before: exec.launched,
+            finished: exec.finished.clone(),
+        };
+        exec.launched += 1;
+        self.enqueue(stream, Op::Graph(run))
+    }
+
+    pub fn destroy_graph(&mut self, handle: u64) -> Result {
+        let device = self.device_or_lost()?;
+        object!(self.graphs[handle], device);
+        self.graphs.items.remove(&handle);
+        self.nodes.items.retain(|_, (_, graph)| *graph != handle);
+        self.recover(device);
+        self.devices[device].sticky.map_or(Ok(()), Err)
+    }
+
+    /// Launches under way keep what they need.
+    pub fn destroy_exec(&mut self, handle: u64) -> Result {
+        let device = self.device_or_lost()?;
+        object!(self.execs[handle], device);
+        self.execs.items.remove(&handle);
+        self.recover(device);
+        self.devices[device].sticky.map_or(Ok(()), Err)
+    }
+
+    /// Runs one node of a launch, and gives back what is left of it.
+    pub fn execute_graph(&mut self, device: usize, lost: bool, mut run: Run) -> Option<Op> {
+        if lost {
+            run.ready.clear();
+        } else if let Some(node) = self.random.take(&mut run.ready) {
+            self.execute_launch(device, &run.nodes[node].launch);
+            for after in &run.nodes[node].then {
+                run.waits_for[*after] -= 1;
+                if run.waits_for[*after] == 0 {
+                    run.ready.push(*after);
+                }
+            }
+        }
+        if !run.ready.is_empty() {
+            return Some(Op::Graph(run));
+        }
+        run.finished.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+}

@@ -1,0 +1,227 @@
+//! The CPU build of the kernels: orders, waves, mistakes that are found, speed.
+#![cfg(unix)]
+
+use std::time::Instant;
+
+use hadal_gpumock::{Arg, find, kernels, launch};
+
+fn bytes<T: Copy>(values: &[T]) -> &[u8] {
+    // SAFETY: the tests' values are numbers without padding.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+fn bytes_mut<T: Copy>(values: &mut [T]) -> &mut [u8] {
+    // SAFETY: as above, and any bytes are numbers.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
+}
+
+/// Sums of blocks of 256 values by a kernel, and in order.
+fn sums(name: &str, wave: u32, seed: u64) -> Result<(Vec<f32>, Vec<f32>), String> {
+    let x: Vec<f32> = (0..7 * 256).map(|i| ((i * 37) % 101) as f32).collect();
+    let mut out = vec![f32::NAN; 7];
+    let n = Arg::word(x.len() as u32);
+    launch(
+        name,
+        wave,
+        [7, 1, 1],
+        &mut [
+            Arg::Read(bytes(&x)),
+            Arg::Value(&n),
+            Arg::Write(bytes_mut(&mut out)),
+        ],
+        seed,
+    )?;
+    Ok((out, x.chunks(256).map(|c| c.iter().sum()).collect()))
+}
+
+#[test]
+fn sums_are_right_in_any_order_and_without_their_barrier_in_none() {
+    for wave in [32, 64] {
+        for name in ["test_block_sum", "test_wave_sum"] {
+            for seed in 0..20 {
+                let (out, want) = sums(name, wave, seed).unwrap();
+                assert_eq!(out, want, "{name}, wave {wave}, seed {seed}");
+                let planted = format!("sums_planted:{name}");
+                let (out, want) = sums(&planted, wave, seed).unwrap();
+                assert_ne!(out, want, "{planted}, wave {wave}, seed {seed}");
+            }
+        }
+    }
+}
+
+fn words(name: &str, wave: u32, count: usize) -> Result<Vec<u32>, String> {
+    let mut out = vec![0u32; count];
+    launch(
+        name,
+        wave,
+        [1, 1, 1],
+        &mut [Arg::Write(bytes_mut(&mut out))],
+        3,
+    )?;
+    Ok(out)
+}
+
+#[test]
+fn mistakes_are_reported_with_kernel_and_block() {
+    for wave in [32, 64] {
+        for (name, what) in [
+            (
+                "test_returns_early",
+                "63 wait at a barrier, 0 at a wave's exchange, 1 have returned",
+            ),
+            ("test_deadlock", "deadlock of 128 threads"),
+            ("test_writes_behind", "written behind its end"),
+            ("test_big_stack", "used up its stack"),
+        ] {
+            let error = words(name, wave, 128).unwrap_err();
+            assert!(error.contains(name) && error.contains(what), "{error}");
+            assert!(error.contains("block 0,0,0"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn block_memory_begins_as_not_a_number() {
+    assert!(
+        words("test_poison", 32, 64)
+            .unwrap()
+            .iter()
+            .all(|w| *w == u32::MAX)
+    );
+}
+
+#[test]
+fn all_blocks_run_once() {
+    let mut counter = [0u32];
+    let grid = [9, 5, 3];
+    launch(
+        "test_count",
+        64,
+        grid,
+        &mut [Arg::Write(bytes_mut(&mut counter))],
+        11,
+    )
+    .unwrap();
+    assert_eq!(counter[0], 9 * 5 * 3 * 256);
+}
+
+#[test]
+fn waves_share_larger_values() {
+    let values: Vec<u64> = (0..64).map(|i| i * i + (i << 40)).collect();
+    for wave in [32u64, 64] {
+        let mut out = vec![0u64; 64];
+        let mut args = [Arg::Read(bytes(&values)), Arg::Write(bytes_mut(&mut out))];
+        launch("test_share", wave as u32, [1, 1, 1], &mut args, 5).unwrap();
+        for (thread, got) in out.iter().enumerate() {
+            let first = thread as u64 / wave * wave;
+            let want: u64 = (0..wave)
+                .map(|l| values[(first + l) as usize] * (l + 1))
+                .sum();
+            assert_eq!(*got, want);
+        }
+    }
+}
+
+#[test]
+fn arguments_are_checked() {
+    let mut out = [0u32; 4];
+    assert!(launch("test_nothing", 32, [1; 3], &mut [], 0).is_err());
+    assert!(launch("test_count", 32, [1; 3], &mut [], 0).is_err());
+    assert!(launch("test_count", 32, [1; 3], &mut [Arg::Value(&[0; 8])], 0).is_err());
+    let args = &mut [Arg::Write(bytes_mut(&mut out))];
+    assert!(launch("test_count", 32, [1, 0, 1], args, 0).is_err());
+}
+
+#[test]
+fn every_file_of_the_kernels_is_there_at_both_waves() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shaders/gpu");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ext| ext == "cu") {
+            let file = path.file_stem().unwrap().to_str().unwrap();
+            for wave in [32, 64] {
+                let of_file = |k: &&hadal_gpumock::Kernel| k.file == file && k.wave == wave;
+                assert!(kernels().iter().any(|k| of_file(&k)), "{file} at {wave}");
+            }
+        }
+    }
+    let kernel = find(None, "linear_f8_wide_1", 32).unwrap();
+    assert_eq!(
+        (kernel.threads, kernel.argument_bytes()),
+        (128, 128 + 5 * 8)
+    );
+}
+
+/// Prints speeds; run alone: `cargo test --release -p hadal-gpumock -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn speeds() {
+    let (n, k) = (512usize, 2048usize);
+    let x = vec![0.5f32; k];
+    let w = vec![0x38u8; n * k];
+    let scales = vec![1.0f32; n / 128 * (k / 128)];
+    let inputs = [0u32; 64];
+    let mut params = [0u32; 32];
+    // rows, the counts of all, n, k, strides, and the rows of the weight.
+    (params[0], params[1], params[2]) = (1, u32::MAX, 1);
+    (params[3], params[4]) = (n as u32, k as u32);
+    (params[6], params[9], params[27]) = (k as u32, n as u32, n as u32);
+    for (name, wave) in [("linear_f8_wide_1", 32), ("linear_f8_wide_1", 64)] {
+        let mut y = vec![0f32; n];
+        let mut times = Vec::new();
+        for seed in 0..5 {
+            let start = Instant::now();
+            launch(
+                name,
+                wave,
+                [n as u32 / (256 / wave), 1, 1],
+                &mut [
+                    Arg::Value(bytes(&params)),
+                    Arg::Read(bytes(&inputs)),
+                    Arg::Read(bytes(&x)),
+                    Arg::Read(&w),
+                    Arg::Read(bytes(&scales)),
+                    Arg::Write(bytes_mut(&mut y)),
+                ],
+                seed,
+            )
+            .unwrap();
+            times.push(start.elapsed().as_secs_f64());
+        }
+        assert!(y.iter().all(|v| *v == k as f32 * 0.5), "{:?}", &y[..4]);
+        let best = times.iter().copied().fold(f64::MAX, f64::min);
+        println!(
+            "{name} wave {wave}: {:.0} MFLOP/s",
+            2e-6 * (n * k) as f64 / best
+        );
+    }
+    let blocks = 4096u32;
+    let x = vec![1f32; blocks as usize * 256];
+    let mut y = x.clone();
+    let mut sums = vec![0f32; blocks as usize];
+    for round in 0..2 {
+        let start = Instant::now();
+        let (a, count) = (Arg::word(2f32.to_bits()), Arg::word(blocks * 256));
+        let args = &mut [
+            Arg::Value(&a),
+            Arg::Read(bytes(&x)),
+            Arg::Write(bytes_mut(&mut y)),
+            Arg::Value(&count),
+        ];
+        launch("test_axpy", 32, [blocks, 1, 1], args, round).unwrap();
+        let plain = start.elapsed();
+        let start = Instant::now();
+        let args = &mut [
+            Arg::Read(bytes(&x)),
+            Arg::Value(&count),
+            Arg::Write(bytes_mut(&mut sums)),
+        ];
+        launch("test_block_sum", 32, [blocks, 1, 1], args, round).unwrap();
+        let summed = start.elapsed();
+        println!(
+            "a thread that never waits: {:.1} ns; one with eight barriers: {:.1} ns",
+            plain.as_nanos() as f64 / f64::from(blocks * 256),
+            summed.as_nanos() as f64 / f64::from(blocks * 256)
+        );
+    }
+}
