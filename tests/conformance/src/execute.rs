@@ -6,7 +6,7 @@ use hadal_device::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::expect::{Expectation, Kind};
-use crate::ops::{self, Built, OpCase};
+use crate::ops::{self, Built};
 use crate::plan::{Case, Work, is_required};
 use crate::stage::{self, Fit};
 
@@ -122,7 +122,7 @@ fn judge(case: &Case, device: &Arc<dyn Device>, seed: u64) -> Status {
                 Err(why) => Status::Failed { why },
             }
         }
-        Work::NoRow(OpCase { op, .. }, why) if is_required(*op, device.info()) => Status::Failed {
+        Work::NoRow(case, why) if is_required(case, device.info()) => Status::Failed {
             why: format!("every device must do this, and no row does: {why}"),
         },
         Work::NoRow(_, why) => Status::Unsupported { why: why.clone() },

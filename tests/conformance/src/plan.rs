@@ -1,7 +1,7 @@
 //! Every case for a device, in groups: the same list for all, except that a kernel row is a
 //! case only where the device has what the row needs.
 
-use hadal_device::{DeviceInfo, Features, KernelRow, OpKind};
+use hadal_device::{DeviceInfo, Features, KernelRow, OpKind, flags};
 use hadal_shaders::OTHER_FORMAT;
 
 use crate::Profile;
@@ -69,6 +69,7 @@ fn op_cases(
     let rows = table.iter().filter(|row| {
         row.op == case.op
             && row.needs.without(info.features) == Features::NONE
+            && (row.takes_codes() || problem.params.flags & flags::CODED == 0)
             && (row.fits)(&problem).is_none()
     });
     let mut cases: Vec<Case> = rows
@@ -107,6 +108,8 @@ fn op_cases(
 }
 
 /// False for operations that lowering asks for only where a row exists.
-pub fn is_required(op: OpKind, info: &DeviceInfo) -> bool {
-    !op.is_optional() && (op != OpKind::AttendExpanded || info.expand_from_tokens.is_some())
+pub fn is_required(OpCase { op, shape, .. }: &OpCase, info: &DeviceInfo) -> bool {
+    !op.is_optional()
+        && shape.flags & flags::CODED == 0
+        && (*op != OpKind::AttendExpanded || info.expand_from_tokens.is_some())
 }

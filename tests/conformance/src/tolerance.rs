@@ -6,7 +6,9 @@
 //! allowed here, and some roundings for what is not a sum. Stored formats (F16, BF16, E4M3
 //! times scale) decode exactly into `f32`, so they cost nothing but the scale's rounding.
 
-use hadal_device::OpKind;
+use hadal_device::{OpKind, flags};
+
+use crate::shape::Shape;
 
 /// What one rounding of `f32` loses, relatively.
 pub const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
@@ -44,6 +46,19 @@ const ROUNDINGS: &[(OpKind, f64)] = &[
 fn roundings(op: OpKind) -> f64 {
     let found = ROUNDINGS.iter().find(|(known, _)| *known == op);
     found.map_or(0.0, |(_, roundings)| *roundings)
+}
+
+/// What FP8 units lose of a sum of 128 products, of the sum of their magnitudes: they keep
+/// some 14 bits (DeepSeek-V3 report, section 3.3.2).
+const FP8_UNITS: f64 = 1.0 / (1u64 << 13) as f64;
+
+/// [`share`] of a product over `shape.k` values, which may be codes.
+pub fn product(op: OpKind, shape: &Shape) -> f64 {
+    let units = match shape.flags & flags::CODED {
+        0 => 0.0,
+        _ => FP8_UNITS,
+    };
+    share(op, shape.k) + units
 }
 
 /// What a result of `op` over a sum of `terms` may be off by, as a share of the sum of

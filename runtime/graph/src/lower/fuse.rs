@@ -178,6 +178,55 @@ impl Lower<'_> {
         Ok(true)
     }
 
+    /// Whether every reader of the quantised activation `value`, which lies at `x`, multiplies
+    /// codes as they are: then it is made as codes.
+    pub(super) fn readers_take_codes(&self, value: ValueId, x: View) -> hadal_device::Result<bool> {
+        let graph = self.graph;
+        if graph.outputs.iter().any(|(_, output)| *output == value) {
+            return Ok(false);
+        }
+        let readers = graph
+            .nodes
+            .iter()
+            .filter(|node| node.inputs.contains(&value));
+        for reader in readers {
+            let (op, added, weights) = match (&reader.op, &reader.inputs[..]) {
+                (Op::Linear, [_, w]) => (OpKind::Linear, 0, vec![*w]),
+                (Op::LinearAdd, [_, w, added]) if *added != value => {
+                    (OpKind::Linear, flags::RESIDUAL, vec![*w])
+                }
+                (Op::GateUp, [_, gate, up]) => (OpKind::GateUp, 0, vec![*gate, *up]),
+                _ => return Ok(false),
+            };
+            for weight in weights {
+                // A reader comes later, so its weight may have no value yet.
+                let Op::Weight { name, .. } = &graph.node(weight).op else {
+                    return Ok(false);
+                };
+                let Some(weight) = self.weights.matrix(name) else {
+                    return Ok(false);
+                };
+                let runs = weight.pieces.iter().all(|piece| {
+                    self.runs(&Problem {
+                        op,
+                        weight: weight.dtype,
+                        params: Params {
+                            k: x.width,
+                            row_first: piece.row_first,
+                            row_count: piece.row_count,
+                            flags: flags::CODED | added,
+                            ..xy(self.row_params(self.rows_of(value)), x, x)
+                        },
+                    })
+                });
+                if !runs {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
     /// What all pieces of all readers of the norm `value` share; `None` if its rows are too
     /// many or its weight `norm` has a format that the fused operation does not know.
     fn norm_linear_params(

@@ -62,11 +62,11 @@ impl Lower<'_> {
                 k: x.width,
                 row_first: piece.row_first,
                 row_count: piece.row_count,
-                flags: if residual.is_some() {
-                    flags::RESIDUAL
-                } else {
-                    0
-                },
+                flags: x.flags()
+                    | match residual {
+                        Some(_) => flags::RESIDUAL,
+                        None => 0,
+                    },
                 b_offset: residual.map_or(0, |view| view.offset),
                 b_stride: residual.map_or(0, |view| view.row_stride),
                 ..xy(rows, x, y)
@@ -96,6 +96,7 @@ impl Lower<'_> {
                 k: x.width,
                 row_first: gate_piece.row_first,
                 row_count: gate_piece.row_count,
+                flags: x.flags(),
                 ..xy(rows, x, y)
             };
             let mut args = vec![Arg::Read(x)];

@@ -7,7 +7,7 @@
 //! one binding comes in chunks of experts; each chunk is a dispatch that writes the rows of
 //! its own experts.
 
-use hadal_device::{DType, Error, OpKind, Params, flags};
+use hadal_device::{DType, Error, OpKind, Params, Problem, coded_words, flags};
 use hadal_weights::{PlacedTable, TableChunk};
 
 use super::{Arg, Lower, MoeForm, Value, View, invalid, node::xy};
@@ -43,16 +43,17 @@ impl Lower<'_> {
             ..self.row_params(self.rows_of(inputs[0]))
         };
         let mut x = self.flat_view(inputs[0])?;
-        if let Some(scale) = quantise {
-            let quantised = self.temporary(tokens.rows, x.width);
-            self.act_quant(x, quantised, scale, tokens)?;
-            x = quantised;
-        }
         let tables = [
             self.placed_table(inputs[2])?,
             self.placed_table(inputs[3])?,
             self.placed_table(inputs[4])?,
         ];
+        if let Some(scale) = quantise {
+            let coded = self.experts_take_codes(&tables, tokens);
+            let quantised = self.temporary(tokens.rows, x.width).coded(coded);
+            self.act_quant(x, quantised, scale, tokens)?;
+            x = quantised;
+        }
         let (x, rows) = self.arrange(x, idx, tables[0].shape[0], tokens)?;
         let out = self.expert_rows(x, rows, &tables, tokens, quantise)?;
         let base = self.flat_view(inputs[5])?;
@@ -67,6 +68,45 @@ impl Lower<'_> {
             .ok_or_else(|| invalid(format!("{name} was not placed")))
     }
 
+    /// Whether each choice looks its expert up.
+    fn is_direct(&self, tokens: Params) -> bool {
+        match self.request.moe {
+            MoeForm::Auto => tokens.rows <= DIRECT_MAX_TOKENS,
+            MoeForm::Direct => true,
+            MoeForm::Grouped => false,
+        }
+    }
+
+    /// Whether the products of sorted choices run on codes, all of them.
+    fn experts_take_codes(&self, tables: &[PlacedTable; 3], tokens: Params) -> bool {
+        let [gate, up, down] = tables;
+        if self.is_direct(tokens) || gate.dtype != up.dtype {
+            return false;
+        }
+        [(OpKind::GroupedGateUp, gate), (OpKind::GroupedLinear, down)]
+            .into_iter()
+            .all(|(op, table)| {
+                let [experts, n, k] = table.shape;
+                table.chunks.iter().all(|chunk| {
+                    self.runs(&Problem {
+                        op,
+                        weight: table.dtype,
+                        params: Params {
+                            n,
+                            k,
+                            experts,
+                            expert_first: chunk.expert_first,
+                            expert_count: chunk.entries.len() as u32,
+                            x_stride: k,
+                            y_stride: n,
+                            flags: flags::CODED,
+                            ..choice_rows(tokens)
+                        },
+                    })
+                })
+            })
+    }
+
     /// Decides the form and sorts the choices where it pays.
     fn arrange(
         &mut self,
@@ -75,12 +115,7 @@ impl Lower<'_> {
         experts: u32,
         tokens: Params,
     ) -> hadal_device::Result<(View, Rows)> {
-        let direct = match self.request.moe {
-            MoeForm::Auto => tokens.rows <= DIRECT_MAX_TOKENS,
-            MoeForm::Direct => true,
-            MoeForm::Grouped => false,
-        };
-        if direct {
+        if self.is_direct(tokens) {
             return Ok((x, Rows::Direct { idx }));
         }
         let choices = tokens.rows * tokens.top_k;
@@ -99,9 +134,12 @@ impl Lower<'_> {
             Arg::Write(place),
         ];
         self.emit(OpKind::ExpertOffsets, DType::F32, params, args)?;
-        let rows = self.temporary(choices, x.width);
+        let rows = self.temporary(choices, x.width).coded(x.coded);
         let params = Params {
-            n: x.width,
+            n: match x.coded {
+                true => coded_words(x.width),
+                false => x.width,
+            },
             ..xy(choice_rows(tokens), x, rows)
         };
         let args = vec![Arg::Read(x), Arg::Read(order), Arg::Write(rows)];
@@ -130,7 +168,7 @@ impl Lower<'_> {
             self.swiglu_rows(choice_rows(tokens), g, u, act)?;
         }
         if let Some(scale) = quantise {
-            let quantised = self.temporary(choices, act.width);
+            let quantised = self.temporary(choices, act.width).coded(x.coded);
             self.act_quant(act, quantised, scale, choice_rows(tokens))?;
             act = quantised;
         }
@@ -165,7 +203,7 @@ impl Lower<'_> {
                 experts,
                 expert_first: first.expert_first,
                 expert_count: first.entries.len() as u32,
-                flags: if flags { flags::ROW_PER_TOKEN } else { 0 },
+                flags: x.flags() | if flags { flags::ROW_PER_TOKEN } else { 0 },
                 ..xy(choice_rows(tokens), x, y)
             };
             let mut args = vec![Arg::Read(x), Arg::Read(index)];

@@ -69,11 +69,7 @@ impl Lower<'_> {
             Op::Experts { quantise } => self.experts(inputs, *quantise, y)?,
             Op::Gather => self.gather(inputs[0], y)?,
             Op::Argmax => self.unary(OpKind::Argmax, inputs[0], y)?,
-            Op::ActQuant(scale) => {
-                let x = self.view(inputs[0])?;
-                let params = self.row_params(self.rows_of(inputs[0]));
-                self.act_quant(x, y, *scale, params)?;
-            }
+            Op::ActQuant(scale) => return self.act_quant_node(value, inputs[0], *scale, y),
             other => return Err(invalid(format!("{other:?} has no lowering"))),
         }
         Ok(Value::View(y))
@@ -161,6 +157,20 @@ impl Lower<'_> {
         self.emit(op, DType::F32, params, vec![Arg::Read(view), Arg::Write(y)])
     }
 
+    /// As codes where all readers take them.
+    fn act_quant_node(
+        &mut self,
+        value: ValueId,
+        x: ValueId,
+        scale: ActScale,
+        y: View,
+    ) -> hadal_device::Result<Value> {
+        let rows = self.row_params(self.rows_of(x));
+        let y = y.coded(self.readers_take_codes(value, y)?);
+        self.act_quant(self.view(x)?, y, scale, rows)?;
+        Ok(Value::View(y))
+    }
+
     pub(super) fn act_quant(
         &mut self,
         x: View,
@@ -171,7 +181,7 @@ impl Lower<'_> {
         let ue8m0 = scale == ActScale::Ue8m0;
         let params = Params {
             n: x.width,
-            flags: if ue8m0 { flags::UE8M0 } else { 0 },
+            flags: y.flags() | if ue8m0 { flags::UE8M0 } else { 0 },
             ..xy(rows, x, y)
         };
         let args = vec![Arg::Read(x), Arg::Write(y)];

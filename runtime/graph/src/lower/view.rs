@@ -1,6 +1,6 @@
 //! Where a value lies while a program runs: slots, temporaries and strided views of them.
 
-use hadal_device::{Access, Bind, Slot};
+use hadal_device::{Access, Bind, Slot, flags};
 
 use crate::plan::{Life, Plan};
 
@@ -28,6 +28,8 @@ pub(crate) struct View {
     pub heads: u32,
     pub head_stride: u32,
     pub width: u32,
+    /// Its rows are E4M3 codes and scales (`flags::CODED`).
+    pub coded: bool,
 }
 
 impl View {
@@ -40,7 +42,18 @@ impl View {
             heads,
             head_stride: width,
             width,
+            coded: false,
         }
+    }
+
+    /// The same rows as codes.
+    pub fn coded(self, coded: bool) -> View {
+        View { coded, ..self }
+    }
+
+    /// What says so in `Params::flags`.
+    pub fn flags(self) -> u32 {
+        if self.coded { flags::CODED } else { 0 }
     }
 
     /// A piece of the last axis.

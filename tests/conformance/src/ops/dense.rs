@@ -4,7 +4,7 @@ use hadal_device::{DType, Params, flags};
 use hadal_graph::reference::{self, Tensor};
 
 use super::layout::{Activations, Rows, StepInputs, magnitude, magnitudes, params};
-use super::{OpCase, Operand, Twist, Want};
+use super::{OpCase, Operand, Twist, Want, coded};
 use crate::random::Random;
 use crate::tolerance;
 use crate::weights::Weights;
@@ -138,11 +138,11 @@ pub fn wants(y: Rows, result: &Tensor, tolerance: impl Fn(f64, usize) -> f64) ->
 pub fn linear(case: &OpCase, random: &mut Random) -> Made {
     let shape = &case.shape;
     let total = shape.first + shape.n + shape.after;
-    let x = Activations::random(random, shape, shape.k);
+    let x = coded::activations(shape, Activations::random(random, shape, shape.k));
     let weights = weights(case, random, total, shape.k);
     let rows = weights.rows(shape.first as usize, shape.n as usize);
     let (value, most) = product(&x.values, rows);
-    let share = tolerance::share(case.op, shape.k);
+    let share = tolerance::product(case.op, shape);
     let y = Rows::of(shape, total);
     let residual = Activations::random(random, shape, total);
     let has_residual = shape.flags & flags::RESIDUAL != 0;
@@ -215,11 +215,11 @@ pub fn norm_linear(case: &OpCase, random: &mut Random) -> Made {
 pub fn gate_up(case: &OpCase, random: &mut Random) -> Made {
     let shape = &case.shape;
     let total = shape.first + shape.n + shape.after;
-    let x = Activations::random(random, shape, shape.k);
+    let x = coded::activations(shape, Activations::random(random, shape, shape.k));
     let [gate, up] = [0, 1].map(|_| weights(case, random, total, shape.k));
     let both =
         [&gate, &up].map(|w| product(&x.values, w.rows(shape.first as usize, shape.n as usize)));
-    let share = tolerance::share(case.op, shape.k);
+    let share = tolerance::product(case.op, shape);
     let y = Rows::of(shape, total);
     let mut want = y.untouched();
     for index in 0..both[0].0.data.len() {

@@ -1,10 +1,11 @@
 //! The MoE dispatch: `expert_offsets`, `permute`, products by expert, `combine`.
 
 use hadal_device::{Inputs, OpKind, Params, flags};
+use hadal_graph::reference::Tensor;
 
 use super::dense::{gated, near, product, weights};
 use super::layout::{Activations, GARBAGE, Rows, StepInputs, params};
-use super::{OpCase, Operand, Twist, Want};
+use super::{OpCase, Operand, Twist, Want, coded};
 use crate::random::Random;
 use crate::shape::Shape;
 use crate::tolerance;
@@ -144,15 +145,12 @@ fn expert_weights(case: &OpCase, random: &mut Random) -> Vec<Vec<Weights>> {
 
 /// What one row gives with one expert.
 fn outputs(case: &OpCase, x: &Activations, row: u32, expert: &[Weights]) -> Vec<Want> {
-    let share = tolerance::share(case.op, case.shape.k);
-    let row = Activations::from(
-        x.stored[(row * case.shape.k) as usize..][..case.shape.k as usize].to_vec(),
-        Rows::dense(case.shape.k, 1),
-    );
-    let sums: Vec<_> = expert
-        .iter()
-        .map(|w| product(&row.values, &w.values))
-        .collect();
+    let share = tolerance::product(case.op, &case.shape);
+    let row = Tensor {
+        shape: vec![1, case.shape.k as usize],
+        data: x.row(row).to_vec(),
+    };
+    let sums: Vec<_> = expert.iter().map(|w| product(&row, &w.values)).collect();
     let one = |i: usize| {
         let both: Vec<_> = sums
             .iter()
@@ -175,6 +173,7 @@ pub fn grouped(case: &OpCase, random: &mut Random) -> Made {
     let room = shape.bucket() * shape.top_k;
     let stored = random.floats(order.len() * shape.k as usize);
     let x = Activations::from(stored, Rows::counted(shape, shape.k, room));
+    let x = coded::activations(shape, x);
     let table = expert_weights(case, random);
     let y = Rows::counted(shape, shape.n, room);
     let mut want = y.untouched();

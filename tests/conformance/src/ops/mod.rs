@@ -5,6 +5,7 @@
 //! run on it.
 
 mod attention;
+mod coded;
 mod dense;
 mod experts;
 mod layout;
@@ -154,6 +155,9 @@ pub fn build(case: &OpCase, seed: u64) -> Built {
         OpKind::Copy => rows::copy(case, &mut random),
         OpKind::Gather => rows::gather(case, &mut random),
         OpKind::Argmax => rows::argmax(case, &mut random),
+        OpKind::ActQuant if case.shape.flags & flags::CODED != 0 => {
+            coded::act_quant(case, &mut random)
+        }
         OpKind::ActQuant => rows::act_quant(case, &mut random),
     };
     let problem = Problem {
@@ -176,8 +180,11 @@ pub fn cases(op: OpKind, profile: Profile) -> Vec<OpCase> {
                 twist,
             };
             let codes = twist != Twist::Codes || weight == DType::F8E4M3;
+            let fp8 = shape.flags & flags::CODED == 0
+                || weight == DType::F8E4M3
+                || op == OpKind::ActQuant;
             let bias = op != OpKind::Route || shape.flags & flags::BIAS != 0;
-            if codes && (bias || weight == DType::F32) {
+            if codes && fp8 && (bias || weight == DType::F32) {
                 debug_assert!(is_legal(&case), "{}", case.name());
                 cases.push(case);
             }

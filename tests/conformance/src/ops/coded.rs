@@ -1,0 +1,158 @@
+//! Rows of E4M3 codes with a scale for each 128 values (`flags::CODED`): what goes into
+//! products on FP8 units, and what `act_quant` makes for them.
+
+use hadal_device::{OpKind, coded_scales, coded_words, e4m3_to_f32, f32_to_e4m3, flags};
+use hadal_graph::reference::Tensor;
+
+use super::layout::{Activations, GARBAGE, Rows, StepInputs, params};
+use super::shapes::dense;
+use super::{OpCase, Operand, Want};
+use crate::random::Random;
+use crate::shape::Shape;
+use crate::stage::POISON;
+
+/// Values that share a scale.
+const GROUP: usize = 128;
+
+/// The code of 448, the largest value.
+const LARGEST: u8 = 0x7e;
+
+/// The shapes of an operation that knows codes.
+pub fn shapes(op: OpKind) -> Vec<Shape> {
+    let sizes = match op {
+        OpKind::Linear | OpKind::GateUp => vec![
+            dense(16, 0, 40, 128, 0),
+            Shape {
+                first: 128,
+                after: 3,
+                ..dense(17, 15, 70, 144, 8)
+            },
+            dense(70, 2, 150, 400, 4),
+        ],
+        OpKind::GroupedLinear | OpKind::GroupedGateUp => vec![
+            Shape {
+                experts: 4,
+                top_k: 2,
+                ..dense(40, 0, 70, 272, 0)
+            },
+            Shape {
+                experts: 3,
+                first: 2,
+                after: 1,
+                top_k: 2,
+                ..dense(70, 3, 33, 144, 4)
+            },
+        ],
+        OpKind::ActQuant => vec![
+            dense(3, 1, 128, 0, 4),
+            dense(2, 2, 300, 0, 0),
+            Shape {
+                flags: flags::UE8M0,
+                ..dense(3, 0, 520, 0, 8)
+            },
+        ],
+        _ => Vec::new(),
+    };
+    let residual = |shape: &Shape| Shape {
+        flags: flags::RESIDUAL,
+        ..*shape
+    };
+    let more = sizes.iter().filter(|_| op == OpKind::Linear).map(residual);
+    let all: Vec<Shape> = sizes.iter().copied().chain(more).collect();
+    let coded = |shape: Shape| Shape {
+        flags: shape.flags | flags::CODED,
+        ..shape
+    };
+    all.into_iter().map(coded).collect()
+}
+
+/// `x`, as codes if the shape says so: what they stand for, and the words.
+pub fn activations(shape: &Shape, x: Activations) -> Activations {
+    if shape.flags & flags::CODED == 0 {
+        return x;
+    }
+    let width = x.rows.width;
+    let mut values = Vec::new();
+    let mut stored = Vec::new();
+    for row in x.stored.chunks(width as usize) {
+        let (mut bytes, mut scales) = (Vec::new(), Vec::new());
+        for group in row.chunks(GROUP) {
+            let most = group
+                .iter()
+                .fold(1e-4f32, |most, value| most.max(value.abs()));
+            let scale = most / 448.0;
+            for value in group {
+                let code = f32_to_e4m3(value / scale);
+                values.push(f64::from(e4m3_to_f32(code)) * f64::from(scale));
+                bytes.push(code);
+            }
+            scales.push(scale.to_bits());
+        }
+        stored.extend(words(&bytes, &scales, width).map(f32::from_bits));
+    }
+    Activations {
+        values: Tensor {
+            shape: x.values.shape.clone(),
+            data: values,
+        },
+        stored,
+        rows: x.rows,
+    }
+}
+
+/// A row of `width` words with these codes and scales; what lies between and after is garbage.
+fn words(codes: &[u8], scales: &[u32], width: u32) -> impl Iterator<Item = u32> {
+    let n = codes.len() as u32;
+    assert!(
+        coded_words(n) <= width,
+        "the codes of {n} values fit their row"
+    );
+    let mut row = vec![GARBAGE; width as usize];
+    for (word, four) in row.iter_mut().zip(codes.chunks(4)) {
+        let mut bytes = GARBAGE.to_le_bytes();
+        bytes[..four.len()].copy_from_slice(four);
+        *word = u32::from_le_bytes(bytes);
+    }
+    row[coded_scales(n) as usize..][..scales.len()].copy_from_slice(scales);
+    row.into_iter()
+}
+
+/// Values that are codes times a power of two, with a largest one in each group, so that the
+/// scale and every code are exact.
+pub fn act_quant(case: &OpCase, random: &mut Random) -> (hadal_device::Params, Vec<Operand>) {
+    let shape = &case.shape;
+    let y = Rows::of(shape, shape.n);
+    let (mut stored, mut want) = (Vec::new(), y.untouched());
+    for r in 0..shape.real {
+        let mut codes = Vec::new();
+        for group in 0..(shape.n as usize).div_ceil(GROUP) {
+            let count = GROUP.min(shape.n as usize - group * GROUP);
+            let scale = [0.125f32, 32.0, 1.0][group % 3];
+            let largest = random.below(count as u32) as usize;
+            for i in 0..count {
+                // Minus zero may come out as zero.
+                let code = match (random.bits() as u8, i == largest) {
+                    (_, true) => LARGEST,
+                    (0x80, _) | (0x7f, _) | (0xff, _) => 1,
+                    (code, _) => code,
+                };
+                codes.push(code);
+                stored.push(e4m3_to_f32(code) * scale);
+            }
+            let at = coded_scales(shape.n) + group as u32;
+            want[y.at(r, at)] = Want::Word(scale.to_bits());
+        }
+        for (word, four) in (0..).zip(codes.chunks(4)) {
+            let mut bytes = POISON.to_le_bytes();
+            bytes[..four.len()].copy_from_slice(four);
+            want[y.at(r, word)] = Want::Word(u32::from_le_bytes(bytes));
+        }
+    }
+    let x = Activations::from(stored, Rows::of(shape, shape.n));
+    let operands = vec![
+        StepInputs::count(shape),
+        x.operand(),
+        Operand::Output("codes and scales", want),
+    ];
+    (params(shape, x.rows, y), operands)
+}
