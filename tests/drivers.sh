@@ -2,7 +2,7 @@
 # Unpacks the Vulkan drivers of the test matrix out of Debian packages, without installing
 # anything, and prints how each is used. tests/README.md says what they are for.
 #
-#   tests/drivers.sh FOLDER [swiftshader | lavapipe-25 | lavapipe-sid]...    (default: all)
+#   tests/drivers.sh FOLDER [swiftshader | lavapipe-25 | lavapipe-sid | amdhip]...    (default: all)
 #
 # Downloads go through the mirror apt is configured with (or $DEBIAN_MIRROR and
 # $DEBIAN_SECURITY_MIRROR). Every file is checked: the release file by Debian's key, the
@@ -14,7 +14,7 @@ set -euo pipefail
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 shift
-[ $# -gt 0 ] || set -- swiftshader lavapipe-25 lavapipe-sid
+[ $# -gt 0 ] || set -- swiftshader lavapipe-25 lavapipe-sid amdhip
 arch=amd64
 keyring=${DEBIAN_KEYRING:-/usr/share/keyrings/debian-archive-keyring.gpg}
 
@@ -176,6 +176,20 @@ lavapipe-sid() {
     done_with lavapipe-sid
 }
 
+# AMD's own library as Debian 12 has it, without a device: what a machine with ROCm and no GPU
+# has.
+amdhip() {
+    grep -q bookworm /etc/os-release 2> /dev/null ||
+        die "amdhip uses the libraries of Debian 12, which this is not"
+    local list
+    list=$(package_list "$mirror" bookworm)
+    # The rest is on every machine, or came with Mesa.
+    sed '/^\(Pre-\)\?Depends:/d' "$list" > "$list.alone"
+    unpack "$mirror" "$list.alone" amdhip libamdhip64-5 libhsa-runtime64-1 libhsakmt1 \
+        libamd-comgr2 libnuma1 libelf1 libdrm-amdgpu1 libdrm2
+    done_with amdhip
+}
+
 # A program built here runs on the newer libc if that libc's own loader starts it. Programs
 # it starts in turn would not: they find the way in HADAL_RUNNER.
 runner() {
@@ -200,16 +214,17 @@ usage() {
     lavapipe-25)
         echo "VK_ICD_FILENAMES=$folder/lavapipe-25/icd.json LD_LIBRARY_PATH=$folder/lavapipe-25/usr/lib/x86_64-linux-gnu"
         ;;
+    amdhip) echo "LD_LIBRARY_PATH=$folder/amdhip/usr/lib/x86_64-linux-gnu" ;;
     lavapipe-sid) echo "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$folder/run-with-lavapipe-sid" ;;
     esac
 }
 
 for driver in "$@"; do
     case $driver in
-    swiftshader | lavapipe-25 | lavapipe-sid) ;;
-    *) die "no driver named $driver: swiftshader, lavapipe-25, lavapipe-sid" ;;
+    swiftshader | lavapipe-25 | lavapipe-sid | amdhip) ;;
+    *) die "no driver named $driver: swiftshader, lavapipe-25, lavapipe-sid, amdhip" ;;
     esac
-    [ -f "$folder/$driver/icd.json" ] || "$driver" >&2
+    [ -f "$folder/$driver/packages.txt" ] || "$driver" >&2
     [ "$driver" != lavapipe-sid ] || runner
     printf '%s: %s\n' "$driver" "$(usage "$driver")"
 done

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The conformance suite on every driver of the matrix, through wgpu and through Vulkan, and the
-# golden cases on SwiftShader (on the system's own driver `cargo test` has them); then the backend
-# outside the workspace. Vulkan runs under the validation layers, any message of which is an error.
+# golden cases on SwiftShader (on the system's own driver `cargo test` has them); CUDA and ROCm
+# under mock drivers; then the backend outside the workspace. Vulkan runs under the validation layers, any message of which is an error.
 # tests/README.md says what the drivers are.
 #
 #   tests/matrix.sh [FOLDER]        drivers are unpacked there (default: target/drivers)
@@ -32,15 +32,16 @@ conformance() {
         --failures "$reports/failures" > "$reports/$name-$device.log" 2>&1
 }
 
-# both NAME FIRST SECOND: waits for two runs side by side (one keeps one processor busy), and
-# says what came of them.
+# both NAME DEVICE PROCESS DEVICE PROCESS: waits for two runs side by side (one keeps one
+# processor busy), and says what came of them.
 both() {
-    local name=$1 device=(wgpu vulkan) number
-    for number in 0 1; do
-        local process=$((number + 2))
-        wait "${!process}" || status=1
-        echo "$name: ${device[$number]}"
-        cat "$reports/$name-${device[$number]}.log"
+    local name=$1
+    shift
+    while [ $# -gt 0 ]; do
+        wait "$2" || status=1
+        echo "$name: $1"
+        cat "$reports/$name-$1.log"
+        shift 2
     done
 }
 
@@ -56,7 +57,7 @@ suite() {
     conformance "$name" wgpu ${as_gpu:-} --report "$reports/$name-wgpu.json" -- "$@" &
     first=$!
     conformance "$name" vulkan ${as_gpu:-} "${layers[@]}" --report "$reports/$name-vulkan.json" -- "$@" &
-    both "$name" $first $!
+    both "$name" wgpu $first vulkan $!
 }
 
 # verify NAME COMMAND...: the same again must give the same.
@@ -66,7 +67,7 @@ verify() {
     conformance "$name" wgpu --verify "$reports/$name-wgpu.json" -- "$@" &
     first=$!
     conformance "$name" vulkan --verify "$reports/$name-vulkan.json" -- "$@" &
-    both "$name" $first $!
+    both "$name" wgpu $first vulkan $!
 }
 
 # golden NAME COMMAND...: the published model's numbers.
@@ -79,6 +80,26 @@ golden() {
     fi
     echo "$name: golden cases"
     "$@" cargo test --quiet --workspace --test golden --test golden_unit || status=1
+}
+
+# mocks: the suite on CUDA and ROCm under mock drivers that run the kernels on the processor; then
+# the rows for matrix units of other architectures.
+mocks() {
+    local first mock=$target/mock
+    mkdir -p "$mock"
+    ln -sf "$(realpath "$target/debug/libhadal_gpumock.so")" "$mock/libcuda.so.1"
+    ln -sf "$(realpath "$target/debug/libhadal_gpumock.so")" "$mock/libamdhip64.so.7"
+    on_mock() { env LD_LIBRARY_PATH="$mock" HADAL_MOCK="arch=sm_90a+$1" "${@:2}"; }
+    conformance mock cuda --report "$reports/mock-cuda.json" -- on_mock gfx942 &
+    first=$!
+    conformance mock rocm --report "$reports/mock-rocm.json" -- on_mock gfx942 &
+    both mock cuda $first rocm $!
+    conformance gfx950 rocm --case mfma8 -- on_mock gfx950 &
+    both gfx950 rocm $!
+    conformance gfx1100 rocm --case wmma -- on_mock gfx1100 &
+    both gfx1100 rocm $!
+    conformance gfx1201 rocm --case wmma -- on_mock gfx1201 &
+    both gfx1201 rocm $!
 }
 
 have() {
@@ -109,6 +130,13 @@ if have lavapipe-25; then
 fi
 if have lavapipe-sid; then
     suite lavapipe-sid "$folder/run-with-lavapipe-sid"
+fi
+echo "CUDA and ROCm under mock drivers"
+mocks
+if have amdhip; then
+    echo "AMD's own library without a device"
+    LD_LIBRARY_PATH="$folder/amdhip/usr/lib/x86_64-linux-gnu" "$target/debug/hadal" devices |
+        grep -E '^rocm .*the driver knows no device' || status=1
 fi
 echo "a backend outside the workspace"
 CARGO_TARGET_DIR=$target cargo run --quiet --manifest-path tests/conformance/example/Cargo.toml ||

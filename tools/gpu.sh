@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything worth knowing about Hadal on a GPU, in one go: the conformance suite through both
-# portable backends, twice, the golden cases, and what kernels make of the device at
-# DeepSeek-V3's widths, with matrix units and without.
+# Everything worth knowing about Hadal on a GPU, in one go: the conformance suite through every
+# backend that finds it, twice, the golden cases, and what kernels make of the device at
+# DeepSeek-V3's widths, with matrix units and without, and with activations as FP8.
 #
 #   tools/gpu.sh [--small] [FOLDER]
 #   tools/gpu.sh --pack FOLDER      the programs it needs, for a machine without Rust
@@ -52,14 +52,16 @@ run() {
 [ -n "${HADAL_PACK:-}" ] || cargo build --release --package hadal || exit 1
 name=$("$hadal" devices --json | python3 -c '
 import json, re, sys
-found = [d["name"] for b in json.load(sys.stdin)["backends"] if b["backend"] == "vulkan" for d in b.get("devices", [])]
-print(re.sub("[^A-Za-z0-9]+", "-", found[0]).strip("-") if found else "")')
-[ -n "$name" ] || { echo "no Vulkan device; 'hadal devices' says why"; exit 1; }
+found = {b["backend"]: b.get("devices") or [] for b in json.load(sys.stdin)["backends"]}
+gpus = [name for name in ("cuda", "rocm", "vulkan", "wgpu") if found.get(name)]
+print(re.sub("[^A-Za-z0-9]+", "-", found[gpus[0]][0]["name"]).strip("-") if gpus else "", *gpus)')
+read -r name gpus <<< "$name"
+[ -n "$name" ] || { echo "no GPU; 'hadal devices' says why"; exit 1; }
 folder=${1:-tools/results/$name}
 mkdir -p "$folder"
 "$hadal" devices | tee "$folder/devices.txt"
 
-for device in vulkan wgpu; do
+for device in $gpus; do
     run "$hadal" conformance --device $device --profile $profile --failures "$folder/failures" \
         --report "$folder/conformance-$device.json" --report "$folder/conformance-$device.md"
     run "$hadal" conformance --device $device --verify "$folder/conformance-$device.json"
@@ -80,12 +82,16 @@ bench() {
     "$hadal" bench --json "$@" > "$folder/$name.json" || status=1
     "$hadal" bench "$@" | tee "$folder/$name.txt" || status=1
 }
-bench layer --dummy-weights $config --device vulkan,wgpu --kernels --depth 0,4096 --repeat 5 \
+all=${gpus// /,}
+bench layer --dummy-weights $config --device "$all" --kernels --depth 0,4096 --repeat 5 \
     --prefill $prompt --chunk $prompt --decode 64
-bench layer-without-matrix-units --dummy-weights $config --device vulkan --kernels --depth 0 \
-    --repeat 5 --prefill $prompt --chunk $prompt --decode 64 --without cooperative-matrix
-bench submits --dummy-weights models/fixtures/configs/v3_narrow.json --device vulkan,wgpu \
+bench layer-fp8-activations --dummy-weights $config --device "$all" --kernels --depth 0 --repeat 5 \
+    --prefill $prompt --chunk $prompt --decode 64 --activations fp8
+bench layer-without-matrix-units --dummy-weights $config --device "${all%,wgpu}" --kernels --depth 0 \
+    --repeat 5 --prefill $prompt --chunk $prompt --decode 64 \
+    --without cooperative-matrix,mma-sync,mfma,wmma,wmma-12
+bench submits --dummy-weights models/fixtures/configs/v3_narrow.json --device "$all" \
     --depth 0 --prefill 0 --decode 64
-bench tiny --device vulkan,wgpu,host
+bench tiny --device "$all,host"
 note "results are in $folder"
 exit $status

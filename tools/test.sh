@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the repository, from a fresh clone: formatting, lints, house measures, all
-# tests, documentation. Needs Rust and a C compiler; tests on a GPU need a Vulkan driver, of
-# which Mesa's software one (lavapipe) is enough.
+# tests, documentation. Needs Rust and a C++ compiler; tests on a GPU need a Vulkan driver, of
+# which Mesa's software one (lavapipe) is enough. clang 22 compiles the kernels of CUDA and ROCm.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,7 +29,7 @@ has_layers() {
 packages=()
 has_vulkan || packages+=(mesa-vulkan-drivers libvulkan1)
 has_layers || packages+=(vulkan-validationlayers)
-for tool in curl xz:xz-utils gpgv; do
+for tool in curl xz:xz-utils gpgv c++:g++ clang-22 ld.lld-22:lld-22 llvm-readelf-22:llvm-22; do
     command -v "${tool%:*}" > /dev/null || packages+=("${tool#*:}")
 done
 if [ ${#packages[@]} -gt 0 ]; then

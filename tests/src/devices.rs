@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use hadal_conformance::Lacking;
+use hadal_cuda::{CudaBackend, CudaOptions};
 use hadal_device::{Backend, Device, Features};
 use hadal_engine::EngineOptions;
 use hadal_host::{HostBackend, Isa};
+use hadal_rocm::{RocmBackend, RocmOptions};
 use hadal_vulkan::{VulkanBackend, VulkanOptions};
 use hadal_wgpu::{WgpuBackend, WgpuLimits, WgpuOptions};
 
@@ -84,7 +86,7 @@ fn as_gpus(named: &Named) -> Vec<Named> {
 
 /// The host with each instruction set that it has, wgpu with bounds checks, the same with
 /// the kernels of GPUs where it is a software adapter, and wgpu with bindings so small that
-/// every matrix is cut; Vulkan likewise. Devices that this machine lacks are named on standard
+/// every matrix is cut; Vulkan likewise; CUDA and ROCm. Devices that this machine lacks are named on standard
 /// output.
 pub fn all() -> Vec<Named> {
     let checked = WgpuOptions {
@@ -113,5 +115,33 @@ pub fn all() -> Vec<Named> {
         ..VulkanOptions::default()
     };
     devices.extend(named("vulkan in pieces", &VulkanBackend::new(pieces)));
+    devices.extend(named("cuda", &CudaBackend::default()));
+    devices.extend(named("rocm", &RocmBackend::default()));
     devices
+}
+
+/// [`all`], and CUDA and ROCm under mock drivers.
+pub fn with_mocks() -> Vec<Named> {
+    let mut devices = all();
+    devices.extend(mocks());
+    devices
+}
+
+/// CUDA and ROCm on drivers that run the kernels on the processor: a hundred times slower than
+/// the host, so for the golden cases alone.
+fn mocks() -> Vec<Named> {
+    let library = Some(hadal_gpumock::library());
+    let cuda = CudaBackend::new(CudaOptions {
+        library: library.clone(),
+        ..CudaOptions::default()
+    });
+    let rocm = RocmBackend::new(RocmOptions {
+        library,
+        ..RocmOptions::default()
+    });
+    let devices = [
+        named("cuda under a mock driver", &cuda),
+        named("rocm under a mock driver", &rocm),
+    ];
+    devices.into_iter().flatten().collect()
 }

@@ -20,7 +20,7 @@ use serde_json::Value;
 const SINGLE: f64 = 1e-6;
 
 /// Opened once: opening a GPU costs more than the tests.
-static DEVICES: LazyLock<Vec<Named>> = LazyLock::new(devices::all);
+static DEVICES: LazyLock<Vec<Named>> = LazyLock::new(devices::with_mocks);
 
 struct Unit {
     test: &'static str,
