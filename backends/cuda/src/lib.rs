@@ -56,6 +56,9 @@ const OLDEST: (u32, u32) = (7, 5);
 /// the latest first.
 const PORTABLE: [((u32, u32), &str); 2] = [((8, 9), "sm_89"), ((8, 0), "sm_80")];
 
+/// The oldest driver that translates PTX with products of E4M3.
+const FP8_DRIVER: (i32, i32) = (12, 4);
+
 /// What a device can do, or why it is not used.
 fn offer(found: &Found) -> std::result::Result<Offer, String> {
     let Arch::Cuda { major, minor } = found.arch else {
@@ -73,7 +76,7 @@ fn offer(found: &Found) -> std::result::Result<Offer, String> {
     if capability >= (8, 0) {
         features = features.with(Features::MMA_SYNC);
     }
-    if capability >= (8, 9) {
+    if capability >= (8, 9) && found.version >= FP8_DRIVER {
         features = features.with(Features::FP8_MMA);
     }
     if capability == (9, 0) {
@@ -108,6 +111,7 @@ mod tests {
             ordinal: 0,
             name: "a GPU".into(),
             memory_bytes: 1 << 30,
+            version: (13, 0),
             arch: Arch::Cuda { major, minor },
             is_integrated: false,
         }
@@ -135,6 +139,16 @@ mod tests {
             let option = format!("--gpu-architecture={arch}");
             assert!(offer.target.options.contains(&option));
         }
+    }
+
+    #[test]
+    fn an_old_driver_leaves_fp8_out() {
+        let old = Found {
+            version: (12, 3),
+            ..found(9, 0)
+        };
+        let offer = offer(&old).expect("it is used");
+        assert!(!offer.features.has(Features::FP8_MMA));
     }
 
     #[test]

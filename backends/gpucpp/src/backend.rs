@@ -142,8 +142,10 @@ impl GpuBackend {
             ordinal,
             name: found.name.clone(),
             driver: format!(
-                "{}, {arch}{note}, {}",
-                driver.version,
+                "{} {}.{}, {arch}{note}, {}",
+                self.vendor.interface(),
+                found.version.0,
+                found.version.1,
                 compiler.describe(driver)
             ),
             kind: match found.is_integrated {

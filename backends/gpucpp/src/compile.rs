@@ -95,12 +95,11 @@ impl Compiler {
         if let Some(module) = self.now(gpu, file, &mut tried)? {
             return Ok(module);
         }
-        if let Some(arch) = self.portable(&archs)
-            && arch != self.target.arch
-            && let Some(image) = self.code.image(arch, file)
-        {
-            let what = format!("made ahead for {arch}");
-            if let Some(module) = tried.load(gpu, &what, &image)? {
+        let older = self.target.portable.iter();
+        for arch in older.filter(|arch| **arch != self.target.arch && archs.contains(arch)) {
+            if let Some(image) = self.code.image(arch, file)
+                && let Some(module) = tried.load(gpu, &format!("made ahead for {arch}"), &image)?
+            {
                 return Ok(module);
             }
         }

@@ -100,6 +100,8 @@ pub struct Found {
     pub name: String,
     /// Its memory.
     pub memory_bytes: u64,
+    /// The driver's version: (12, 4) of CUDA 12.4.
+    pub version: (i32, i32),
     /// What code it runs.
     pub arch: Arch,
     /// Shares memory with the processor.
@@ -136,8 +138,8 @@ pub struct Driver {
     pub calls: Calls,
     /// What only this one has.
     pub own: Own,
-    /// Its version, for people: `CUDA 12.4`.
-    pub version: String,
+    /// Its version: (12, 4) of CUDA 12.4.
+    pub version: (c_int, c_int),
     /// The library that was asked for instead of the usual one.
     pub path: Option<PathBuf>,
     start: Start,
@@ -234,6 +236,7 @@ impl Driver {
             ordinal: ordinal.unsigned_abs() as usize,
             name: name.to_string_lossy().into_owned(),
             memory_bytes: bytes as u64,
+            version: self.version,
             arch,
             is_integrated,
         })
@@ -362,7 +365,7 @@ fn start(vendor: Vendor, library: &Library, name: &str, path: Option<&Path>) -> 
         vendor,
         calls: Calls::load(library, vendor).map_err(lacks)?,
         own,
-        version: format!("{} {major}.{minor}", vendor.interface()),
+        version: (major, minor),
         path: path.map(Path::to_path_buf),
         start,
     })

@@ -50,8 +50,11 @@ driver! { Hip:
         if state.devices.is_empty() {
             return Err(NO_DEVICE);
         }
-        // Every thread has one from the beginning.
-        let device = state.current().unwrap_or(0);
+        // Every thread has one from the beginning; who asked knows which.
+        let device = state.current().unwrap_or_else(|| {
+            state.make_current(1);
+            0
+        });
         put(state, out, device as i32)
     }
     fn hipGetLastError(_state) { Ok(()) }

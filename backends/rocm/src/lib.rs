@@ -103,6 +103,7 @@ mod tests {
             ordinal: 0,
             name: "a GPU".into(),
             memory_bytes: 1 << 30,
+            version: (7, 0),
             arch: Arch::Hip(target.into()),
             is_integrated: false,
         }
