@@ -62,7 +62,7 @@ impl Compiler {
         if archs.contains(&self.target.arch.as_str()) {
             return "kernels made ahead".into();
         }
-        let why = match Rtc::open(driver.vendor, driver.path.as_deref()) {
+        let why = match Rtc::open(driver.vendor, driver.path.as_deref(), driver.version) {
             Ok(rtc) => return format!("kernels compiled by {}", rtc.version),
             Err(why) => why,
         };
@@ -137,7 +137,7 @@ impl Compiler {
             tried.0.push(format!("compiled: there is no source {file}"));
             return Ok(None);
         };
-        let rtc = match Rtc::open(gpu.vendor(), gpu.driver.path.as_deref()) {
+        let rtc = match Rtc::open(gpu.vendor(), gpu.driver.path.as_deref(), gpu.driver.version) {
             Ok(rtc) => rtc,
             Err(why) => {
                 tried.0.push(format!("compiled: {why}"));
@@ -145,7 +145,9 @@ impl Compiler {
             }
         };
         let options = self.target.options.iter().map(String::as_str);
-        let compiler = [rtc.version.as_str(), &self.target.arch, &source];
+        // hipRTC's own version says little; it comes with the driver.
+        let driver = format!("{:?}", gpu.driver.version);
+        let compiler = [rtc.version.as_str(), &driver, &self.target.arch, &source];
         let key = Key::of(compiler.into_iter().chain(options));
         if let Some(module) = self.cache.read(&key)
             && let Some(module) = tried.load(gpu, "compiled before", &module)?

@@ -59,9 +59,10 @@ impl Vendor {
             (Vendor::Hip, false) => &[
                 "libamdhip64.so.7",
                 "libamdhip64.so.6",
-                "libamdhip64.so.5",
                 "libamdhip64.so",
                 "/opt/rocm/lib/libamdhip64.so",
+                // Too old, but it says what is there.
+                "libamdhip64.so.5",
             ],
             (Vendor::Hip, true) => &["amdhip64_7.dll", "amdhip64_6.dll", "amdhip64.dll"],
         }

@@ -210,14 +210,17 @@ impl Lanes {
     pub fn completed(&self) -> Ticket {
         Ticket(match self.compute.reached() {
             Ok(point) => point,
-            Err(_) => self.compute.last(),
+            // Nothing runs on a lost device any more.
+            Err(_) if self.gpu.check().is_err() => self.compute.last(),
+            Err(_) => self.compute.known(),
         })
     }
 
     /// Device time of a finished program; see `Device::gpu_time`.
     pub fn time(&self, ticket: Ticket) -> Option<Duration> {
         let _order = self.order();
-        let is_kept = self.compute.last() < ticket.0.saturating_add(EVENTS);
+        let last = self.compute.last();
+        let is_kept = ticket.0 <= last && last < ticket.0.saturating_add(EVENTS);
         if !is_kept || !self.compute.is_reached(ticket.0).ok()? {
             return None;
         }

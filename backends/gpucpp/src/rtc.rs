@@ -3,6 +3,7 @@
 //! They need no device. Nothing is lost without them where images made ahead serve.
 
 use std::ffi::{CStr, CString, c_char, c_int};
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::ptr::{null, null_mut};
 use std::sync::{Mutex, PoisonError};
@@ -20,11 +21,13 @@ pub struct Rtc {
     calls: RtcCalls,
     /// For people and for names of what it made: `NVRTC 12.9`.
     pub version: String,
+    major: c_int,
 }
 
 struct Loaded {
     vendor: Vendor,
     path: Option<PathBuf>,
+    driver: (c_int, c_int),
     rtc: &'static Rtc,
 }
 
@@ -63,9 +66,18 @@ fn libraries(vendor: Vendor) -> &'static [&'static str] {
 impl Rtc {
     /// The compiler of `vendor`: in the library at `path`, which replaces the driver's, if it
     /// has one, else in the usual places. The error says why there is none.
-    pub fn open(vendor: Vendor, path: Option<&Path>) -> Result<&'static Rtc, String> {
+    ///
+    /// What NVRTC makes runs on drivers of its own major version and later, so one that is newer
+    /// than `driver` is passed over.
+    pub fn open(
+        vendor: Vendor,
+        path: Option<&Path>,
+        driver: (c_int, c_int),
+    ) -> Result<&'static Rtc, String> {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it = |known: &&Loaded| known.vendor == vendor && known.path.as_deref() == path;
+        let is_it = |known: &&Loaded| {
+            known.vendor == vendor && known.path.as_deref() == path && known.driver == driver
+        };
         if let Some(known) = loaded.iter().find(is_it) {
             return Ok(known.rtc);
         }
@@ -73,11 +85,13 @@ impl Rtc {
         let found = path
             .into_iter()
             .chain(usual)
-            .find_map(|name| load(vendor, name));
+            .filter_map(|name| load(vendor, name))
+            .find(|rtc| vendor == Vendor::Hip || rtc.major <= driver.0);
         let Some(rtc) = found else {
             return Err(match vendor {
                 Vendor::Cuda => {
-                    "NVRTC was not found: install the CUDA toolkit's libnvrtc, version 12 or 13"
+                    "no NVRTC was found that is not newer than the driver: install the CUDA \
+                     toolkit's libnvrtc of the driver's version"
                 }
                 Vendor::Hip => "hipRTC was not found: install ROCm's libhiprtc",
             }
@@ -87,6 +101,7 @@ impl Rtc {
         loaded.push(Loaded {
             vendor,
             path: path.map(Path::to_path_buf),
+            driver,
             rtc,
         });
         Ok(rtc)
@@ -136,9 +151,8 @@ impl Rtc {
 fn load(vendor: Vendor, name: &Path) -> Option<Rtc> {
     // SAFETY: a compiler of the vendor's may be loaded at any time. A path is trusted as its
     // giver is.
-    let library = unsafe { Library::new(name) }.ok()?;
+    let library = ManuallyDrop::new(unsafe { Library::new(name) }.ok()?);
     let calls = RtcCalls::load(&library, vendor).ok()?;
-    std::mem::forget(library);
     let (mut major, mut minor) = (0, 0);
     // SAFETY: the places live.
     let status = unsafe { (calls.version)(&mut major, &mut minor) };
@@ -149,6 +163,7 @@ fn load(vendor: Vendor, name: &Path) -> Option<Rtc> {
     (status == 0).then(|| Rtc {
         calls,
         version: format!("{title} {major}.{minor}"),
+        major,
     })
 }
 
@@ -214,7 +229,7 @@ mod tests {
 
     #[test]
     fn nvrtc_compiles_every_file_of_kernels() {
-        let rtc = match Rtc::open(Vendor::Cuda, None) {
+        let rtc = match Rtc::open(Vendor::Cuda, None, (i32::MAX, 0)) {
             Ok(rtc) => rtc,
             Err(why) => {
                 eprintln!("NOT RUN: nvrtc_compiles_every_file_of_kernels, {why}");

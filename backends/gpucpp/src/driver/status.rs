@@ -17,17 +17,22 @@ pub const NOT_SUPPORTED: Status = 801;
 /// Whether nothing works after this code: the device's context is spoilt.
 pub fn is_loss(status: Status) -> bool {
     // 4: the driver shuts down; 46: taken by another process; 214, 220: memory or link
-    // errors that could not be corrected; 700 to 720: a kernel went wrong, less 701
-    // (too large to launch) and 704, 705, 708, 711 to 713, which are about calls.
+    // errors that could not be corrected; 700 to 721: a kernel went wrong, less 701
+    // (too large to launch) and 704, 705, 708, 711 to 713, which are about calls; 806, 810:
+    // the server of shared devices went; 911: a device outside; 1052, 1053: HIP's runtime.
     matches!(
         status,
-        4 | 46 | 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 999
+        4 | 46 | 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714
+            ..=719 | 721 | 806 | 810 | 911 | 999 | 1052 | 1053
     )
 }
 
 /// Whether the driver cannot use this image, so that another may serve.
 pub fn is_refusal(status: Status) -> bool {
-    matches!(status, 200 | 209 | 218 | 221 | 222 | 223 | 303 | 500)
+    matches!(
+        status,
+        98 | 200 | 209 | 218 | 221..=225 | 300 | 302 | 303 | 500 | 701
+    )
 }
 
 /// The header's name of a code, without its prefix.
