@@ -12,10 +12,27 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use faults::FAULTS;
+
+#[allow(
+    dead_code,
+    reason = "which cases notice a fault is not the build's concern"
+)]
+#[path = "src/faults.rs"]
+mod faults;
+
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// What a file mentions that is compiled once more with this defined.
 const PLANTED: &str = "PLANTED_FAULT";
+
+/// A source for the compiler.
+struct Unit {
+    name: String,
+    text: String,
+    /// Of no use but to fail: compiled in less time.
+    is_cheap: bool,
+}
 
 fn main() -> Result<()> {
     // Stacks are switched by the rules of Unix systems; elsewhere the crate is empty.
@@ -34,13 +51,20 @@ fn main() -> Result<()> {
     for path in &sources {
         units.extend(units_of(path, &shaders)?);
     }
-    let mut files = vec![(
-        "files".to_string(),
-        files_source(units.iter().map(|unit| &unit.0)),
-    )];
+    if env::var("CARGO_FEATURE_PLANTED_FAULTS").is_ok() {
+        units.extend(faulty_units(&shaders)?);
+    }
+    let mut files = vec![Unit {
+        name: "files".to_string(),
+        text: files_source(units.iter().map(|unit| &unit.name)),
+        is_cheap: false,
+    }];
     for name in ["stacks", "block", "launch"] {
-        let text = fs::read_to_string(root.join(format!("cpu/{name}.cpp")))?;
-        files.push((name.to_string(), text));
+        files.push(Unit {
+            name: name.to_string(),
+            text: fs::read_to_string(root.join(format!("cpu/{name}.cpp")))?,
+            is_cheap: false,
+        });
     }
     files.extend(units);
     fs::write(out.join("tails.rs"), tails(&sources)?)?;
@@ -75,35 +99,50 @@ fn stem(path: &Path) -> String {
         .unwrap_or_default()
 }
 
-/// The sources that a kernel file becomes, by name.
-fn units_of(path: &Path, shaders: &Path) -> Result<Vec<(String, String)>> {
-    let mut text = String::new();
-    expand(path, shaders, &mut HashSet::new(), &mut text)?;
+/// The sources that a kernel file becomes.
+fn units_of(path: &Path, shaders: &Path) -> Result<Vec<Unit>> {
+    let text = expanded(path, shaders)?;
     let file = stem(path);
-    let mut variants = vec![(file.clone(), "")];
+    let mut units: Vec<Unit> = [32, 64].map(|wave| unit(&file, wave, &text)).into();
     if text.contains(PLANTED) {
-        variants.push((format!("{file}_planted"), PLANTED));
-    }
-    let mut units = Vec::new();
-    for (name, define) in variants {
-        for wave in [32, 64] {
-            let unit = format!("{name}_{wave}");
-            let define = match define {
-                "" => String::new(),
-                define => format!("#define {define}\n"),
-            };
-            units.push((
-                unit.clone(),
-                format!(
-                    "#include \"hadal_cpu.h\"\n#define HADAL_CPU\n#define HADAL_WAVE {wave}\n\
-                     {define}namespace {unit} {{\n\
-                     static const hadal_cpu::File file_of_unit(\"{name}\");\n{text}}}\n\
-                     extern \"C\" void hadal_file_{unit}() {{}}\n"
-                ),
-            ));
-        }
+        let file = format!("{file}_planted");
+        let text = format!("#define {PLANTED}\n{text}");
+        units.extend([32, 64].map(|wave| unit(&file, wave, &text)));
     }
     Ok(units)
+}
+
+/// A file for each fault of the list, at one width of waves.
+fn faulty_units(shaders: &Path) -> Result<Vec<Unit>> {
+    let faulty = FAULTS.iter().map(|fault| {
+        let text = expanded(&shaders.join(format!("{}.cu", fault.file)), shaders)?;
+        let file = format!("{}_planted_{}", fault.file, fault.name);
+        Ok(Unit {
+            is_cheap: true,
+            ..unit(&file, 32, &fault.plant(&text)?)
+        })
+    });
+    faulty.collect()
+}
+
+fn unit(file: &str, wave: u32, text: &str) -> Unit {
+    let name = format!("{file}_{wave}");
+    Unit {
+        text: format!(
+            "#include \"hadal_cpu.h\"\n#define HADAL_CPU\n#define HADAL_WAVE {wave}\n\
+             namespace {name} {{\n\
+             static const hadal_cpu::File file_of_unit(\"{file}\");\n{text}}}\n\
+             extern \"C\" void hadal_file_{name}() {{}}\n"
+        ),
+        name,
+        is_cheap: false,
+    }
+}
+
+fn expanded(path: &Path, shaders: &Path) -> Result<String> {
+    let mut text = String::new();
+    expand(path, shaders, &mut HashSet::new(), &mut text)?;
+    Ok(text)
 }
 
 /// A file with each header in the place of its first inclusion.
@@ -171,7 +210,7 @@ fn tails(sources: &[PathBuf]) -> Result<String> {
 }
 
 /// Compiles what has changed, and makes one library of it.
-fn compile(headers: &Path, out: &Path, files: &[(String, String)]) -> Result<()> {
+fn compile(headers: &Path, out: &Path, files: &[Unit]) -> Result<()> {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).include(headers);
     // Emulations of matrix units and dot products are slow enough as it is.
@@ -199,8 +238,8 @@ fn compile(headers: &Path, out: &Path, files: &[(String, String)]) -> Result<()>
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
-                while let Some((name, text)) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(e) = object(compiler.to_command(), out, name, text, &common) {
+                while let Some(unit) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(e) = object(compiler.to_command(), out, unit, &common) {
                         failures.lock().unwrap_or_else(|e| e.into_inner()).push(e);
                     }
                 }
@@ -211,8 +250,8 @@ fn compile(headers: &Path, out: &Path, files: &[(String, String)]) -> Result<()>
     if !failures.is_empty() {
         return Err(failures.join("\n").into());
     }
-    for (name, _) in files {
-        build.object(out.join(format!("{name}.o")));
+    for unit in files {
+        build.object(out.join(format!("{}.o", unit.name)));
     }
     build.try_compile("hadal_cpu")?;
     Ok(())
@@ -222,13 +261,16 @@ fn compile(headers: &Path, out: &Path, files: &[(String, String)]) -> Result<()>
 fn object(
     mut command: Command,
     out: &Path,
-    name: &str,
-    text: &str,
+    unit: &Unit,
     common: &str,
 ) -> std::result::Result<(), String> {
+    let Unit { name, text, .. } = unit;
     let source = out.join(format!("{name}.cpp"));
     let object = out.join(format!("{name}.o"));
     let made = out.join(format!("{name}.made"));
+    if unit.is_cheap {
+        command.arg("-O1");
+    }
     command.arg("-c").arg(&source).arg("-o").arg(&object);
     let key = format!("{command:?}\n{common}\n{text}");
     if object.exists() && fs::read_to_string(&made).is_ok_and(|old| old == key) {

@@ -40,8 +40,9 @@ pub(crate) struct Config {
     pub seed: u64,
     /// The version that the driver names.
     pub version: i32,
-    /// Kernels are taken from the files with planted mistakes where there are such.
-    pub planted: bool,
+    /// How the names of files end whose kernels, with mistakes planted in them, are taken where
+    /// there are such.
+    pub planted: Option<String>,
     /// Where complaints are written as they come.
     pub log: Option<String>,
     /// Calls that fail, as `call:nth:code`; the call `*` is any.
@@ -66,7 +67,7 @@ impl Config {
                 Vendor::Cuda => 13000,
                 Vendor::Hip => 70_051_831,
             },
-            planted: false,
+            planted: None,
             log: None,
             fail: Vec::new(),
             errors: Vec::new(),
@@ -83,7 +84,9 @@ impl Config {
                     value.parse().map(|n| config.version = n).is_ok()
                 }
                 ("driver", _) | ("hip-driver", _) => true,
-                ("planted", _) => value.parse().map(|n: u32| config.planted = n != 0).is_ok(),
+                ("planted", _) => planted(value)
+                    .map(|ending| config.planted = ending)
+                    .is_some(),
                 ("log", _) => {
                     config.log = Some(value.to_string());
                     true
@@ -103,6 +106,19 @@ impl Config {
         let count = devices.unwrap_or(named.len());
         config.models = (0..count).map(|i| named[i.min(named.len() - 1)]).collect();
         config
+    }
+}
+
+/// How files with mistakes end: those of this name, of their own (1), or none (0).
+fn planted(value: &str) -> Option<Option<String>> {
+    match value.parse() {
+        Ok(0) => Some(None),
+        Ok(1) => Some(Some("_planted".to_string())),
+        _ => {
+            let ending = format!("_planted_{value}");
+            let known = crate::kernels().iter().any(|k| k.file.ends_with(&ending));
+            known.then_some(Some(ending))
+        }
     }
 }
 
@@ -158,8 +174,8 @@ mod tests {
         let hip = Config::parse(Vendor::Hip, text);
         assert_eq!((hip.models[0].0, hip.models[0].3), ("gfx1100", 32));
         assert_eq!(hip.version, 70_051_831);
-        let none = Config::parse(Vendor::Hip, "devices=0,speed=1,arch=sm_1");
+        let none = Config::parse(Vendor::Hip, "devices=0,speed=1,arch=sm_1,planted=nothing");
         assert!(none.models.is_empty());
-        assert_eq!(none.errors.len(), 2);
+        assert_eq!(none.errors.len(), 3);
     }
 }

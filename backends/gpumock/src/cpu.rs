@@ -50,7 +50,8 @@ pub struct Parameter {
 pub struct Kernel {
     /// Its entry point.
     pub name: String,
-    /// The file it comes from, without ending; with `_planted` where mistakes were planted.
+    /// The file it comes from, without ending; with `_planted` where mistakes were planted,
+    /// and the name of the one that a list of them has.
     pub file: String,
     /// Threads of a wave that it was built for.
     pub wave: u32,
@@ -163,7 +164,7 @@ pub fn find(file: Option<&str>, name: &str, wave: u32) -> Option<&'static Kernel
     kernels().iter().find(|kernel| {
         kernel.name == name
             && kernel.wave == wave
-            && file.map_or(!kernel.file.ends_with("_planted"), |f| kernel.file == f)
+            && file.map_or(!kernel.file.contains("_planted"), |f| kernel.file == f)
     })
 }
 

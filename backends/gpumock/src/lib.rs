@@ -16,6 +16,8 @@ mod cpu;
 mod cuda;
 mod elf;
 mod exports;
+#[cfg(feature = "planted-faults")]
+pub mod faults;
 mod graph;
 mod hip;
 mod image;
@@ -27,6 +29,8 @@ mod queue;
 mod random;
 mod rtc;
 mod state;
+mod steer;
 
 pub use cpu::{Arg, Kernel, Parameter, find, kernels, launch};
 pub use locate::{driver_folder, library};
+pub use steer::Steer;

@@ -89,19 +89,16 @@ impl State {
     pub fn function(&mut self, handle: u64, name: &str) -> Result<u64> {
         let device = self.device()?;
         let wave = self.config.models[device].3;
-        let planted = self.config.planted;
+        let planted = self.config.planted.clone();
         let module = object!(self.modules[handle], device);
         let Some(entry) = module.image.entry(name) else {
             return self.refuse(NOT_FOUND, format!("the image holds no kernel {name}"));
         };
-        let with_faults = planted
-            .then(|| {
-                let all = crate::kernels()
-                    .iter()
-                    .filter(|k| k.file.ends_with("_planted"));
-                all.into_iter().find(|k| k.name == name && k.wave == wave)
-            })
-            .flatten();
+        let with_faults = planted.and_then(|ending| {
+            let all = crate::kernels().iter();
+            all.filter(|k| k.file.ends_with(&ending))
+                .find(|k| k.name == name && k.wave == wave)
+        });
         let kernel = with_faults
             .or_else(|| find(entry.file.as_deref(), name, wave))
             .or_else(|| find(None, name, wave));
