@@ -102,9 +102,9 @@ fn untimed(lowered: &Lowered, step: &Step<'_>) -> Vec<Traced> {
     let traced = explained.map(|(dispatch, params)| {
         let share = |amount: u64| match real_rows(params, count) {
             0 => 0,
-            real => amount * u64::from(real) / u64::from(params.rows),
+            real => (u128::from(amount) * u128::from(real) / u128::from(params.rows)) as u64,
         };
-        // Of the weights only these read some for each row.
+        // Only these read weights anew for each row.
         let by_row = matches!(dispatch.op, OpKind::ExpertLinear | OpKind::ExpertGateUp);
         let bytes = dispatch.work.bytes.at(step.end());
         Traced {

@@ -10,6 +10,7 @@ mod failure;
 mod figures;
 mod input;
 mod open;
+mod output;
 mod sampling;
 mod template;
 

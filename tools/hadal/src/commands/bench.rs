@@ -1,13 +1,18 @@
 //! `hadal bench`: tokens per second at given depths, beside what the memory can do.
 //!
 //! Decides what is measured; `measure.rs` does it, `kernels.rs` takes the time of single
-//! dispatches, `bandwidth.rs` measures the memory, `report.rs` writes it down. Figures are
-//! medians; nothing else should run on the machine.
+//! dispatches, `bandwidth.rs` measures the memory and `arithmetic.rs` products, which
+//! `floor.rs` makes a floor of, `report.rs` and `trace.rs` write it down. Figures are medians;
+//! nothing else should run on the machine.
 
+mod arithmetic;
 mod bandwidth;
+mod floor;
 mod kernels;
 mod measure;
 mod report;
+mod stage;
+mod trace;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,8 +29,10 @@ use hadal_weights::{DummySource, DummyTensor};
 use crate::args::{DeviceArgs, EngineArgs, ModelArgs};
 use crate::console::{Console, Interrupts, Unit};
 use crate::failure::{Failure, Result};
+use crate::output::Output;
 use crate::{figures, open};
 use bandwidth::Bandwidth;
+use floor::Floors;
 use kernels::Phase;
 use measure::{Measured, Plan};
 
@@ -36,9 +43,16 @@ use measure::{Measured, Plan};
     hadal bench --model ~/Moonlight-16B --depth 0,4096 --json\n  \
     hadal bench --device vulkan,wgpu\n  \
     hadal bench --dummy-weights models/fixtures/configs/deepseek_v3.json --layers 5 --experts 16\n  \
-    hadal bench --dummy-weights models/fixtures/configs/v3_layer.json --kernels\n\n\
+    hadal bench --dummy-weights models/fixtures/configs/v3_layer.json --kernels\n  \
+    hadal bench --depth 0 --trace trace.json\n\n\
     Several devices after --device are measured in turn, run by run. The share of the memory \
-    bandwidth can pass 100 % where the weights fit a cache, as those of the small model do.")]
+    bandwidth can pass 100 % where the weights fit a cache, as those of the small model do; \
+    a kernel's time can then be below its floor.\n\n\
+    The floor of a kernel is the longer of two times: its bytes of weights and cache at the \
+    bandwidth of the device's memory, and its multiply-adds at the rate of a large square \
+    product with weights of the same format, both measured on the same device. Kernels are \
+    timed and traced with each dispatch submitted alone, so that their sum is longer than a \
+    step.")]
 pub struct BenchArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -78,9 +92,14 @@ pub struct BenchArgs {
     )]
     repeat: u32,
     /// Also take the time of every kernel, of a prompt and of a decoded token, at the first
-    /// depth: beside it the bytes and multiply-adds it cannot do without.
+    /// depth: beside it the bytes and multiply-adds it cannot do without, and how many times
+    /// the least time that these take on the device ("x floor").
     #[arg(long)]
     kernels: bool,
+    /// Write every dispatch of a step of a prompt and of a decoded token, in order, to a file
+    /// that https://ui.perfetto.dev opens. Each is submitted alone. Implies --kernels.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Do as if the devices lacked these features: `cooperative-matrix`, `subgroups`, ...;
     /// `software`: take a software adapter for a GPU.
     #[arg(long, value_name = "FEATURE,...", value_delimiter = ',', value_parser = feature)]
@@ -108,6 +127,56 @@ fn feature(name: &str) -> std::result::Result<Features, String> {
 /// Runs the command.
 pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
     let interrupts = Interrupts::install()?;
+    // Before anything is measured, which takes a while.
+    let trace = trace_file(args)?;
+    let engines = engines(args, &interrupts, console)?;
+    let measured = measure_all(&engines, args, &interrupts, console)?;
+    let kernels = match args.kernels || trace.is_some() {
+        true => kernels::measure(&engines, args, &interrupts.cancel)?,
+        false => Vec::new(),
+    };
+    // Before the memory is measured, whose buffers are not the engine's. The engine's threads
+    // sleep by then.
+    let peak = figures::peak_process_bytes();
+    let threads = args.device.threads.map(usize::from);
+    let memory = engines
+        .iter()
+        .map(|engine| bandwidth::of_device(engine.device().as_ref(), threads))
+        .collect::<hadal_device::Result<Vec<_>>>()
+        .map_err(EngineError::from)?;
+    let floors = floors(&engines, &memory, &kernels).map_err(EngineError::from)?;
+    let found = Found {
+        args,
+        engines: &engines,
+        peak,
+        memory,
+        measured,
+        kernels,
+        floors,
+    };
+    if let Some(output) = trace {
+        trace::write(output, &found)?;
+    }
+    console.report(|| report::json(&found), || report::text(&found))
+}
+
+fn trace_file(args: &BenchArgs) -> Result<Option<Output>> {
+    let Some(path) = &args.trace else {
+        return Ok(None);
+    };
+    if args.prefill == 0 && args.decode == 0 {
+        let why = "--trace has nothing to write: --prefill and --decode are both 0";
+        return Err(Failure::usage(why).help("leave one of them above 0"));
+    }
+    Output::create("--trace", path).map(Some)
+}
+
+/// The model on each of the devices.
+fn engines(
+    args: &BenchArgs,
+    interrupts: &Interrupts,
+    console: &Console,
+) -> Result<Vec<Arc<Engine>>> {
     let model = match &args.dummy_weights {
         Some(path) => made_up(path, args, console)?,
         None => open::model(&args.model)?,
@@ -126,29 +195,21 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
         let (model, settings, cancel) = (model.clone(), settings.clone(), &interrupts.cancel);
         engines.push(open::engine(model, chosen, settings, cancel, console)?);
     }
-    let measured = measure_all(&engines, args, &interrupts, console)?;
-    let kernels = match args.kernels {
-        true => kernels::measure(&engines, args, &interrupts.cancel)?,
-        false => Vec::new(),
-    };
-    // Before the memory is measured, whose buffers are not the engine's. The engine's threads
-    // sleep by then.
-    let peak = figures::peak_process_bytes();
-    let threads = args.device.threads.map(usize::from);
-    let memory = engines
-        .iter()
-        .map(|engine| bandwidth::of_device(engine.device().as_ref(), threads))
-        .collect::<hadal_device::Result<Vec<_>>>()
-        .map_err(EngineError::from)?;
-    let found = Found {
-        args,
-        engines: &engines,
-        peak,
-        memory,
-        measured,
-        kernels,
-    };
-    console.report(|| report::json(&found), || report::text(&found))
+    Ok(engines)
+}
+
+/// What bounds the kernels of each engine, where they were measured.
+fn floors(
+    engines: &[Arc<Engine>],
+    memory: &[Bandwidth],
+    kernels: &[Vec<Phase>],
+) -> hadal_device::Result<Vec<Floors>> {
+    let engines = engines.iter().zip(memory).zip(kernels);
+    let floors = engines.map(|((engine, memory), phases)| {
+        let traced = phases.iter().flat_map(Phase::traced);
+        Floors::measure(engine.device().as_ref(), memory, traced)
+    });
+    floors.collect()
 }
 
 /// One for each device of a list.
@@ -175,6 +236,8 @@ struct Found<'a> {
     measured: Vec<Vec<Measured>>,
     /// By engine; empty where not asked for.
     kernels: Vec<Vec<Phase>>,
+    /// Of these kernels, by engine.
+    floors: Vec<Floors>,
 }
 
 fn measure_all(

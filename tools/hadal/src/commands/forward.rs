@@ -13,6 +13,7 @@ use crate::console::{Console, Interrupts, Unit};
 use crate::failure::{Failure, Result};
 use crate::input::{MAX_BYTES, text_file};
 use crate::open;
+use crate::output::Output;
 
 /// Logits and intermediates of given tokens, as a file to compare with.
 #[derive(Args, Debug)]
@@ -58,7 +59,7 @@ pub fn run(args: &ForwardArgs, console: &Console) -> Result<()> {
     let wanted = ids.len() + args.greedy.saturating_sub(1) as usize;
     let settings = open::engine_options(&args.engine, open::context_for(&model, wanted));
     check_room(&model, wanted, settings.context)?;
-    let out = write::Output::create(&args.out)?;
+    let out = Output::create("--out", &args.out)?;
     let device = open::device(&args.device, console)?;
     let engine = open::engine(model, device, settings, &interrupts.cancel, console)?;
     let options = ForwardOptions {
@@ -76,7 +77,7 @@ pub fn run(args: &ForwardArgs, console: &Console) -> Result<()> {
             numbers: Numbers::I64(ids.iter().map(|id| i64::from(*id)).collect()),
         });
     }
-    out.write(&tensors)?;
+    write::write(out, &tensors)?;
     let greedy = tensors.iter().find_map(|tensor| match &tensor.numbers {
         Numbers::I64(ids) if tensor.name == "greedy_ids" => Some(ids.clone()),
         _ => None,

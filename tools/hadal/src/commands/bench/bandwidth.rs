@@ -1,17 +1,17 @@
 //! How fast the memory of a device is: the bound of decoding.
 //!
-//! On the host every thread sums a buffer of its own that no cache holds; a GPU copies a
-//! buffer. The best of several passes counts, since everything else that runs only makes it
-//! slower.
+//! Every device can copy a buffer. On the host reading alone is the larger figure, since what
+//! is written is read first: there every thread sums a buffer of its own that no cache holds.
+//! The best of several passes counts, since everything else that runs only makes it slower.
 
 use std::hint::black_box;
 use std::sync::{Barrier, OnceLock};
 use std::thread::Builder;
 use std::time::Instant;
 
-use hadal_device::{
-    Access, Bind, BufferDesc, BufferId, Device, DeviceKind, Error, Program, Slot, Step,
-};
+use hadal_device::{Access, Device, DeviceKind, Error, Step};
+
+use super::stage::{Buffers, bind, program};
 
 /// What the memory gave.
 #[derive(Clone, Copy, Debug)]
@@ -40,15 +40,21 @@ impl Bandwidth {
 pub fn of_device(device: &dyn Device, threads: Option<usize>) -> hadal_device::Result<Bandwidth> {
     match device.info().kind {
         DeviceKind::Cpu => Ok(measure(threads)),
-        _ => copying(device),
+        _ => Ok(Bandwidth {
+            bytes_per_second: copying(device)?,
+            threads: None,
+        }),
     }
 }
 
 /// Bytes that a device copies: several times the largest caches.
 const COPIED_BYTES: u64 = 512 << 20;
 
-/// Copies as much as there is memory for.
-fn copying(device: &dyn Device) -> hadal_device::Result<Bandwidth> {
+/// Bytes a second, read and written, of a program that copies as much as there is memory for.
+///
+/// # Errors
+/// Those of the device.
+pub fn copying(device: &dyn Device) -> hadal_device::Result<f64> {
     let mut bytes = COPIED_BYTES.min(device.info().limits.max_buffer_bytes / 16 * 16);
     loop {
         match copying_bytes(device, bytes) {
@@ -58,59 +64,27 @@ fn copying(device: &dyn Device) -> hadal_device::Result<Bandwidth> {
     }
 }
 
-fn copying_bytes(device: &dyn Device, bytes: u64) -> hadal_device::Result<Bandwidth> {
-    let mut buffers = Vec::new();
-    for label in ["copied from", "copied to"] {
-        match device.alloc(&BufferDesc::new(label, bytes)) {
-            Ok(buffer) => buffers.push(buffer),
-            Err(error) => {
-                buffers.into_iter().for_each(|buffer| device.free(buffer));
-                return Err(error);
-            }
-        }
-    }
-    let copied = copy_passes(device, &buffers, bytes);
-    buffers.into_iter().for_each(|buffer| device.free(buffer));
-    Ok(Bandwidth {
-        bytes_per_second: 2.0 * bytes as f64 / copied?,
-        threads: None,
-    })
-}
-
-/// Seconds of the fastest copy.
-fn copy_passes(device: &dyn Device, table: &[BufferId], bytes: u64) -> hadal_device::Result<f64> {
-    let bind = |slot, access| Bind {
-        slot: Slot(slot),
-        offset: 0,
-        bytes,
-        access,
-    };
+fn copying_bytes(device: &dyn Device, bytes: u64) -> hadal_device::Result<f64> {
+    let mut buffers = Buffers::new(device);
+    buffers.add("copied from", bytes)?;
+    buffers.add("copied to", bytes)?;
     let copy = Step::Copy {
-        from: bind(0, Access::Read),
-        to: bind(1, Access::Write),
+        from: bind(0, bytes, Access::Read),
+        to: bind(1, bytes, Access::Write),
     };
     // Memory that nothing was written to may be one page of zeros again and again.
     let fill = Step::Fill {
-        to: bind(0, Access::Write),
+        to: bind(0, bytes, Access::Write),
         byte: 0x55,
     };
-    let program = |step| Program {
-        slots: 2,
-        steps: vec![step],
-    };
-    let filled = device.prepare(&program(fill))?.submit(table)?;
+    let filled = device.prepare(&program(2, fill))?.submit(buffers.ids())?;
     device.wait(filled)?;
-    let mut program = device.prepare(&program(copy))?;
+    let mut copy = device.prepare(&program(2, copy))?;
     let mut best = f64::MAX;
     for _ in 0..PASSES {
-        let started = Instant::now();
-        let ticket = program.submit(table)?;
-        device.wait(ticket)?;
-        let waited = started.elapsed();
-        let time = device.gpu_time(ticket).unwrap_or(waited);
-        best = best.min(time.as_secs_f64());
+        best = best.min(buffers.seconds(copy.as_mut())?);
     }
-    Ok(best)
+    Ok(2.0 * bytes as f64 / best)
 }
 
 /// Memory of all threads together: several times the largest caches.

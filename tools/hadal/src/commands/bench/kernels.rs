@@ -1,5 +1,6 @@
 //! The time of every dispatch of a prompt and of a decoded token, summed over layers, beside
-//! what it cannot do without: bytes of weights and cache, and multiply-adds.
+//! what it cannot do without: bytes of weights and cache, multiply-adds, and the least time
+//! that these take on the device.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::BenchArgs;
 use super::bandwidth::Bandwidth;
+use super::floor::{Floor, Floors};
 use super::measure::{start, tokens};
 use crate::failure::Result;
 use crate::figures;
@@ -20,7 +22,36 @@ pub struct Phase {
     name: String,
     tokens: usize,
     depth: usize,
+    /// Every dispatch, in order.
+    traced: Vec<Traced>,
     rows: Vec<Row>,
+}
+
+impl Phase {
+    /// `decoding 1 token`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Every dispatch, in the order of the step.
+    pub fn traced(&self) -> &[Traced] {
+        &self.traced
+    }
+
+    /// Seconds of all dispatches.
+    fn seconds(&self) -> f64 {
+        let whole: Duration = self.rows.iter().map(|row| row.time).sum();
+        whole.as_secs_f64()
+    }
+
+    /// The floors of all rows one after the other.
+    fn floor(&self, floors: &Floors) -> Floor {
+        let seconds = self.rows.iter().map(|row| row.floor(floors).seconds);
+        Floor {
+            seconds: seconds.sum(),
+            bound: None,
+        }
+    }
 }
 
 /// Dispatches of one row at one place of all layers.
@@ -32,6 +63,12 @@ struct Row {
     macs: u64,
     bytes: u64,
     time: Duration,
+}
+
+impl Row {
+    fn floor(&self, floors: &Floors) -> Floor {
+        floors.of(&self.first, self.macs, self.bytes)
+    }
 }
 
 /// Takes the times, each the shortest of `--repeat` runs.
@@ -64,7 +101,8 @@ pub fn measure(
                     name: format!("{name} {count} token{plural}"),
                     tokens: count,
                     depth,
-                    rows: sum(traced),
+                    rows: sum(&traced),
+                    traced,
                 });
             }
         }
@@ -74,7 +112,7 @@ pub fn measure(
 }
 
 /// The same place of every layer is one row; the longest first.
-fn sum(traced: Vec<Traced>) -> Vec<Row> {
+fn sum(traced: &[Traced]) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for one in traced {
         let place = place(&one.scope);
@@ -93,7 +131,7 @@ fn sum(traced: Vec<Traced>) -> Vec<Row> {
                 time: one.time,
                 first: Traced {
                     scope: place,
-                    ..one
+                    ..one.clone()
                 },
             }),
         }
@@ -112,71 +150,96 @@ fn place(scope: &str) -> String {
 }
 
 /// A table for each phase.
-pub fn text(device: &str, memory: &Bandwidth, phases: &[Phase]) -> String {
-    let mut out = String::new();
+pub fn text(device: &str, memory: &Bandwidth, floors: &Floors, phases: &[Phase]) -> String {
+    let mut out = floors.text(device);
     for phase in phases {
-        let whole: Duration = phase.rows.iter().map(|row| row.time).sum();
+        let (seconds, floor) = (phase.seconds(), phase.floor(floors));
         let bytes: u64 = phase.rows.iter().map(|row| row.bytes).sum();
         out.push_str(&format!(
-            "\n{device}, {} after {}: {:.0} µs in {} dispatches, each submitted alone; {} at {:.1} GB/s\n\
-             {:>6} {:>10} {:>6} {:>9} {:>10} {:>10}  {:<34} {}\n",
+            "\n{device}, {} after {}: {:.0} µs in {} dispatches, each submitted alone, {} x the \
+             floor of {:.0} µs; {} at {:.1} GB/s\n\
+             {:>6} {:>10} {:>6} {:>9} {:>10} {:>10} {:>8} {:>11}  {:<34} {}\n",
             phase.name,
             phase.depth,
-            whole.as_secs_f64() * 1e6,
+            seconds * 1e6,
             phase.rows.iter().map(|row| row.count).sum::<u64>(),
+            floor.times_text(seconds),
+            floor.seconds * 1e6,
             figures::bytes(bytes),
-            bytes as f64 / whole.as_secs_f64() / 1e9,
+            bytes as f64 / seconds / 1e9,
             "count",
             "µs",
             "share",
             "GB/s",
             "of memory",
             "GFLOP/s",
+            "x floor",
+            "bound by",
             "kernel",
             "place"
         ));
         for row in &phase.rows {
-            let seconds = row.time.as_secs_f64();
-            let rate = row.bytes as f64 / seconds;
-            out.push_str(&format!(
-                "{:>6} {:>10.1} {:>4.0} % {:>9.1} {:>8.0} % {:>10.1}  {:<34} {}\n",
-                row.count,
-                seconds * 1e6,
-                100.0 * seconds / whole.as_secs_f64(),
-                rate / 1e9,
-                100.0 * rate / memory.bytes_per_second,
-                2.0 * row.macs as f64 / seconds / 1e9,
-                row.first.row,
-                row.first.scope,
-            ));
+            out.push_str(&line(row, memory, floors, seconds));
         }
     }
     out
 }
 
+/// A line of the table of a phase that takes `whole` seconds.
+fn line(row: &Row, memory: &Bandwidth, floors: &Floors, whole: f64) -> String {
+    let seconds = row.time.as_secs_f64();
+    let rate = row.bytes as f64 / seconds;
+    let floor = row.floor(floors);
+    format!(
+        "{:>6} {:>10.1} {:>4.0} % {:>9.1} {:>8.0} % {:>10.1} {:>8} {:>11}  {:<34} {}\n",
+        row.count,
+        seconds * 1e6,
+        100.0 * seconds / whole,
+        rate / 1e9,
+        100.0 * rate / memory.bytes_per_second,
+        2.0 * row.macs as f64 / seconds / 1e9,
+        floor.times_text(seconds),
+        floor.bound_text(),
+        row.first.row,
+        row.first.scope,
+    )
+}
+
 /// The same for scripts.
-pub fn json(device: &str, phases: &[Phase]) -> Value {
+pub fn json(device: &str, floors: &Floors, phases: &[Phase]) -> Value {
     let row = |row: &Row| {
+        let (seconds, floor) = (row.time.as_secs_f64(), row.floor(floors));
         json!({
             "kernel": row.first.row,
             "op": row.first.op.name(),
             "weight": row.first.weight.name(),
             "place": row.first.scope,
             "dispatches": row.count,
-            "seconds": row.time.as_secs_f64(),
+            "seconds": seconds,
             "bytes": row.bytes,
             "multiply_adds": row.macs,
+            "floor_seconds": floor.seconds,
+            "times_floor": floor.times(seconds),
+            "bound_by": floor.bound.map(|bound| bound.name()),
         })
     };
     let phase = |phase: &Phase| {
+        let (seconds, floor) = (phase.seconds(), phase.floor(floors));
         json!({
             "phase": phase.name,
             "tokens": phase.tokens,
             "depth": phase.depth,
+            "seconds": seconds,
+            "floor_seconds": floor.seconds,
+            "times_floor": floor.times(seconds),
             "kernels": phase.rows.iter().map(row).collect::<Vec<_>>(),
         })
     };
-    json!({ "device": device, "phases": phases.iter().map(phase).collect::<Vec<_>>() })
+    json!({
+        "device": device,
+        "floors": floors.json(),
+        "phases": phases.iter().map(phase).collect::<Vec<_>>(),
+    })
 }
 
 #[cfg(test)]

@@ -71,9 +71,16 @@ pub fn text(found: &Found<'_>) -> String {
     }
     out.push_str(&submitting(found));
     let engines = found.engines.iter().zip(&found.memory);
-    for ((engine, memory), phases) in engines.zip(&found.kernels) {
+    let kernels = found.floors.iter().zip(&found.kernels);
+    for ((engine, memory), (floors, phases)) in engines.zip(kernels) {
         let id = engine.device().info().id();
-        out.push_str(&kernels::text(&id, memory, phases));
+        out.push_str(&kernels::text(&id, memory, floors, phases));
+    }
+    if let Some(path) = &found.args.trace {
+        out.push_str(&format!(
+            "\nthe trace is in {}; https://ui.perfetto.dev opens it\n",
+            path.display()
+        ));
     }
     out
 }
@@ -120,6 +127,11 @@ pub fn json(found: &Found<'_>) -> Value {
     };
     let config = &first.model().config;
     let device = |engine: &Engine| open::device_json(engine.device().info());
+    let kernels = found.floors.iter().zip(&found.kernels);
+    let kernels = found.engines.iter().zip(kernels);
+    let kernels = kernels.map(|(engine, (floors, phases))| {
+        kernels::json(&engine.device().info().id(), floors, phases)
+    });
     json!({
         "model": super::name(found.args),
         "made_up_weights": found.args.dummy_weights.is_some(),
@@ -137,9 +149,8 @@ pub fn json(found: &Found<'_>) -> Value {
         })).collect::<Vec<_>>(),
         "repeat": found.args.repeat,
         "rows": found.rows().map(|(of, row)| json_row(found, of, row)).collect::<Vec<_>>(),
-        "kernels": found.engines.iter().zip(&found.kernels).map(|(engine, phases)| {
-            kernels::json(&engine.device().info().id(), phases)
-        }).collect::<Vec<_>>(),
+        "kernels": kernels.collect::<Vec<_>>(),
+        "trace": found.args.trace.as_ref().map(|path| path.display().to_string()),
     })
 }
 

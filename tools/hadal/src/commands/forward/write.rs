@@ -1,61 +1,20 @@
 //! A safetensors file: header length, header, numbers; all little-endian.
-//!
-//! Written beside the wanted file and then renamed, so that a file under its name is whole.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
 
 use hadal_engine::{Numbers, Tensor};
 use serde_json::{Map, Value, json};
 
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
+use crate::output::Output;
 
-/// A file that is going to be written. Until it is whole it lies beside the wanted one, and
-/// nothing is left of it if it does not come to that.
-pub struct Output {
-    path: PathBuf,
-    partial: PathBuf,
-    file: File,
+/// Writes `tensors` and gives the file its name.
+pub fn write(output: Output, tensors: &[Tensor]) -> Result<()> {
+    output.finish(|file| write_to(file, tensors))
 }
 
-impl Output {
-    /// Begins a file that will be called `path`.
-    ///
-    /// # Errors
-    /// It cannot be made there.
-    pub fn create(path: &Path) -> Result<Output> {
-        if path.exists() && !path.is_file() {
-            let why = format!("--out {} is not an ordinary file", path.display());
-            return Err(Failure::usage(why).help("give the name of a file to write"));
-        }
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(format!(".{}.partial", std::process::id()));
-        let partial = PathBuf::from(partial);
-        let file = File::create_new(&partial).map_err(|error| Failure::file(path, error))?;
-        Ok(Output {
-            path: path.to_path_buf(),
-            partial,
-            file,
-        })
-    }
-
-    /// Writes `tensors` and gives the file its name.
-    pub fn write(self, tensors: &[Tensor]) -> Result<()> {
-        write(&self.file, tensors)
-            .and_then(|()| std::fs::rename(&self.partial, &self.path))
-            .map_err(|error| Failure::file(&self.path, error))
-    }
-}
-
-impl Drop for Output {
-    fn drop(&mut self) {
-        // Gone already where all went well; nothing can be done if even this fails.
-        let _ = std::fs::remove_file(&self.partial);
-    }
-}
-
-fn write(file: &File, tensors: &[Tensor]) -> io::Result<()> {
+fn write_to(file: &File, tensors: &[Tensor]) -> io::Result<()> {
     let mut out = BufWriter::new(file);
     // Wide numbers first, so that every number lies at a multiple of its size.
     let mut tensors: Vec<&Tensor> = tensors.iter().collect();
@@ -82,8 +41,7 @@ fn write(file: &File, tensors: &[Tensor]) -> io::Result<()> {
             }
         }
     }
-    out.flush()?;
-    file.sync_all()
+    out.flush()
 }
 
 /// The header, padded so that the numbers begin at a multiple of eight.
@@ -133,7 +91,7 @@ mod tests {
                 numbers: Numbers::I64(vec![-7]),
             },
         ];
-        Output::create(&path).unwrap().write(&tensors).unwrap();
+        write(Output::create("--out", &path).unwrap(), &tensors).unwrap();
         let read = Checkpoint::open(folder.path()).unwrap();
         assert_eq!(read.get("a").unwrap().shape, [1, 2]);
         assert_eq!(
