@@ -25,7 +25,7 @@ pub struct Core {
     next_buffer: AtomicU64,
     freed: AtomicU64,
     kernels: Mutex<Kernels>,
-    up: Mutex<Up>,
+    up: Up,
     down: Mutex<Down>,
     pool: Arc<Pool>,
     budget: Arc<Budget>,
@@ -64,7 +64,7 @@ impl Core {
             next_buffer: AtomicU64::new(0),
             freed: AtomicU64::new(0),
             kernels: Mutex::new(kernels),
-            up: Mutex::default(),
+            up: Up::default(),
             down: Mutex::default(),
             pool: Arc::default(),
             budget: Arc::new(Budget::new(memory_bytes)),
@@ -119,7 +119,7 @@ impl Core {
 
     /// Writes a range, which is there.
     pub fn write(&self, to: &Memory, offset: u64, bytes: &[u8]) -> Result<()> {
-        lock(&self.up).write((&self.gpu, &self.lanes), to, offset, bytes)
+        self.up.write((&self.gpu, &self.lanes), to, offset, bytes)
     }
 
     /// Reads a range, which is there.

@@ -3,7 +3,7 @@
 //! A short write goes down the compute lane. A long one, of weights most likely, goes down
 //! the transfer lane and runs beside programs that do not touch its buffer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hadal_device::Result;
 
@@ -69,28 +69,31 @@ fn made<'r>(
     Ok(place.insert(found))
 }
 
-/// Staging memory for writes. Whoever drops it has waited for the lanes.
+/// Staging memory for writes, with a lock for each kind: a step's inputs do not wait for an
+/// upload of weights. Whoever drops it has waited for the lanes.
 #[derive(Default)]
 pub struct Up {
-    short: Option<Ring>,
-    long: Option<Ring>,
+    short: Mutex<Option<Ring>>,
+    long: Mutex<Option<Ring>>,
 }
 
 impl Up {
     /// Writes `bytes` at `offset` of `to`, which has room for them, in order with submits.
     /// Returns before the device has copied the last piece.
     pub fn write(
-        &mut self,
+        &self,
         (gpu, lanes): (&Arc<Gpu>, &Lanes),
         to: &Memory,
         offset: u64,
         bytes: &[u8],
     ) -> Result<()> {
         let is_long = bytes.len() > SHORT;
-        let ring = match is_long {
-            true => made(&mut self.long, gpu, PIECE, 2)?,
-            false => made(&mut self.short, gpu, SHORT, SHORTS)?,
+        let (place, slot, slots) = match is_long {
+            true => (&self.long, PIECE, 2),
+            false => (&self.short, SHORT, SHORTS),
         };
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = made(&mut place, gpu, slot, slots)?;
         let mut address = to.address + offset;
         for piece in bytes.chunks(ring.slot) {
             let (number, slot) = ring.turn();
@@ -99,7 +102,7 @@ impl Up {
                 false => lanes.wait(hadal_device::Ticket(ring.points[number]))?,
             }
             // SAFETY: the slot has room for a piece, its last copy is done, and nobody else
-            // has this value.
+            // has its ring.
             unsafe { slot.copy_from_nonoverlapping(piece.as_ptr(), piece.len()) };
             let copy = |stream| {
                 let up = gpu.driver.calls.copy_up;

@@ -19,6 +19,9 @@ use crate::{EngineError, Recovery, Result};
 /// Every backend that can be asked for, available or not.
 pub const NAMES: [&str; 5] = ["cuda", "rocm", "vulkan", "wgpu", "host"];
 
+/// Those of one vendor's own driver.
+const VENDORS: [&str; 2] = ["cuda", "rocm"];
+
 /// Options of backends, for measuring and tests. The default suits everyone else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Options {
@@ -179,10 +182,15 @@ impl Recovery for Reopening {
 }
 
 fn open_best(options: &Options) -> Result<Opened> {
-    let (mut refused, mut software) = (Vec::new(), Vec::new());
+    let (mut refused, mut software, mut absent) = (Vec::new(), Vec::new(), Vec::new());
     for backend in backends(options) {
         let devices = match backend.devices() {
             Ok(devices) => devices,
+            // Most machines lack one vendor's driver or both, which is no reason for anything.
+            Err(error @ Error::Unavailable { .. }) if VENDORS.contains(&backend.name()) => {
+                absent.push(error.to_string());
+                continue;
+            }
             Err(error) => {
                 refused.push(error.to_string());
                 continue;
@@ -207,6 +215,7 @@ fn open_best(options: &Options) -> Result<Opened> {
         }
     }
     refused.extend(software_only(&software));
+    refused.extend(absent);
     Err(EngineError::NoDevice(format!(
         "no device can run the model: {}",
         refused.join("; ")
