@@ -97,7 +97,7 @@ pub struct BenchArgs {
     #[arg(long)]
     kernels: bool,
     /// Write every dispatch of a step of a prompt and of a decoded token, in order, to a file
-    /// that https://ui.perfetto.dev opens. Each is submitted alone. Implies --kernels.
+    /// that ui.perfetto.dev opens. Each is submitted alone. Implies --kernels.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Do as if the devices lacked these features: `cooperative-matrix`, `subgroups`, ...;

@@ -1,4 +1,4 @@
-//! The dispatches of a prompt and of a decoded token as a profile that https://ui.perfetto.dev
+//! The dispatches of a prompt and of a decoded token as a profile that ui.perfetto.dev
 //! opens: Chrome's trace events, a process for each device and a thread for each phase.
 //!
 //! Decides how times become a time line; what they are is `kernels.rs`'s.
