@@ -170,7 +170,7 @@ fn values() -> [Shape; 3] {
 }
 
 /// Shapes of products: a single value; odd everything; shards; vectors; many rows.
-const PRODUCTS: [Shape; 7] = [
+const PRODUCTS: [Shape; 8] = [
     dense(1, 0, 1, 1, 0),
     dense(1, 0, 65, 131, 5),
     Shape {
@@ -178,6 +178,7 @@ const PRODUCTS: [Shape; 7] = [
         after: 3,
         ..dense(3, 1, 40, 72, 4)
     },
+    dense(1, 0, 35, 528, 4),
     dense(2, 0, 33, 400, 0),
     dense(5, 3, 100, 272, 4),
     Shape {
@@ -214,9 +215,9 @@ fn norm_linear() -> Listed {
         flags: flags::NORM_BF16,
         ..*shape
     };
-    let mut list = plain(&PRODUCTS[..5]);
+    let mut list = plain(&PRODUCTS[..6]);
     list.extend(
-        PRODUCTS[..5]
+        PRODUCTS[..6]
             .iter()
             .map(|shape| (bf16(shape), Twist::Plain)),
     );
