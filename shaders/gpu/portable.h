@@ -36,9 +36,7 @@ DEVICE u32 group_x() { return hadal_cpu::group(0); }
 DEVICE u32 group_y() { return hadal_cpu::group(1); }
 DEVICE u32 group_z() { return hadal_cpu::group(2); }
 DEVICE u32 groups_x() { return hadal_cpu::groups(0); }
-DEVICE u32 groups_y() { return hadal_cpu::groups(1); }
 DEVICE void barrier() { hadal_cpu::barrier(); }
-DEVICE void wave_barrier() { hadal_cpu::wave_exchange(0, 0); }
 DEVICE u32 shuffle_xor(u32 value, u32 mask) {
     return hadal_cpu::wave_exchange(value, (thread_x() & (WAVE - 1)) ^ mask);
 }
@@ -98,11 +96,9 @@ SPECIAL(group_x, "ctaid.x")
 SPECIAL(group_y, "ctaid.y")
 SPECIAL(group_z, "ctaid.z")
 SPECIAL(groups_x, "nctaid.x")
-SPECIAL(groups_y, "nctaid.y")
 #undef SPECIAL
 
 DEVICE void barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
-DEVICE void wave_barrier() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
 DEVICE u32 shuffle_xor(u32 value, u32 mask) {
     u32 other;
     asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, 0xffffffff;"
@@ -166,19 +162,13 @@ DEVICE u32 thread_x() { return __builtin_amdgcn_workitem_id_x(); }
 DEVICE u32 group_x() { return __builtin_amdgcn_workgroup_id_x(); }
 DEVICE u32 group_y() { return __builtin_amdgcn_workgroup_id_y(); }
 DEVICE u32 group_z() { return __builtin_amdgcn_workgroup_id_z(); }
-// The runtime's hidden arguments begin with the three block counts (code object version 5).
+// The runtime's hidden arguments begin with the block counts (code object version 5).
 DEVICE u32 groups_x() { return ((const u32*)__builtin_amdgcn_implicitarg_ptr())[0]; }
-DEVICE u32 groups_y() { return ((const u32*)__builtin_amdgcn_implicitarg_ptr())[1]; }
 
 DEVICE void barrier() {
     __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
     __builtin_amdgcn_s_barrier();
     __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
-}
-DEVICE void wave_barrier() {
-    __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
-    __builtin_amdgcn_wave_barrier();
-    __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
 }
 DEVICE u32 shuffle(u32 value, u32 lane) {
     return __builtin_amdgcn_ds_bpermute((int)(lane << 2), (int)value);

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hadal_device::{Error, Result, Ticket};
+use hadal_device::{CostCounter, Error, Result, Ticket};
 
 use crate::driver::table::Handle;
 use crate::fault::Fuse;
 use crate::gpu::{Gpu, Object};
 use crate::lane::{EVENTS, Lane};
-use crate::timing::{Clock, Cost};
+use crate::timing::Clock;
 
 /// What of a buffer is under way.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ pub struct Lanes {
     /// Programs submitted.
     runs: AtomicU64,
     /// What submitting cost.
-    pub cost: Cost,
+    pub cost: CostCounter,
     gpu: Arc<Gpu>,
 }
 
@@ -54,7 +54,7 @@ impl Lanes {
             acquired: AtomicU64::new(0),
             fuse,
             runs: AtomicU64::new(0),
-            cost: Cost::default(),
+            cost: CostCounter::default(),
             gpu: gpu.clone(),
         })
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ash::vk;
-use hadal_device::{Error, Result, SubmitCost, Ticket};
+use hadal_device::{CostCounter, Error, Result, SubmitCost, Ticket};
 use vulkano::device::Device;
 use vulkano::device::physical::PhysicalDevice;
 use vulkano::instance::debug::DebugUtilsMessenger;
@@ -18,7 +18,7 @@ use crate::budget::Budget;
 use crate::fault::{Faults, Fuse};
 use crate::lane::Lane;
 use crate::offer::{Offer, open_queues};
-use crate::timing::{Clock, Cost};
+use crate::timing::Clock;
 use crate::validation::Messages;
 use crate::{VulkanBackend, VulkanOptions};
 
@@ -48,7 +48,7 @@ pub struct Gpu {
     acquired: AtomicU64,
     clock: Option<Clock>,
     /// What submitting cost.
-    pub cost: Cost,
+    pub cost: CostCounter,
     /// Memory in use.
     pub budget: Arc<Budget>,
     /// What it offers beyond the least.
@@ -98,7 +98,7 @@ impl Gpu {
             order: Mutex::default(),
             acquired: AtomicU64::new(0),
             clock,
-            cost: Cost::default(),
+            cost: CostCounter::default(),
             budget,
             offer,
             name,

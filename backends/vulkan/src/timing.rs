@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ash::vk;
-use hadal_device::SubmitCost;
 use vulkano::device::Device;
 use vulkano::query::{QueryPool, QueryPoolCreateInfo, QueryType};
 use vulkano::{Validated, VulkanError, VulkanObject};
@@ -107,39 +106,4 @@ impl Clock {
         let ticks = stamps[1].wrapping_sub(stamps[0]) & self.mask;
         Some(Duration::from_nanos((ticks as f64 * self.period_ns) as u64))
     }
-}
-
-/// What submitting cost the processor.
-#[derive(Default)]
-pub struct Cost {
-    submits: AtomicU64,
-    total_ns: AtomicU64,
-    driver_ns: AtomicU64,
-}
-
-impl Cost {
-    /// Counts a submit.
-    pub fn add(&self, total: Duration) {
-        self.submits.fetch_add(1, Ordering::Relaxed);
-        add(&self.total_ns, total);
-    }
-
-    /// Counts the driver's part of a submit.
-    pub fn add_driver(&self, part: Duration) {
-        add(&self.driver_ns, part);
-    }
-
-    /// All so far.
-    pub fn read(&self) -> SubmitCost {
-        let time = |ns: &AtomicU64| Duration::from_nanos(ns.load(Ordering::Relaxed));
-        SubmitCost {
-            submits: self.submits.load(Ordering::Relaxed),
-            total: time(&self.total_ns),
-            driver: time(&self.driver_ns),
-        }
-    }
-}
-
-fn add(to: &AtomicU64, time: Duration) {
-    to.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
 }

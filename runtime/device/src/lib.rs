@@ -27,6 +27,7 @@
 
 mod backend;
 mod buffer;
+mod cost;
 mod dtype;
 mod error;
 mod hazards;
@@ -38,6 +39,7 @@ mod program;
 
 pub use backend::{Backend, Device, Executable, SetupCounts, SubmitCost, Ticket, check_table};
 pub use buffer::{BufferDesc, BufferId, Pages, Span};
+pub use cost::CostCounter;
 pub use dtype::{DType, E4M3_MAX, SCALE_BLOCK, e4m3_to_f32, f32_to_e4m3};
 pub use error::{Error, Result};
 pub use hazards::{levels, levels_with};

@@ -54,22 +54,23 @@ pub fn backends(options: &Options) -> Vec<Box<dyn Backend>> {
         lose_after_submits: options.lose_after_submits,
         ..WgpuOptions::default()
     });
+    let cache_folder = hadal_vulkan::user_cache_folder();
     let vulkan = VulkanBackend::new(VulkanOptions {
         checked: options.checked_shaders,
         validation: options.validation_layers,
         adopt: options.copy_weights.then_some(false),
         lose_after_submits: options.lose_after_submits,
-        cache_folder: hadal_vulkan::user_cache_folder(),
+        cache_folder: cache_folder.clone(),
         ..VulkanOptions::default()
     });
     let cuda = CudaBackend::new(CudaOptions {
         lose_after_submits: options.lose_after_submits,
-        cache_folder: hadal_vulkan::user_cache_folder(),
+        cache_folder: cache_folder.clone(),
         ..CudaOptions::default()
     });
     let rocm = RocmBackend::new(RocmOptions {
         lose_after_submits: options.lose_after_submits,
-        cache_folder: hadal_vulkan::user_cache_folder(),
+        cache_folder,
         ..RocmOptions::default()
     });
     // CUDA and ROCm stand behind what has run on hardware, until they have.
