@@ -187,10 +187,10 @@ impl LayerParts {
 fn linear(config: &Config, out: u32, input: u32) -> Part {
     let params = u64::from(out) * u64::from(input);
     if config.fp8.is_none() {
-        return plain(params, DType::Bf16.bytes());
+        return plain(params, DType::Bf16.block_bytes());
     }
     let blocks = u64::from(out.div_ceil(SCALE_BLOCK)) * u64::from(input.div_ceil(SCALE_BLOCK));
-    let bytes = params.saturating_add(blocks.saturating_mul(DType::F32.bytes()));
+    let bytes = params.saturating_add(blocks.saturating_mul(DType::F32.block_bytes()));
     Part {
         params,
         active: params,

@@ -23,7 +23,7 @@ pub struct ManifestTensor {
 impl ManifestTensor {
     /// Bytes of its data.
     pub fn bytes(&self) -> u64 {
-        self.shape.iter().product::<u64>() * self.dtype.bytes()
+        self.dtype.row_bytes(self.shape.iter().product())
     }
 }
 

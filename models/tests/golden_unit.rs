@@ -333,3 +333,32 @@ fn one_group_of_latent_attention_heads_agrees_in_both_forms() {
         assert_close(y, unit.data("mla.out"), SINGLE, "mla");
     }
 }
+
+/// Every block format with a vector: decoding is exact but for the order of factors.
+#[test]
+fn block_formats_decode_as_published() {
+    let Some(unit) = Unit::open() else { return };
+    let formats = unit.json["gguf"].as_array().unwrap();
+    for format in formats {
+        let name = format["name"].as_str().unwrap();
+        let dtype = DType::from_name(&name.to_lowercase()).unwrap();
+        assert_eq!(dtype.block_values(), format["block"].as_u64().unwrap());
+        assert_eq!(dtype.block_bytes(), format["bytes"].as_u64().unwrap());
+        let stored = unit.data(&format!("gguf.{name}.blocks"));
+        let bytes: Vec<u8> = stored.iter().map(|byte| *byte as u8).collect();
+        let wanted = unit.data(&format!("gguf.{name}.values"));
+        let mut values = vec![f32::NAN; wanted.len()];
+        hadal_blocks::decode(dtype, &bytes, &mut values);
+        let largest = wanted
+            .iter()
+            .fold(0f64, |most, value| most.max(value.abs()));
+        for (i, (value, wanted)) in values.iter().zip(wanted).enumerate() {
+            let error = (f64::from(*value) - wanted).abs();
+            assert!(
+                error <= SINGLE * largest,
+                "{name} {i}: {value} for {wanted}"
+            );
+        }
+    }
+    assert_eq!(formats.len(), 19);
+}

@@ -63,7 +63,7 @@ pub fn grouped_tile_fits(problem: &Problem) -> Option<&'static str> {
 /// values.
 pub fn is_wide(problem: &Problem) -> Option<&'static str> {
     let p = &problem.params;
-    let row_bytes = u64::from(p.k) * problem.weight.bytes();
+    let row_bytes = problem.weight.row_bytes(p.k.into());
     let starts = [p.x_offset, p.x_stride, p.x_head_stride];
     let aligned = row_bytes.is_multiple_of(16) && starts.iter().all(|s| s.is_multiple_of(4));
     unless(
@@ -74,7 +74,7 @@ pub fn is_wide(problem: &Problem) -> Option<&'static str> {
 
 /// Weight rows long enough to give each lane of a subgroup sixteen bytes or nearly so.
 pub fn is_long(problem: &Problem) -> Option<&'static str> {
-    let row_bytes = u64::from(problem.params.k) * problem.weight.bytes();
+    let row_bytes = problem.weight.row_bytes(problem.params.k.into());
     unless(row_bytes >= 256, "needs weight rows of 256 bytes or more")
 }
 

@@ -124,7 +124,7 @@ impl<'d> Bench<'d> {
     }
 
     fn weight(&mut self, dtype: DType, rows: u64, k: u64) -> Result<()> {
-        self.operand(rows * k * dtype.bytes(), Access::Read)?;
+        self.operand(rows * dtype.row_bytes(k), Access::Read)?;
         if dtype.has_block_scales() {
             self.operand(rows.div_ceil(128) * k.div_ceil(128) * 4, Access::Read)?;
         }
@@ -221,7 +221,7 @@ fn linear(device: &dyn Device, filter: &str, dtype: DType, rows: u32) -> Result<
         1,
     )?;
     let weights = f64::from(n) * f64::from(k);
-    let bytes = weights * dtype.bytes() as f64;
+    let bytes = weights * dtype.block_bytes() as f64;
     report(
         name,
         format!("{rows} x {k} x {n}"),
@@ -286,7 +286,7 @@ fn head(
         name,
         shape,
         seconds,
-        weights * dtype.bytes() as f64,
+        weights * dtype.block_bytes() as f64,
         weights * f64::from(rows),
     );
     Ok(())

@@ -17,7 +17,7 @@ pub(crate) trait Weight: Copy + Send + Sync + 'static {
     /// The format.
     const DTYPE: DType;
     /// Bytes of an element.
-    const BYTES: usize = Self::DTYPE.bytes() as usize;
+    const BYTES: usize = Self::DTYPE.block_bytes() as usize;
     /// True where a scale for each block follows.
     const SCALED: bool = Self::DTYPE.has_block_scales();
 

@@ -1,8 +1,8 @@
 //! Number formats of tensors as they lie in a file or a buffer.
 //!
 //! Decides sizes and exact conversions of single codes; knows nothing of shapes or of
-//! kernels. Read [`DType`] first. Source: DeepSeek-V3 report, section 3.3 (FP8), and the
-//! OCP 8-bit floating point specification (E4M3).
+//! kernels. Read [`DType`] first. Sources: DeepSeek-V3 report, section 3.3 (FP8), the OCP
+//! 8-bit floating point specification (E4M3), the GGUF specification (block formats).
 
 use std::fmt;
 
@@ -20,44 +20,143 @@ pub enum DType {
     F8E4M3,
     /// Unsigned 32-bit integer (token ids, expert indices).
     U32,
+    /// 4 bits and a scale for each 32 values.
+    Q4_0,
+    /// 4 bits, a scale and a minimum for each 32 values.
+    Q4_1,
+    /// 5 bits and a scale for each 32 values.
+    Q5_0,
+    /// 5 bits, a scale and a minimum for each 32 values.
+    Q5_1,
+    /// 8 bits and a scale for each 32 values.
+    Q8_0,
+    /// 2 bits; scales and minimums of 4 bits for each 16 of 256 values.
+    Q2K,
+    /// 3 bits; scales of 6 bits for each 16 of 256 values.
+    Q3K,
+    /// 4 bits; scales and minimums of 6 bits for each 32 of 256 values.
+    Q4K,
+    /// 5 bits; scales and minimums of 6 bits for each 32 of 256 values.
+    Q5K,
+    /// 6 bits; scales of 8 bits for each 16 of 256 values.
+    Q6K,
+    /// Eight values from 256 patterns; scales of 4 bits for each 32 of 256 values.
+    Iq2Xxs,
+    /// Eight values from 512 patterns; scales of 4 bits for each 16 of 256 values.
+    Iq2Xs,
+    /// Four values from 256 patterns; scales of 4 bits for each 32 of 256 values.
+    Iq3Xxs,
+    /// Eight values from 2048 patterns of -1, 0, 1; scales of 3 bits for each 32 of 256 values.
+    Iq1S,
+    /// 4 bits that choose of 16 unevenly spaced values, and a scale for each 32 values.
+    Iq4Nl,
+    /// Four values from 512 patterns; scales of 4 bits for each 32 of 256 values.
+    Iq3S,
+    /// Eight values from 1024 patterns; scales of 4 bits for each 16 of 256 values.
+    Iq2S,
+    /// As `Iq4Nl`, with scales of 6 bits for each 32 of 256 values.
+    Iq4Xs,
+    /// As `Iq1S`, with scales of 3 bits for each 16 of 256 values.
+    Iq1M,
+    /// Five of -1, 0, 1 in a byte, and a scale for 256 values.
+    Tq1_0,
+    /// 2 bits for -1, 0, 1, and a scale for 256 values.
+    Tq2_0,
 }
 
+/// What a table says of a format: name, values of a block, bytes of a block.
+const FORMATS: [(DType, &str, u64, u64); 26] = [
+    (DType::F32, "f32", 1, 4),
+    (DType::F16, "f16", 1, 2),
+    (DType::Bf16, "bf16", 1, 2),
+    (DType::F8E4M3, "f8e4m3", 1, 1),
+    (DType::U32, "u32", 1, 4),
+    (DType::Q4_0, "q4_0", 32, 18),
+    (DType::Q4_1, "q4_1", 32, 20),
+    (DType::Q5_0, "q5_0", 32, 22),
+    (DType::Q5_1, "q5_1", 32, 24),
+    (DType::Q8_0, "q8_0", 32, 34),
+    (DType::Q2K, "q2_k", 256, 84),
+    (DType::Q3K, "q3_k", 256, 110),
+    (DType::Q4K, "q4_k", 256, 144),
+    (DType::Q5K, "q5_k", 256, 176),
+    (DType::Q6K, "q6_k", 256, 210),
+    (DType::Iq2Xxs, "iq2_xxs", 256, 66),
+    (DType::Iq2Xs, "iq2_xs", 256, 74),
+    (DType::Iq3Xxs, "iq3_xxs", 256, 98),
+    (DType::Iq1S, "iq1_s", 256, 50),
+    (DType::Iq4Nl, "iq4_nl", 32, 18),
+    (DType::Iq3S, "iq3_s", 256, 110),
+    (DType::Iq2S, "iq2_s", 256, 82),
+    (DType::Iq4Xs, "iq4_xs", 256, 136),
+    (DType::Iq1M, "iq1_m", 256, 56),
+    (DType::Tq1_0, "tq1_0", 256, 54),
+    (DType::Tq2_0, "tq2_0", 256, 66),
+];
+
 impl DType {
-    /// Every format, in declaration order.
-    pub const ALL: [DType; 5] = [
-        DType::F32,
-        DType::F16,
-        DType::Bf16,
-        DType::F8E4M3,
-        DType::U32,
+    /// The block formats of GGUF, which only matrices have. Their scales lie within the
+    /// blocks; a row is a whole number of blocks.
+    pub const BLOCKS: [DType; 21] = [
+        DType::Q4_0,
+        DType::Q4_1,
+        DType::Q5_0,
+        DType::Q5_1,
+        DType::Q8_0,
+        DType::Q2K,
+        DType::Q3K,
+        DType::Q4K,
+        DType::Q5K,
+        DType::Q6K,
+        DType::Iq2Xxs,
+        DType::Iq2Xs,
+        DType::Iq3Xxs,
+        DType::Iq1S,
+        DType::Iq4Nl,
+        DType::Iq3S,
+        DType::Iq2S,
+        DType::Iq4Xs,
+        DType::Iq1M,
+        DType::Tq1_0,
+        DType::Tq2_0,
     ];
 
-    /// Bytes one element takes.
-    pub const fn bytes(self) -> u64 {
-        match self {
-            DType::F32 | DType::U32 => 4,
-            DType::F16 | DType::Bf16 => 2,
-            DType::F8E4M3 => 1,
-        }
+    /// Every format, in declaration order.
+    pub fn all() -> impl Iterator<Item = DType> {
+        FORMATS.iter().map(|row| row.0)
+    }
+
+    /// Values of a block: 1 where each value has a code of its own.
+    pub const fn block_values(self) -> u64 {
+        FORMATS[self as usize].2
+    }
+
+    /// Bytes of a block, or of a code.
+    pub const fn block_bytes(self) -> u64 {
+        FORMATS[self as usize].3
+    }
+
+    /// True for the formats of [`DType::BLOCKS`].
+    pub const fn is_blocks(self) -> bool {
+        self.block_values() > 1
+    }
+
+    /// Bytes of a row of `values` values, which are a whole number of blocks.
+    pub const fn row_bytes(self, values: u64) -> u64 {
+        values.div_ceil(self.block_values()) * self.block_bytes()
     }
 
     /// The lower-case name used in program text and reports.
     pub const fn name(self) -> &'static str {
-        match self {
-            DType::F32 => "f32",
-            DType::F16 => "f16",
-            DType::Bf16 => "bf16",
-            DType::F8E4M3 => "f8e4m3",
-            DType::U32 => "u32",
-        }
+        FORMATS[self as usize].1
     }
 
     /// The format whose [`DType::name`] is `name`.
     pub fn from_name(name: &str) -> Option<DType> {
-        DType::ALL.into_iter().find(|dtype| dtype.name() == name)
+        DType::all().find(|dtype| dtype.name() == name)
     }
 
-    /// True where each 128x128 block of a weight carries a scale.
+    /// True where each 128x128 block of a weight carries a scale in another tensor.
     pub const fn has_block_scales(self) -> bool {
         matches!(self, DType::F8E4M3)
     }
@@ -122,6 +221,16 @@ mod tests {
                 assert!(e4m3_to_f32(code).is_nan());
             }
         }
+    }
+
+    #[test]
+    fn the_table_of_formats_is_in_declaration_order() {
+        for (index, dtype) in DType::all().enumerate() {
+            assert_eq!(dtype as usize, index);
+            assert_eq!(DType::from_name(dtype.name()), Some(dtype));
+        }
+        assert!(DType::all().filter(|d| d.is_blocks()).eq(DType::BLOCKS));
+        assert_eq!(DType::Q4K.row_bytes(512), 288);
     }
 
     #[test]

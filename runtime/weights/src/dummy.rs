@@ -110,7 +110,10 @@ impl DummySource {
                 .shape
                 .iter()
                 .try_fold(1u64, |n, edge| n.checked_mul(*edge));
-            let bytes = elements.and_then(|n| n.checked_mul(tensor.dtype.bytes()));
+            if tensor.dtype.is_blocks() {
+                return Err(refuse("block formats are not made up"));
+            }
+            let bytes = elements.and_then(|n| n.checked_mul(tensor.dtype.block_bytes()));
             let next =
                 bytes.and_then(|bytes| offset.checked_add(bytes)?.checked_next_multiple_of(ALIGN));
             let (Some(bytes), Some(next)) = (bytes, next) else {
@@ -211,7 +214,8 @@ impl Pattern {
             DType::Bf16 => repeat16(0x807F, (size.to_bits() >> 16) as u16 & 0x7F80),
             DType::F16 if vector && !bias => repeat16(0x007F, 0x3C00),
             DType::F16 => repeat16(0x83FF, half_exponent(size)),
-            DType::U32 => repeat32(0, 0),
+            // Integers; block formats are refused before.
+            _ => repeat32(0, 0),
         }
     }
 }

@@ -351,5 +351,5 @@ fn extent(weight: &BoundWeight) -> (u32, u64) {
         [out, input] => (out, input),
         _ => (1, weight.shape.iter().product()),
     };
-    (rows, u64::from(columns) * weight.dtype.bytes())
+    (rows, weight.dtype.row_bytes(columns.into()))
 }

@@ -196,7 +196,7 @@ fn file_type(name: &str) -> Option<(FileType, u64)> {
             return Some((FileType::Other(known), *bits));
         }
     };
-    Some((FileType::Weight(dtype), 8 * dtype.bytes()))
+    Some((FileType::Weight(dtype), 8 * dtype.block_bytes()))
 }
 
 /// Names are unique; the data is covered from first to last byte, once.

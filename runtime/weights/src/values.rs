@@ -97,7 +97,7 @@ fn first(
         stored.bytes,
     )?;
     let values = bytes
-        .chunks_exact(dtype.bytes() as usize)
+        .chunks_exact(dtype.block_bytes() as usize)
         .map(|code| match *code {
             [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
             // The exponent tells what is finite; the value itself only goes into a message.

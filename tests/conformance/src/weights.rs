@@ -87,7 +87,7 @@ impl Weights {
 
     /// Stored bytes of the same rows.
     pub fn row_bytes(&self, first: usize, count: usize) -> Vec<u8> {
-        let row = self.k * self.dtype.bytes() as usize;
+        let row = self.dtype.row_bytes(self.k as u64) as usize;
         self.bytes[first * row..][..count * row].to_vec()
     }
 

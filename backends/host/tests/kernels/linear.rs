@@ -279,9 +279,9 @@ fn every_code_of_every_format_is_read_exactly() {
         };
         // 32 columns with one hot input, so that vector paths decode the code too.
         for (k, hot) in [(1, 0), (32, 0), (32, 17), (33, 32)] {
-            let mut wide = vec![0u8; codes * k * dtype.bytes() as usize];
+            let mut wide = vec![0u8; codes * k * dtype.block_bytes() as usize];
             for code in 0..codes {
-                let b = dtype.bytes() as usize;
+                let b = dtype.block_bytes() as usize;
                 wide[(code * k + hot) * b..][..b].copy_from_slice(&bytes[code * b..][..b]);
             }
             let mut x = vec![0.0; k];

@@ -99,7 +99,7 @@ impl Weights {
 
     /// Rows `first..first + count`, with the scales of the whole tensor.
     pub fn shard(&self, first: usize, count: usize) -> Vec<Operation> {
-        let row = self.k * self.dtype.bytes() as usize;
+        let row = self.dtype.row_bytes(self.k as u64) as usize;
         let mut operands = vec![Operation::In(
             self.bytes[first * row..][..count * row].to_vec(),
         )];

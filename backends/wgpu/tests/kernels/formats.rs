@@ -73,7 +73,7 @@ impl Weight {
 
     /// Rows `first ..` as a tensor of its own that shares the scales of the whole.
     pub fn shard(&self, first: usize, rows: usize) -> Weight {
-        let bytes = self.k * self.dtype.bytes() as usize;
+        let bytes = self.dtype.row_bytes(self.k as u64) as usize;
         Weight {
             dtype: self.dtype,
             k: self.k,

@@ -67,7 +67,7 @@ impl Lower<'_> {
     /// Rows between which a weight may be cut: blocks of scales stay whole, pieces begin
     /// where a binding may.
     fn row_unit(&self, problem: &Problem) -> u32 {
-        let row_bytes = u64::from(problem.params.k) * problem.weight.bytes();
+        let row_bytes = problem.weight.row_bytes(problem.params.k.into());
         let begins = |rows: u32| self.may_begin(u64::from(rows) * row_bytes);
         doubled(SCALE_BLOCK, begins)
     }
@@ -75,7 +75,7 @@ impl Lower<'_> {
     /// Heads between which an operation with weights for each may be cut.
     fn head_unit(&self, problem: &Problem) -> u32 {
         let p = &problem.params;
-        let row_bytes = u64::from(p.latent) * problem.weight.bytes();
+        let row_bytes = problem.weight.row_bytes(p.latent.into());
         let scale_bytes = 4 * u64::from(p.latent.div_ceil(SCALE_BLOCK));
         let fp8 = problem.weight == DType::F8E4M3;
         doubled(1, |heads| {
@@ -160,7 +160,7 @@ fn part(problem: &Problem, axis: &Axis, args: &[Arg], first: u32, count: u32) ->
         Axis::WeightRows(weights) => {
             params.row_first += first;
             params.row_count = count;
-            let row_bytes = u64::from(params.k) * problem.weight.bytes();
+            let row_bytes = problem.weight.row_bytes(params.k.into());
             for &weight in weights {
                 slice(&mut args[weight], row_bytes, first, count);
             }
@@ -174,7 +174,7 @@ fn part(problem: &Problem, axis: &Axis, args: &[Arg], first: u32, count: u32) ->
                 params.b_offset += first * params.n * 2;
             }
             if let Some(weight) = *weight {
-                let row_bytes = u64::from(params.latent) * problem.weight.bytes();
+                let row_bytes = problem.weight.row_bytes(params.latent.into());
                 let rows = params.head_rows;
                 params.row_count = count * rows;
                 slice(&mut args[weight], row_bytes, first * rows, count * rows);

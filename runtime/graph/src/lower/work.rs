@@ -100,7 +100,7 @@ pub(super) fn work(problem: &Problem) -> Work {
             position: attended,
         },
         bytes: Amount {
-            fixed: numbers * problem.weight.bytes(),
+            fixed: problem.weight.row_bytes(numbers),
             position: cached,
         },
     }

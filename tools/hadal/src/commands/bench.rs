@@ -289,7 +289,7 @@ fn made_up(path: &Path, args: &BenchArgs, console: &Console) -> Result<Arc<Model
             dtype: tensor.dtype,
         });
     let tensors: Vec<DummyTensor> = tensors.collect();
-    let bytes = |tensor: &DummyTensor| tensor.shape.iter().product::<u64>() * tensor.dtype.bytes();
+    let bytes = |tensor: &DummyTensor| tensor.dtype.row_bytes(tensor.shape.iter().product());
     let total: u64 = tensors.iter().map(bytes).sum();
     console.note(&format!("making up {} of weights", figures::bytes(total)));
     let source = DummySource::new(tensors, args.seed).map_err(|error| {

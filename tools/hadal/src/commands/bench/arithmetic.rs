@@ -190,7 +190,7 @@ fn operands(problem: &Problem) -> Vec<(&'static str, u64, DType)> {
     let mut operands = vec![
         ("inputs", INPUTS_BYTES, DType::U32),
         ("activations", 4 * side * u64::from(p.x_stride), x),
-        ("weight", side * side * weight.bytes(), weight),
+        ("weight", side * weight.row_bytes(side), weight),
     ];
     if weight.has_block_scales() {
         let blocks = side.div_ceil(u64::from(SCALE_BLOCK));
