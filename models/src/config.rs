@@ -113,6 +113,9 @@ pub struct Config {
     pub fp8: Option<Fp8>,
     /// The head is the embedding, and there is no `lm_head.weight`.
     pub tie_word_embeddings: bool,
+    /// The checkpoint has `kv_b_proj` in two parts, `k_b_proj` `[A * dc, dn]` (each head's keys
+    /// transposed) and `v_b_proj` `[A * dv, dc]`, as GGUF files do.
+    pub split_kv_b: bool,
     /// Token before every text, where the file names one.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text.
@@ -200,6 +203,7 @@ impl Config {
             num_nextn_predict_layers: checks::mtp_layers(keys)?,
             fp8: checks::fp8(keys, &mut unknown)?,
             tie_word_embeddings: keys.flag("tie_word_embeddings")?.unwrap_or(false),
+            split_kv_b: false,
             bos_token_id: keys.ids("bos_token_id")?.first().copied(),
             eos_token_ids: keys.ids("eos_token_id")?,
             unknown_keys: Vec::new(),

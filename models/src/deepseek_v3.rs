@@ -95,7 +95,10 @@ impl<'g> Layer<'g> {
         let cache = latent.concat(k_rope).cache_append(self.index); // [K, dc + dr]
 
         let scale = c.softmax_scale() as f32;
-        let mixed = query.attend_expanded(cache, "kv_b_proj", scale, nope, c.v_head_dim); // [T, A, dv]
+        let mixed = match c.split_kv_b {
+            true => query.attend_split(cache, ["k_b_proj", "v_b_proj"], scale, nope, c.v_head_dim),
+            false => query.attend_expanded(cache, "kv_b_proj", scale, nope, c.v_head_dim),
+        }; // [T, A, dv]
         mixed
             .flat()
             .linear("o_proj", c.hidden_size)

@@ -4,6 +4,7 @@
 pub mod config;
 pub mod counts;
 pub mod deepseek_v3;
+pub mod gguf;
 mod head;
 pub mod manifest;
 pub mod mtp;

@@ -100,6 +100,10 @@ fn f8(problem: &Problem) -> Option<&'static str> {
     (problem.weight != DType::F8E4M3).then_some("reads f8e4m3 weights")
 }
 
+fn blocks(problem: &Problem) -> Option<&'static str> {
+    (!problem.weight.is_blocks()).then_some("reads weights in a block format of GGUF")
+}
+
 const fn row(
     op: OpKind,
     name: &'static str,
@@ -126,6 +130,7 @@ macro_rules! formats {
             row(OpKind::$op, concat!("host_", $name, "_f16", $suffix), Features::$isa, f16, $launch),
             row(OpKind::$op, concat!("host_", $name, "_bf16", $suffix), Features::$isa, bf16, $launch),
             row(OpKind::$op, concat!("host_", $name, "_f8", $suffix), Features::$isa, f8, $launch),
+            row(OpKind::$op, concat!("host_", $name, "_blocks", $suffix), Features::$isa, blocks, $launch),
         )*]
     };
 }

@@ -112,3 +112,15 @@ fn activations_quantised_to_fp8_agree() {
         F32_LOGITS,
     );
 }
+
+#[test]
+fn gguf_blocks_with_split_latent_projections_agree() {
+    let test = "gguf_blocks_with_split_latent_projections_agree";
+    case(
+        test,
+        "p04_gguf_mla",
+        EngineOptions::default,
+        "logits_f64",
+        F32_LOGITS,
+    );
+}

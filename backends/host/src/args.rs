@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use hadal_device::{COUNT_ALL, Inputs, PAGE, Params};
+use hadal_device::{COUNT_ALL, DType, Inputs, PAGE, Params, flags};
 
 /// Why a kernel gave up. All but `Memory` mean that the program is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +104,7 @@ impl<'a> Args<'a> {
         Operands {
             bound: self.bound,
             next: 1,
+            format: flags::format_of(self.params.flags),
         }
     }
 
@@ -173,9 +174,15 @@ fn range(bound: &[Bound], operand: usize) -> Result<Region<'_>, Fault> {
 pub(crate) struct Operands<'a> {
     bound: &'a [Bound],
     next: usize,
+    format: Option<DType>,
 }
 
 impl<'a> Operands<'a> {
+    /// The block format of the weights, if they are in one.
+    pub fn format(&self) -> Option<DType> {
+        self.format
+    }
+
     /// The next operand, a range.
     pub fn range(&mut self) -> Result<Region<'a>, Fault> {
         let operand = self.next;

@@ -7,30 +7,137 @@
 use hadal_device::{DType, SCALE_BLOCK};
 
 use crate::args::{Fault, Operands, Region, Table};
-use crate::core::Lanes;
+use crate::core::{Core, Grown, Lanes};
 
 /// Edge of a scale block.
 pub(crate) const BLOCK: usize = SCALE_BLOCK as usize;
 
-/// A number format of weights.
+/// How weights are stored: each by a code of its own ([`Elements`]), or in blocks
+/// ([`Blocks`]).
 pub(crate) trait Weight: Copy + Send + Sync + 'static {
+    /// True where a scale for each 128x128 block follows in an operand of its own.
+    const SCALED: bool;
+
+    /// Bytes of `k` values; `format` is what the dispatch says of block formats.
+    fn row_bytes(format: Option<DType>, k: usize) -> Result<usize, Fault>;
+
+    /// `Core::dots`, or `Core::block_dots`.
+    fn dots<C: Core>(
+        x: Rows<'_>,
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        panel: &mut Grown<f32>,
+    ) -> Result<(), Fault>;
+
+    /// `Core::mix`, or the same of rows taken out of their blocks.
+    fn mix<C: Core>(
+        p: Rows<'_>,
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        panel: &mut Grown<f32>,
+    ) -> Result<(), Fault>;
+
+    /// Row `row` as numbers.
+    fn decode_row(w: &Matrix<'_>, row: usize, to: &mut [f32]);
+}
+
+impl<E: Elements> Weight for E {
+    const SCALED: bool = E::DTYPE.has_block_scales();
+
+    #[inline]
+    fn row_bytes(_: Option<DType>, k: usize) -> Result<usize, Fault> {
+        Ok(k.saturating_mul(E::BYTES))
+    }
+
+    fn dots<C: Core>(
+        x: Rows<'_>,
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        panel: &mut Grown<f32>,
+    ) -> Result<(), Fault> {
+        C::dots::<E>(x, w, out, panel)
+    }
+
+    fn mix<C: Core>(
+        p: Rows<'_>,
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        _: &mut Grown<f32>,
+    ) -> Result<(), Fault> {
+        C::mix::<E>(p, w, out);
+        Ok(())
+    }
+
+    fn decode_row(w: &Matrix<'_>, row: usize, to: &mut [f32]) {
+        let stored = w.row::<E>(row).chunks_exact(E::BYTES);
+        for (c, (to, code)) in to.iter_mut().zip(stored).enumerate() {
+            *to = E::decode(code) * w.scale(row, c / BLOCK);
+        }
+    }
+}
+
+/// Weights in a block format of GGUF; which one, the dispatch says.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks;
+
+impl Weight for Blocks {
+    const SCALED: bool = false;
+
+    fn row_bytes(format: Option<DType>, k: usize) -> Result<usize, Fault> {
+        let format = format.ok_or(Fault::Shape("the parameters name no block format"))?;
+        if !(k as u64).is_multiple_of(format.block_values()) {
+            return Err(Fault::Shape("rows are no whole blocks"));
+        }
+        Ok(format.row_bytes(k as u64) as usize)
+    }
+
+    fn dots<C: Core>(
+        x: Rows<'_>,
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        panel: &mut Grown<f32>,
+    ) -> Result<(), Fault> {
+        C::block_dots(x, w, out, panel)
+    }
+
+    fn mix<C: Core>(
+        p: Rows<'_>,
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        panel: &mut Grown<f32>,
+    ) -> Result<(), Fault> {
+        let floats = panel.take(w.rows * w.k)?;
+        for (row, floats) in floats.chunks_exact_mut(w.k.max(1)).enumerate() {
+            Blocks::decode_row(w, row, floats);
+        }
+        C::mix::<F32>(p, &Matrix::floats(floats, w.rows, w.k, w.k), out);
+        Ok(())
+    }
+
+    fn decode_row(w: &Matrix<'_>, row: usize, to: &mut [f32]) {
+        if let Some(format) = w.format {
+            hadal_blocks::decode(format, w.stored(row), to);
+        }
+    }
+}
+
+/// A number format with a code for each weight.
+pub(crate) trait Elements: Copy + Send + Sync + 'static {
     /// The format.
     const DTYPE: DType;
     /// Bytes of an element.
     const BYTES: usize = Self::DTYPE.block_bytes() as usize;
-    /// True where a scale for each block follows.
-    const SCALED: bool = Self::DTYPE.has_block_scales();
 
-    /// Value of the stored element `bytes` ([`Weight::BYTES`] long), without its scale.
+    /// Value of the stored element `bytes` ([`Elements::BYTES`] long), without its scale.
     fn decode(bytes: &[u8]) -> f32;
 
-    /// `V::N` stored elements, divided by [`Weight::unit`].
+    /// `V::N` stored elements, divided by [`Elements::unit`].
     ///
     /// # Safety
     /// See [`Lanes`]; `from` has `V::N` elements.
     unsafe fn load<V: Lanes>(from: *const u8) -> V;
 
-    /// A power of two that [`Weight::load`] leaves out because it is free elsewhere.
+    /// A power of two that [`Elements::load`] leaves out because it is free elsewhere.
     #[inline(always)]
     fn unit<V: Lanes>() -> f32 {
         1.0
@@ -50,7 +157,7 @@ pub(crate) struct Bf16;
 #[derive(Clone, Copy)]
 pub(crate) struct E4m3;
 
-impl Weight for F32 {
+impl Elements for F32 {
     const DTYPE: DType = DType::F32;
     #[inline(always)]
     fn decode(bytes: &[u8]) -> f32 {
@@ -63,7 +170,7 @@ impl Weight for F32 {
     }
 }
 
-impl Weight for F16 {
+impl Elements for F16 {
     const DTYPE: DType = DType::F16;
     #[inline(always)]
     fn decode(bytes: &[u8]) -> f32 {
@@ -84,7 +191,7 @@ impl Weight for F16 {
     }
 }
 
-impl Weight for Bf16 {
+impl Elements for Bf16 {
     const DTYPE: DType = DType::Bf16;
     #[inline(always)]
     fn decode(bytes: &[u8]) -> f32 {
@@ -97,7 +204,7 @@ impl Weight for Bf16 {
     }
 }
 
-impl Weight for E4m3 {
+impl Elements for E4m3 {
     const DTYPE: DType = DType::F8E4M3;
     #[inline(always)]
     fn decode(bytes: &[u8]) -> f32 {
@@ -158,6 +265,8 @@ pub(crate) struct Matrix<'a> {
     pub rows: usize,
     /// Elements of a row.
     pub k: usize,
+    /// Which block format rows are in, if they are.
+    pub format: Option<DType>,
     scales: Option<Scales<'a>>,
 }
 
@@ -176,17 +285,17 @@ impl<'a> Matrix<'a> {
         } else {
             None
         };
-        Matrix::new::<W>(region, scales, rows, k, first_row)
+        Matrix::new::<W>(operands.format(), region, scales, [rows, k], first_row)
     }
 
     fn new<W: Weight>(
+        format: Option<DType>,
         region: Region<'a>,
         scales: Option<Region<'a>>,
-        rows: usize,
-        k: usize,
+        [rows, k]: [usize; 2],
         first_row: usize,
     ) -> Result<Matrix<'a>, Fault> {
-        let row_bytes = k.saturating_mul(W::BYTES);
+        let row_bytes = W::row_bytes(format, k)?;
         let bytes = region.bytes(0, rows.saturating_mul(row_bytes))?;
         let columns = k.div_ceil(BLOCK);
         let scales = match scales {
@@ -206,6 +315,7 @@ impl<'a> Matrix<'a> {
             row_bytes,
             rows,
             k,
+            format,
             scales,
         })
     }
@@ -223,6 +333,7 @@ impl<'a> Matrix<'a> {
             row_bytes: stride * 4,
             rows,
             k,
+            format: None,
             scales: None,
         }
     }
@@ -249,8 +360,14 @@ impl<'a> Matrix<'a> {
 
     /// The stored bytes of row `row`.
     #[inline]
-    pub fn row<W: Weight>(&self, row: usize) -> &'a [u8] {
+    pub fn row<W: Elements>(&self, row: usize) -> &'a [u8] {
         &self.bytes[row * self.row_bytes..][..self.k * W::BYTES]
+    }
+
+    /// The blocks of row `row`.
+    #[inline]
+    pub fn stored(&self, row: usize) -> &'a [u8] {
+        &self.bytes[row * self.row_bytes..][..self.row_bytes]
     }
 
     /// Scale of the elements of row `row` in block `block` of columns.
@@ -273,14 +390,6 @@ impl<'a> Matrix<'a> {
             Some(scales) => (BLOCK - (scales.first_row + row) % BLOCK).min(self.rows - row),
         }
     }
-
-    /// Row `row` as numbers.
-    pub fn decode_row<W: Weight>(&self, row: usize, to: &mut [f32]) {
-        let stored = self.row::<W>(row).chunks_exact(W::BYTES);
-        for (c, (to, code)) in to.iter_mut().zip(stored).enumerate() {
-            *to = W::decode(code) * self.scale(row, c / BLOCK);
-        }
-    }
 }
 
 /// Weights of the experts of a table.
@@ -288,6 +397,7 @@ impl<'a> Matrix<'a> {
 pub(crate) struct Experts<'a> {
     weights: Table<'a>,
     scales: Option<Table<'a>>,
+    format: Option<DType>,
 }
 
 impl<'a> Experts<'a> {
@@ -299,7 +409,11 @@ impl<'a> Experts<'a> {
         } else {
             None
         };
-        Ok(Experts { weights, scales })
+        Ok(Experts {
+            weights,
+            scales,
+            format: operands.format(),
+        })
     }
 
     /// The matrix of entry `entry`.
@@ -310,7 +424,13 @@ impl<'a> Experts<'a> {
         k: usize,
     ) -> Result<Matrix<'a>, Fault> {
         let scales = self.scales.map(|scales| scales.entry(entry)).transpose()?;
-        Matrix::new::<W>(self.weights.entry(entry)?, scales, rows, k, 0)
+        Matrix::new::<W>(
+            self.format,
+            self.weights.entry(entry)?,
+            scales,
+            [rows, k],
+            0,
+        )
     }
 }
 

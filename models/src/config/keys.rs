@@ -18,14 +18,16 @@ pub struct ConfigError {
     pub found: String,
     /// What is wrong with it and what is supported.
     pub why: String,
+    /// What the key belongs to: `config.json`, or the metadata of another format.
+    pub origin: &'static str,
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "config.json: `{}` is {}: {}",
-            self.key, self.found, self.why
+            "{}: `{}` is {}: {}",
+            self.origin, self.key, self.found, self.why
         )
     }
 }
@@ -50,6 +52,7 @@ impl ConfigError {
             key: key.into(),
             found: text,
             why: why.into(),
+            origin: "config.json",
         }
     }
 }

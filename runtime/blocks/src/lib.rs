@@ -7,7 +7,9 @@
 
 mod decode;
 pub mod grids;
+mod scales;
 mod unpack;
 
 pub use decode::decode;
-pub use unpack::{Block, GROUP, MAX_VALUES, unpack};
+pub use scales::{scales_at, set_scales};
+pub use unpack::{Block, GROUP, LEVELS, MAX_VALUES, unpack};

@@ -35,6 +35,27 @@ pub mod flags {
     /// `act_quant`: rows of `y` become E4M3 codes and scales; `linear`, `gate_up`,
     /// `grouped_linear`, `grouped_gate_up`: rows of `x` are such. See [`super::coded_words`].
     pub const CODED: u32 = 2048;
+
+    /// The bits above say which block format the weight has: [`format_of`].
+    pub const FORMAT_SHIFT: u32 = 24;
+
+    /// The bits of a weight's format: its place in `DType::BLOCKS` and one, or 0.
+    pub const fn format_bits(weight: crate::DType) -> u32 {
+        let mut place = 0;
+        while place < crate::DType::BLOCKS.len() {
+            if crate::DType::BLOCKS[place] as u32 == weight as u32 {
+                return (place as u32 + 1) << FORMAT_SHIFT;
+            }
+            place += 1;
+        }
+        0
+    }
+
+    /// The block format that `flags` name.
+    pub fn format_of(flags: u32) -> Option<crate::DType> {
+        let place = (flags >> FORMAT_SHIFT).checked_sub(1)?;
+        crate::DType::BLOCKS.get(place as usize).copied()
+    }
 }
 
 /// Words of a row of `n` values as codes: `n` E4M3 codes, a byte each, filled up to a multiple

@@ -26,8 +26,12 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a checkpoint folder and checks it both ways against its config.
+    /// Opens a checkpoint folder, or a GGUF file (of a model in parts, any of them), and checks
+    /// it both ways against its config.
     pub fn open(dir: &Path) -> Result<Model> {
+        if let Some(file) = crate::gguf::gguf_file(dir) {
+            return crate::gguf::open(&file);
+        }
         let path = dir.join("config.json");
         let text = hadal_weights::read_text(&path, Config::MAX_JSON_BYTES).map_err(|source| {
             EngineError::Io {

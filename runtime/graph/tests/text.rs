@@ -16,7 +16,7 @@ fn floats() -> impl Strategy<Value = f32> {
 }
 
 fn dtypes() -> impl Strategy<Value = DType> {
-    prop::sample::select(DType::ALL.to_vec())
+    prop::sample::select(DType::all().collect::<Vec<_>>())
 }
 
 fn scales() -> impl Strategy<Value = ActScale> {

@@ -34,7 +34,9 @@ pub enum TokensError {
         why: String,
     },
     /// The tokenizer uses something other than byte-level BPE.
-    #[error("tokenizer.json has {what}, but only byte-level tokenizers are supported")]
+    #[error(
+        "the tokenizer has {what}, but only byte-level tokenizers of known rules are supported"
+    )]
     Unsupported {
         /// The part that was found.
         what: String,

@@ -264,10 +264,14 @@ impl Binder<'_> {
     fn tensor(&mut self, name: &str, info: &TensorInfo, bound: &mut BoundWeight) {
         let matrix = bound.shape.len() == 2;
         let dtype = match info.dtype {
-            FileType::Weight(dtype) if matrix || !dtype.has_block_scales() => dtype,
+            FileType::Weight(dtype)
+                if matrix || !(dtype.has_block_scales() || dtype.is_blocks()) =>
+            {
+                dtype
+            }
             other => {
                 let allowed = if matrix {
-                    "f8e4m3, bf16, f16 or f32"
+                    "f8e4m3, bf16, f16, f32 or a block format of GGUF"
                 } else {
                     "bf16, f16 or f32"
                 };

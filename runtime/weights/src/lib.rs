@@ -1,7 +1,7 @@
 //! Checkpoints: from files to buffers of a device, as stored, with nothing expanded and
 //! nothing copied where a device can use the file's pages.
 //!
-//! [`Checkpoint`] opens files (a [`TensorSource`]), [`bind`] checks them both ways against
+//! [`Checkpoint`] and [`Gguf`] open files (each a [`TensorSource`]), [`bind`] checks them both ways against
 //! the weights a model [`Declared`], [`Placement`] decides where each weight lies on a
 //! device and uploads it. [`DummySource`] makes weights up. This crate knows no model, no
 //! kernel and no backend.
@@ -12,6 +12,7 @@ mod checkpoint;
 mod dummy;
 mod error;
 mod file;
+mod gguf;
 mod in_place;
 mod index;
 mod load;
@@ -27,6 +28,7 @@ pub use checkpoint::Checkpoint;
 pub use dummy::{DummySource, DummyTensor};
 pub use error::{Problem, WeightsError};
 pub use file::{read_bounded, read_text};
+pub use gguf::{Gguf, GgufValue, Metadata, Renamed};
 pub use load::Progress;
 pub use place::{Piece, Placed, PlacedTable, Placement, TableChunk};
 pub use source::{FileType, Shard, TensorInfo, TensorSource};

@@ -31,10 +31,37 @@ impl Weights {
             scales: scales(random, dtype, rows, k),
             values: Vec::with_capacity(rows * k),
         };
+        if dtype.is_blocks() {
+            weights.fill_blocks(random, rows * k);
+            return weights;
+        }
         for index in 0..rows * k {
             weights.push(random, index);
         }
         weights
+    }
+
+    /// Random bits, whose scales make the largest value of a block about one.
+    fn fill_blocks(&mut self, random: &mut Random, count: usize) {
+        let dtype = self.dtype;
+        let blocks = count / dtype.block_values() as usize;
+        let mut values = vec![0.0; dtype.block_values() as usize];
+        for _ in 0..blocks {
+            let mut block: Vec<u8> = (0..dtype.block_bytes())
+                .map(|_| random.bits() as u8)
+                .collect();
+            hadal_blocks::set_scales(dtype, &mut block, 1.0);
+            hadal_blocks::decode(dtype, &block, &mut values);
+            let largest = values
+                .iter()
+                .fold(0f32, |most, value| most.max(value.abs()));
+            let scale = (0.5 + 0.5 * random.unit().abs()) / largest;
+            hadal_blocks::set_scales(dtype, &mut block, scale);
+            hadal_blocks::decode(dtype, &block, &mut values);
+            self.bytes.extend(block);
+            self.values
+                .extend(values.iter().map(|value| f64::from(*value)));
+        }
     }
 
     fn push(&mut self, random: &mut Random, index: usize) {
@@ -58,7 +85,8 @@ impl Weights {
                 self.bytes.extend(value.to_le_bytes());
                 self.values.push(value.into());
             }
-            DType::F8E4M3 => {
+            // FP8; blocks are filled as a whole.
+            _ => {
                 let code = finite(random.bits() as u8);
                 self.bytes.push(code);
                 self.values.push(self.scaled(index, code));

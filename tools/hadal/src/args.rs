@@ -64,9 +64,10 @@ pub enum Command {
 /// Which model.
 #[derive(Args, Debug, Clone)]
 pub struct ModelArgs {
-    /// Folder with config.json, tokenizer.json and *.safetensors, as downloaded. Without it:
-    /// the small model inside this program.
-    #[arg(short, long, value_name = "DIR")]
+    /// A .gguf file (of a model in parts, any of them), or a folder with config.json,
+    /// tokenizer.json and *.safetensors, as downloaded. Without it: the small model inside
+    /// this program.
+    #[arg(short, long, value_name = "PATH")]
     pub model: Option<PathBuf>,
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hadal_device::{Device, DeviceInfo, DeviceKind, Error};
 use hadal_engine::registry::{self, Options, Reopening};
-use hadal_engine::{Cancel, Engine, EngineOptions, Form, Model, MoeForm, Recovery};
+use hadal_engine::{Cancel, Engine, EngineOptions, Form, Model, MoeForm, Recovery, gguf_file};
 use hadal_models::Config;
 use hadal_tokens::{GenerationConfig, TextModel};
 use hadal_weights::Checkpoint;
@@ -21,30 +21,16 @@ use crate::input::text_file;
 /// Opens the checkpoint, or the model inside this program.
 pub fn model(args: &ModelArgs) -> Result<Arc<Model>> {
     let model = match &args.model {
-        Some(path) if path.is_file() => return Err(not_a_folder(path)),
-        Some(folder) => Model::open(folder).map_err(|error| about_gguf(folder, error.into()))?,
+        Some(path) if path.is_file() && gguf_file(path).is_none() => return Err(not_a_model(path)),
+        Some(path) => Model::open(path)?,
         None => embedded()?,
     };
     Ok(Arc::new(model))
 }
 
-fn not_a_folder(path: &Path) -> Failure {
-    let failure = Failure::usage(format!("{} is a file, not a folder", path.display()))
-        .help("--model takes the folder that holds config.json and the weights");
-    about_gguf(path, failure)
-}
-
-/// The failure with the cure for GGUF, where `path` is such a file or a folder of nothing else.
-pub fn about_gguf(path: &Path, failure: Failure) -> Failure {
-    let ends = |path: &Path, wanted: &str| path.extension().is_some_and(|it| it == wanted);
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    let entries: Vec<_> = entries.map(|entry| entry.path()).collect();
-    let only_gguf = entries.iter().any(|file| ends(file, "gguf"))
-        && !entries.iter().any(|file| ends(file, "safetensors"));
-    if !only_gguf && !ends(path, "gguf") {
-        return failure;
-    }
-    failure.help("GGUF files are not read yet; use the folder of the safetensors files")
+fn not_a_model(path: &Path) -> Failure {
+    Failure::usage(format!("{} is no GGUF file", path.display()))
+        .help("--model takes a .gguf file, or the folder that holds config.json and the weights")
 }
 
 fn embedded() -> Result<Model> {
@@ -70,18 +56,17 @@ const MAX_CONFIG_BYTES: usize = 16 << 20;
 
 /// The text of a config.json.
 pub fn config_text(file: &Path) -> Result<String> {
-    text_file(file, MAX_CONFIG_BYTES).map_err(|failure| {
-        let help = "give the folder of a checkpoint, or its config.json";
-        about_gguf(file, failure.help(help))
-    })
+    let help = "give a .gguf file, the folder of a checkpoint, or its config.json";
+    text_file(file, MAX_CONFIG_BYTES).map_err(|failure| failure.help(help))
 }
 
 /// Only the text side of a model: no weights are touched.
 pub fn text(args: &ModelArgs) -> Result<TextModel> {
     Ok(match &args.model {
-        Some(folder) => {
-            TextModel::open(folder).map_err(|error| about_gguf(folder, error.into()))?
-        }
+        Some(path) => match gguf_file(path) {
+            Some(file) => hadal_engine::gguf_text(&file)?,
+            None => TextModel::open(path)?,
+        },
         None => embedded_text()?,
     })
 }

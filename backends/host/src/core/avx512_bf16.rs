@@ -14,7 +14,7 @@ use hadal_device::DType;
 
 use super::{Avx512, Core, Grown};
 use crate::args::Fault;
-use crate::weight::{BLOCK, E4M3, Matrix, Rows, Weight};
+use crate::weight::{BLOCK, E4M3, Elements, Matrix, Rows};
 
 /// The AVX-512 core with BF16 products.
 pub(crate) struct Avx512Bf16;
@@ -25,14 +25,14 @@ const GROUP: usize = 64;
 const PARTS: usize = 3;
 /// Room of a group of split activations, in `f32`.
 const SPLIT: usize = GROUP * PARTS / 2;
-/// Weight rows taken at once, and accumulators of each.
+/// Elements rows taken at once, and accumulators of each.
 const TILE: usize = 4;
 const SUMS: usize = 2;
 /// How far ahead of the loads weights are asked for.
 const PREFETCH_BYTES: usize = 1024;
 
 impl Core for Avx512Bf16 {
-    fn dots<W: Weight>(
+    fn dots<W: Elements>(
         x: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
@@ -46,7 +46,16 @@ impl Core for Avx512Bf16 {
         unsafe { one_row::<W>(x.row(0), w, out, panel) }
     }
 
-    fn mix<W: Weight>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]) {
+    fn block_dots(
+        x: Rows<'_>,
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        panel: &mut Grown<f32>,
+    ) -> Result<(), Fault> {
+        Avx512::block_dots(x, w, out, panel)
+    }
+
+    fn mix<W: Elements>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]) {
         Avx512::mix::<W>(p, w, out);
     }
 
@@ -85,7 +94,7 @@ const fn magnitude_bytes() -> [[u8; 128]; 2] {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16")]
-fn one_row<W: Weight>(
+fn one_row<W: Elements>(
     x: &[f32],
     w: &Matrix<'_>,
     out: &mut [f32],

@@ -29,7 +29,7 @@ pub(crate) use neon::Neon;
 pub(crate) use scalar::Scalar;
 
 use crate::args::Fault;
-use crate::weight::{Matrix, Rows, Weight};
+use crate::weight::{Elements, Matrix, Rows};
 
 /// Memory of one thread that outlives a kernel, so that a warm loop allocates nothing.
 #[derive(Default)]
@@ -67,7 +67,15 @@ impl<T: Copy + Default> Grown<T> {
 /// Dense arithmetic in `f32`.
 pub(crate) trait Core: 'static {
     /// `out[r * w.rows + i] = dot(x[r], w[i])` for all rows of `x` and `w`.
-    fn dots<W: Weight>(
+    fn dots<W: Elements>(
+        x: Rows<'_>,
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        panel: &mut Grown<f32>,
+    ) -> Result<(), Fault>;
+
+    /// As [`Core::dots`], for weights in a block format.
+    fn block_dots(
         x: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
@@ -75,7 +83,7 @@ pub(crate) trait Core: 'static {
     ) -> Result<(), Fault>;
 
     /// `out[r * w.k + c] += sum_i p[r][i] * w[i][c]` for all rows of `p`; `p.k = w.rows`.
-    fn mix<W: Weight>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]);
+    fn mix<W: Elements>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]);
 
     /// `gate[i] = silu(gate[i]) * up[i]`.
     fn swiglu(gate: &mut [f32], up: &[f32]);

@@ -12,7 +12,7 @@
 use super::Grown;
 use super::lanes::Lanes;
 use crate::args::Fault;
-use crate::weight::{BLOCK, F32, Matrix, Rows, Weight};
+use crate::weight::{BLOCK, Blocks, Elements, F32, Matrix, Rows, Weight};
 
 /// Columns of a panel: 32 rows of it are 128 KiB, which a second-level cache holds.
 const PANEL_COLUMNS: usize = 8 * BLOCK;
@@ -21,13 +21,15 @@ const PANEL_COLUMNS: usize = 8 * BLOCK;
 const PANEL_PADDING: usize = 16;
 /// How far ahead of the loads weights are asked for.
 const PREFETCH_BYTES: usize = 1024;
+/// Rows of blocks that are floats at once: of V3, 115 KiB.
+const TAKEN_ROWS: usize = 4;
 
 /// `Core::dots`.
 ///
 /// # Safety
 /// See [`Lanes`].
 #[inline(always)]
-pub(super) unsafe fn dots<V: Lanes, W: Weight>(
+pub(super) unsafe fn dots<V: Lanes, W: Elements>(
     x: Rows<'_>,
     w: &Matrix<'_>,
     out: &mut [f32],
@@ -44,8 +46,40 @@ pub(super) unsafe fn dots<V: Lanes, W: Weight>(
     }
 }
 
+/// `Core::block_dots`: rows are taken out of their blocks, four at a time, and multiplied as
+/// floats.
+///
+/// # Safety
+/// See [`Lanes`].
 #[inline(always)]
-fn is_f32<W: Weight>() -> bool {
+pub(super) unsafe fn block_dots<V: Lanes>(
+    x: Rows<'_>,
+    w: &Matrix<'_>,
+    out: &mut [f32],
+    panel: &mut Grown<f32>,
+) -> Result<(), Fault> {
+    assert!(out.len() >= x.count * w.rows && x.k == w.k);
+    let stride = w.k + PANEL_PADDING;
+    for first in (0..w.rows).step_by(TAKEN_ROWS) {
+        let rows = TAKEN_ROWS.min(w.rows - first);
+        let floats = panel.take(rows * stride)?;
+        for (row, floats) in floats.chunks_exact_mut(stride).enumerate() {
+            Blocks::decode_row(w, first + row, &mut floats[..w.k]);
+        }
+        let floats = Matrix::floats(floats, rows, w.k, stride);
+        // SAFETY: the caller's promise.
+        unsafe { tiles::<V, F32, false>(x, &floats, &mut out[first..], w.rows) };
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn scaled<W: Elements>() -> bool {
+    W::DTYPE.has_block_scales()
+}
+
+#[inline(always)]
+fn is_f32<W: Elements>() -> bool {
     matches!(W::DTYPE, hadal_device::DType::F32)
 }
 
@@ -53,13 +87,13 @@ fn is_f32<W: Weight>() -> bool {
 /// Eight rows of 7168 by 8192 FP8 weights take 14 ms so and 20 ms with a panel on AVX-512;
 /// with the small tiles of AVX2 decoding FP8 twice costs more than the panel.
 #[inline(always)]
-fn few_rows<V: Lanes, W: Weight>() -> usize {
-    if W::SCALED && V::TILE < 4 { 4 } else { 8 }
+fn few_rows<V: Lanes, W: Elements>() -> usize {
+    if scaled::<W>() && V::TILE < 4 { 4 } else { 8 }
 }
 
 /// Weights decoded in registers.
 #[inline(always)]
-unsafe fn few<V: Lanes, W: Weight>(
+unsafe fn few<V: Lanes, W: Elements>(
     x: Rows<'_>,
     w: &Matrix<'_>,
     out: &mut [f32],
@@ -71,7 +105,7 @@ unsafe fn few<V: Lanes, W: Weight>(
         let stored = w.rows(first, count)?;
         // SAFETY: the caller's promise; shapes were compared in `dots`.
         unsafe {
-            if W::SCALED {
+            if scaled::<W>() {
                 let scaled = panel.take(x.count * x.k)?;
                 for (r, scaled) in scaled.chunks_exact_mut(x.k.max(1)).enumerate() {
                     scale_row::<V, W>(x.row(r), &stored, scaled);
@@ -89,7 +123,7 @@ unsafe fn few<V: Lanes, W: Weight>(
 
 /// `x` times the scales of row 0 of `w`, block by block.
 #[inline(always)]
-unsafe fn scale_row<V: Lanes, W: Weight>(x: &[f32], w: &Matrix<'_>, to: &mut [f32]) {
+unsafe fn scale_row<V: Lanes, W: Elements>(x: &[f32], w: &Matrix<'_>, to: &mut [f32]) {
     for (block, (x, to)) in x.chunks(BLOCK).zip(to.chunks_mut(BLOCK)).enumerate() {
         let scale = w.scale(0, block) * W::unit::<V>();
         for (x, to) in x.iter().zip(to) {
@@ -100,7 +134,7 @@ unsafe fn scale_row<V: Lanes, W: Weight>(x: &[f32], w: &Matrix<'_>, to: &mut [f3
 
 /// Weights decoded to a panel of floats first.
 #[inline(always)]
-unsafe fn many<V: Lanes, W: Weight>(
+unsafe fn many<V: Lanes, W: Elements>(
     x: Rows<'_>,
     w: &Matrix<'_>,
     out: &mut [f32],
@@ -124,7 +158,7 @@ unsafe fn many<V: Lanes, W: Weight>(
 
 /// Elements of row `row` from column `first` (a multiple of 128) on, scaled.
 #[inline(always)]
-unsafe fn decode<V: Lanes, W: Weight>(w: &Matrix<'_>, row: usize, first: usize, to: &mut [f32]) {
+unsafe fn decode<V: Lanes, W: Elements>(w: &Matrix<'_>, row: usize, first: usize, to: &mut [f32]) {
     let stored = &w.row::<W>(row)[first * W::BYTES..];
     for (index, to) in to.chunks_mut(BLOCK).enumerate() {
         let codes = &stored[index * BLOCK * W::BYTES..][..to.len() * W::BYTES];
@@ -135,7 +169,7 @@ unsafe fn decode<V: Lanes, W: Weight>(w: &Matrix<'_>, row: usize, first: usize, 
             let factor = V::splat(scale * W::unit::<V>());
             for c in (0..whole).step_by(V::N) {
                 let values = W::load::<V>(codes.as_ptr().add(c * W::BYTES));
-                let values = if W::SCALED {
+                let values = if scaled::<W>() {
                     values.mul(factor)
                 } else {
                     values
@@ -152,7 +186,7 @@ unsafe fn decode<V: Lanes, W: Weight>(w: &Matrix<'_>, row: usize, first: usize, 
 /// `out[r * stride + i] = dot(x[r], w[i])`, or added to it under `ADD`. For scaled formats
 /// `x` holds the scale and the unit already.
 #[inline(always)]
-unsafe fn tiles<V: Lanes, W: Weight, const ADD: bool>(
+unsafe fn tiles<V: Lanes, W: Elements, const ADD: bool>(
     x: Rows<'_>,
     w: &Matrix<'_>,
     out: &mut [f32],
@@ -178,7 +212,7 @@ unsafe fn tiles<V: Lanes, W: Weight, const ADD: bool>(
 #[inline(always)]
 unsafe fn strip<
     V: Lanes,
-    W: Weight,
+    W: Elements,
     const R: usize,
     const C: usize,
     const U: usize,
@@ -222,7 +256,7 @@ fn put<const R: usize, const C: usize, const ADD: bool>(
 /// Dot products of `R` rows of activations and `C` weight rows, all `k` long, in
 /// `R * C * U` accumulators.
 #[inline(always)]
-unsafe fn tile<V: Lanes, W: Weight, const R: usize, const C: usize, const U: usize>(
+unsafe fn tile<V: Lanes, W: Elements, const R: usize, const C: usize, const U: usize>(
     x: [*const f32; R],
     w: [*const u8; C],
     k: usize,
@@ -293,7 +327,7 @@ unsafe fn load_all<V: Lanes, const R: usize>(x: &[*const f32; R], column: usize)
 /// # Safety
 /// See [`Lanes`].
 #[inline(always)]
-pub(super) unsafe fn mix<V: Lanes, W: Weight>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]) {
+pub(super) unsafe fn mix<V: Lanes, W: Elements>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]) {
     assert!(out.len() >= p.count * w.k && p.k == w.rows);
     let mut r = 0;
     while r < p.count {
@@ -312,7 +346,7 @@ pub(super) unsafe fn mix<V: Lanes, W: Weight>(p: Rows<'_>, w: &Matrix<'_>, out: 
 
 /// `R` rows of `p`, four registers of columns at a time (which divide a scale block).
 #[inline(always)]
-unsafe fn mix_rows<V: Lanes, W: Weight, const R: usize>(
+unsafe fn mix_rows<V: Lanes, W: Elements, const R: usize>(
     p: Rows<'_>,
     w: &Matrix<'_>,
     out: &mut [f32],
@@ -342,7 +376,7 @@ unsafe fn mix_rows<V: Lanes, W: Weight, const R: usize>(
 }
 
 #[inline(always)]
-unsafe fn mix_columns<V: Lanes, W: Weight, const R: usize, const C: usize>(
+unsafe fn mix_columns<V: Lanes, W: Elements, const R: usize, const C: usize>(
     p: Rows<'_>,
     w: &Matrix<'_>,
     column: usize,
@@ -355,7 +389,7 @@ unsafe fn mix_columns<V: Lanes, W: Weight, const R: usize, const C: usize>(
         let weights: [*const f32; R] = std::array::from_fn(|r| p.row(r).as_ptr());
         for i in 0..w.rows {
             let row = w.row::<W>(i).as_ptr().add(column * W::BYTES);
-            let scale = if W::SCALED {
+            let scale = if scaled::<W>() {
                 w.scale(i, column / BLOCK) * W::unit::<V>()
             } else {
                 1.0

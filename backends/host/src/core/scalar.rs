@@ -2,13 +2,13 @@
 
 use super::{Core, Grown};
 use crate::args::Fault;
-use crate::weight::{BLOCK, Matrix, Rows, Weight};
+use crate::weight::{BLOCK, Blocks, Elements, F32, Matrix, Rows, Weight};
 
 /// Arithmetic without vector instructions.
 pub(crate) struct Scalar;
 
 impl Core for Scalar {
-    fn dots<W: Weight>(
+    fn dots<W: Elements>(
         x: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
@@ -22,7 +22,24 @@ impl Core for Scalar {
         Ok(())
     }
 
-    fn mix<W: Weight>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]) {
+    fn block_dots(
+        x: Rows<'_>,
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        panel: &mut Grown<f32>,
+    ) -> Result<(), Fault> {
+        let floats = panel.take(w.k)?;
+        for i in 0..w.rows {
+            Blocks::decode_row(w, i, floats);
+            let row = Matrix::floats(floats, 1, w.k, w.k);
+            for r in 0..x.count {
+                out[r * w.rows + i] = dot::<F32>(x.row(r), &row, 0);
+            }
+        }
+        Ok(())
+    }
+
+    fn mix<W: Elements>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]) {
         for r in 0..p.count {
             let out = &mut out[r * w.k..][..w.k];
             for (i, p) in p.row(r).iter().enumerate() {
@@ -60,7 +77,7 @@ impl Core for Scalar {
 
 /// Dot product of `x` and row `i`: a partial sum for each block of columns, so that its
 /// scale is applied once and long rows do not lose the small terms.
-fn dot<W: Weight>(x: &[f32], w: &Matrix<'_>, i: usize) -> f32 {
+fn dot<W: Elements>(x: &[f32], w: &Matrix<'_>, i: usize) -> f32 {
     let row = w.row::<W>(i);
     let mut total = 0.0;
     for (block, x) in x.chunks(BLOCK).enumerate() {

@@ -5,14 +5,14 @@
 macro_rules! vector_core {
     ($core:ident, $lanes:ty, $features:literal) => {
         impl crate::core::Core for $core {
-            fn dots<W: crate::weight::Weight>(
+            fn dots<W: crate::weight::Elements>(
                 x: crate::weight::Rows<'_>,
                 w: &crate::weight::Matrix<'_>,
                 out: &mut [f32],
                 panel: &mut crate::core::Grown<f32>,
             ) -> Result<(), crate::args::Fault> {
                 #[target_feature(enable = $features)]
-                fn inner<W: crate::weight::Weight>(
+                fn inner<W: crate::weight::Elements>(
                     x: crate::weight::Rows<'_>,
                     w: &crate::weight::Matrix<'_>,
                     out: &mut [f32],
@@ -26,13 +26,33 @@ macro_rules! vector_core {
                 unsafe { inner::<W>(x, w, out, panel) }
             }
 
-            fn mix<W: crate::weight::Weight>(
+            fn block_dots(
+                x: crate::weight::Rows<'_>,
+                w: &crate::weight::Matrix<'_>,
+                out: &mut [f32],
+                panel: &mut crate::core::Grown<f32>,
+            ) -> Result<(), crate::args::Fault> {
+                #[target_feature(enable = $features)]
+                fn inner(
+                    x: crate::weight::Rows<'_>,
+                    w: &crate::weight::Matrix<'_>,
+                    out: &mut [f32],
+                    panel: &mut crate::core::Grown<f32>,
+                ) -> Result<(), crate::args::Fault> {
+                    // SAFETY: as in `dots`.
+                    unsafe { crate::core::products::block_dots::<$lanes>(x, w, out, panel) }
+                }
+                // SAFETY: as in `dots`.
+                unsafe { inner(x, w, out, panel) }
+            }
+
+            fn mix<W: crate::weight::Elements>(
                 p: crate::weight::Rows<'_>,
                 w: &crate::weight::Matrix<'_>,
                 out: &mut [f32],
             ) {
                 #[target_feature(enable = $features)]
-                fn inner<W: crate::weight::Weight>(
+                fn inner<W: crate::weight::Elements>(
                     p: crate::weight::Rows<'_>,
                     w: &crate::weight::Matrix<'_>,
                     out: &mut [f32],

@@ -317,8 +317,8 @@ fn expand<C: Core, W: Weight>(
     let width = stored.len() / count;
     let rope = width - latent;
     let rows = Rows::strided(stored, count, latent, width);
-    C::dots::<W>(rows, w_value, &mut to.values[..count * w_value.rows], panel)?;
-    C::dots::<W>(rows, w_key, &mut to.unrotated[..count * nope], panel)?;
+    W::dots::<C>(rows, w_value, &mut to.values[..count * w_value.rows], panel)?;
+    W::dots::<C>(rows, w_key, &mut to.unrotated[..count * nope], panel)?;
     for (s, key) in to
         .keys
         .chunks_exact_mut(nope + rope)

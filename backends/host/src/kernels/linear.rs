@@ -18,10 +18,10 @@ pub(super) fn product<'s, C: Core, W: Weight>(
 ) -> Result<&'s mut [f32], Fault> {
     let count = x.count * gate.rows;
     let out = scratch.work.take(count)?;
-    C::dots::<W>(x, gate, out, &mut scratch.panel)?;
+    W::dots::<C>(x, gate, out, &mut scratch.panel)?;
     if let Some(up) = up {
         let other = scratch.extra.take(count)?;
-        C::dots::<W>(x, up, other, &mut scratch.panel)?;
+        W::dots::<C>(x, up, other, &mut scratch.panel)?;
         C::swiglu(out, other);
     }
     Ok(out)
@@ -132,7 +132,7 @@ pub(super) fn head_linear<C: Core, W: Weight>(
     let sums = if transposed {
         let sums = scratch.work.take(rows.len() * n)?;
         sums.fill(0.0);
-        C::mix::<W>(x, &w.rows(first, k)?, sums);
+        W::mix::<C>(x, &w.rows(first, k)?, sums, &mut scratch.panel)?;
         sums
     } else {
         let w = w.rows(first + outputs.start, outputs.len())?;

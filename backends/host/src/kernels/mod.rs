@@ -22,7 +22,7 @@ use crate::core::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::core::{Avx2, Avx512, Avx512Bf16};
 use crate::core::{Scalar, Scratch};
-use crate::weight::{Bf16, E4m3, F16, F32};
+use crate::weight::{Bf16, Blocks, E4m3, F16, F32};
 
 /// A kernel: runs one workgroup.
 pub(crate) type HostFn = fn(&Args<'_>, [u32; 3], &mut Scratch) -> Result<(), Fault>;
@@ -67,7 +67,7 @@ const fn plain(name: &'static str, operands: usize, run: HostFn) -> HostKernel {
     }
 }
 
-/// The four formats of a kernel with `$weights` weight operands; FP8 ones bring scales.
+/// The formats of a kernel with `$weights` weight operands; FP8 ones bring scales.
 macro_rules! formats {
     ($suffix:literal, $needs:expr, $core:ty;
      $($name:literal, $operands:literal + $weights:literal, $optional:expr, $($path:ident)::+;)*) => {
@@ -76,6 +76,7 @@ macro_rules! formats {
             formats!(@ $name, "f16", $suffix, $needs, $operands, $optional, $($path)::+::<$core, F16>),
             formats!(@ $name, "bf16", $suffix, $needs, $operands, $optional, $($path)::+::<$core, Bf16>),
             formats!(@ $name, "f8", $suffix, $needs, $operands + $weights, $optional, $($path)::+::<$core, E4m3>),
+            formats!(@ $name, "blocks", $suffix, $needs, $operands, $optional, $($path)::+::<$core, Blocks>),
         )*]
     };
     (@ $name:literal, $format:literal, $suffix:literal, $needs:expr, $operands:expr, $optional:expr, $run:expr) => {

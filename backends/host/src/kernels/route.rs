@@ -9,10 +9,10 @@ use hadal_device::{Params, flags};
 use super::at;
 use crate::args::{Args, Fault};
 use crate::core::{Core, Scratch};
-use crate::weight::Weight;
+use crate::weight::Elements;
 
 /// `OpKind::Route`; `W` is the format of the bias.
-pub(super) fn route<C: Core, W: Weight>(
+pub(super) fn route<C: Core, W: Elements>(
     args: &Args<'_>,
     group: [u32; 3],
     scratch: &mut Scratch,

@@ -7,7 +7,7 @@ use hadal_device::{NO_ARGMAX, PAGE};
 use super::at;
 use crate::args::{Args, Fault};
 use crate::core::{Core, Scratch};
-use crate::weight::{Matrix, Weight};
+use crate::weight::{Elements, Matrix, Weight};
 
 /// `OpKind::Embed`.
 pub(super) fn embed<C: Core, W: Weight>(
@@ -26,7 +26,7 @@ pub(super) fn embed<C: Core, W: Weight>(
     for row in args.row_block(group[1])? {
         let id = steps.id(row)?.checked_sub(p.row_first as usize);
         if let Some(id) = id.filter(|id| *id < w.rows) {
-            w.decode_row::<W>(id, values);
+            W::decode_row(&w, id, values);
             y.out(at(p.y_offset, row, p.y_stride), n)?.write(values);
         }
     }
@@ -34,7 +34,7 @@ pub(super) fn embed<C: Core, W: Weight>(
 }
 
 /// `OpKind::Norm`.
-pub(super) fn norm<C: Core, W: Weight>(
+pub(super) fn norm<C: Core, W: Elements>(
     args: &Args<'_>,
     group: [u32; 3],
     scratch: &mut Scratch,

@@ -255,6 +255,8 @@ impl Lower<'_> {
         params: Params,
         args: Vec<Arg>,
     ) -> hadal_device::Result<()> {
+        let flags = params.flags | flags::format_bits(weight);
+        let params = Params { flags, ..params };
         let problem = Problem { op, weight, params };
         for piece in self.cut(&problem, args) {
             let mut params = piece.params;

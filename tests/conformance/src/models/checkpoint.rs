@@ -131,7 +131,7 @@ pub fn file_name(dtype: DType) -> &'static str {
         DType::F16 => "F16",
         DType::Bf16 => "BF16",
         DType::F8E4M3 => "F8_E4M3",
-        DType::U32 => "U32",
+        other => unreachable!("{other} is no format of safetensors"),
     }
 }
 

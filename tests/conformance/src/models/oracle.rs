@@ -28,7 +28,12 @@ pub fn dequantise(source: &dyn TensorSource, name: &str) -> Option<Arc<[f64]>> {
             .map(|b| f32::from_bits(u32::from(two(b)) << 16).into())
             .collect(),
         DType::F8E4M3 => bytes.iter().map(|&code| e4m3_to_f32(code).into()).collect(),
-        DType::F16 | DType::U32 => return None,
+        blocks if blocks.is_blocks() => {
+            let mut values = vec![0.0; info.shape.iter().product::<u64>() as usize];
+            hadal_blocks::decode(blocks, bytes, &mut values);
+            values.into_iter().map(f64::from).collect()
+        }
+        _ => return None,
     };
     if dtype != DType::F8E4M3 {
         return Some(plain.into());

@@ -4,10 +4,11 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hadal_engine::Model;
+use hadal_engine::{Model, gguf_file};
 use hadal_models::Config;
 use hadal_models::config::{ScoringFunc, TopkMethod};
 use hadal_models::counts::Counts;
+use hadal_weights::Gguf;
 use serde_json::{Value, json};
 
 use crate::console::Console;
@@ -21,9 +22,9 @@ use crate::{figures, open};
     hadal info --model ~/DeepSeek-V3\n  \
     hadal info --model config.json")]
 pub struct InfoArgs {
-    /// Folder of a checkpoint, or a config.json alone. Without it: the model inside this
-    /// program.
-    #[arg(short, long, value_name = "DIR|FILE")]
+    /// A .gguf file, the folder of a checkpoint, or a config.json alone. Without it: the model
+    /// inside this program.
+    #[arg(short, long, value_name = "PATH")]
     model: Option<PathBuf>,
 }
 
@@ -62,13 +63,16 @@ fn find(args: &InfoArgs) -> Result<Found> {
             weights: Weights::Whole { files: 1, bytes },
         });
     };
+    if let Some(file) = gguf_file(path) {
+        return in_gguf(&file);
+    }
     let is_folder = path.is_dir();
     let file = if is_folder {
         path.join("config.json")
     } else {
         path.clone()
     };
-    let text = open::config_text(&file).map_err(|failure| open::about_gguf(path, failure))?;
+    let text = open::config_text(&file)?;
     let name = path.file_name().map_or_else(
         || path.display().to_string(),
         |name| name.to_string_lossy().into_owned(),
@@ -85,20 +89,35 @@ fn find(args: &InfoArgs) -> Result<Found> {
     })
 }
 
+/// A GGUF file is config and weights in one.
+fn in_gguf(file: &Path) -> Result<Found> {
+    let model = Model::open(file)?;
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    Ok(Found {
+        name: name.into_owned(),
+        config: model.config.clone(),
+        licence: Gguf::open(file)
+            .ok()
+            .and_then(|file| file.metadata().text("general.license").map(str::to_string)),
+        weights: whole(&model),
+    })
+}
+
+fn whole(model: &Model) -> Weights {
+    let shards = model.source.shards();
+    Weights::Whole {
+        files: shards.len(),
+        bytes: shards.iter().map(|shard| shard.bytes().len() as u64).sum(),
+    }
+}
+
 fn weights(folder: &Path) -> Weights {
     let has = |name: &str| folder.join(name).exists();
     if !has("model.safetensors") && !has("model.safetensors.index.json") {
         return Weights::Absent;
     }
     match Model::open(folder) {
-        Ok(model) => {
-            let shards = model.source.shards();
-            let bytes = shards.iter().map(|shard| shard.bytes().len() as u64).sum();
-            Weights::Whole {
-                files: shards.len(),
-                bytes,
-            }
-        }
+        Ok(model) => whole(&model),
         Err(error) => Weights::Unusable(error.to_string()),
     }
 }

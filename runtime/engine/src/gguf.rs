@@ -1,0 +1,72 @@
+//! Models in GGUF files: configuration, weights and text side out of one file or its parts.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hadal_models::gguf;
+use hadal_tokens::{GgufText, TextModel};
+use hadal_weights::{Gguf, Metadata, Renamed};
+
+use crate::{EngineError, Model, Result};
+
+/// The GGUF file that `path` means: itself, or what a folder without a `config.json` holds.
+pub fn gguf_file(path: &Path) -> Option<PathBuf> {
+    let is_gguf = |path: &Path| path.extension().is_some_and(|end| end == "gguf");
+    if !path.is_dir() {
+        return is_gguf(path).then(|| path.to_path_buf());
+    }
+    if path.join("config.json").exists() {
+        return None;
+    }
+    let entries = std::fs::read_dir(path).ok()?.flatten();
+    // Of the parts of a model, any will do.
+    let files = entries.map(|entry| entry.path()).filter(|it| is_gguf(it));
+    files.min()
+}
+
+pub(crate) fn open(path: &Path) -> Result<Model> {
+    let file = Gguf::open(path)?;
+    let config = gguf::config(file.metadata(), &file)?;
+    let split = config.split_kv_b;
+    let source = Renamed::new(&file, &|name, info| gguf::published(name, info, split))?;
+    let text = text_of(file.metadata()).map_err(|error| error.to_string());
+    Model::new(config, Arc::new(source), text)
+}
+
+/// Only the text side of a GGUF file.
+///
+/// # Errors
+/// Damaged files, and tokenizers that are not supported.
+pub fn gguf_text(path: &Path) -> Result<TextModel> {
+    text_of(Gguf::open(path)?.metadata())
+}
+
+fn text_of(metadata: &Metadata) -> Result<TextModel> {
+    let key = |name: &str| format!("tokenizer.ggml.{name}");
+    let id = |name: &str| metadata.whole(&key(name)).and_then(|id| id.try_into().ok());
+    let texts = |name: &str| -> Vec<&str> {
+        let list = metadata.list(&key(name)).unwrap_or_default();
+        list.iter()
+            .map(|it| it.as_text().unwrap_or_default())
+            .collect()
+    };
+    let types = metadata.list(&key("token_type")).unwrap_or_default();
+    let Some(model) = metadata.text(&key("model")) else {
+        let why = "the GGUF file has no tokenizer; use the folder that it was made from";
+        return Err(EngineError::NoText(why.into()));
+    };
+    let adds_bos = metadata.flag(&key("add_bos_token")) != Some(false);
+    let stops = ["eos_token_id", "eot_token_id", "eom_token_id"];
+    let text = GgufText {
+        tokenizer_json: metadata.text("tokenizer.huggingface.json"),
+        model,
+        pre: metadata.text(&key("pre")).unwrap_or("default"),
+        tokens: texts("tokens"),
+        types: types.iter().map(|it| it.as_whole().unwrap_or(1)).collect(),
+        merges: texts("merges"),
+        bos: id("bos_token_id").filter(|_| adds_bos),
+        stops: stops.into_iter().filter_map(id).collect(),
+        template: metadata.text("tokenizer.chat_template"),
+    };
+    Ok(TextModel::from_gguf(&text)?)
+}
