@@ -13,6 +13,7 @@ mod host_rows;
 pub mod spirv;
 mod spirv_rows;
 pub mod wgsl;
+pub mod wgsl_blocks;
 mod wgsl_fit;
 pub mod wgsl_kernels;
 mod wgsl_launch;

@@ -14,6 +14,7 @@
 
 use std::fmt::Write as _;
 
+use crate::wgsl_blocks;
 use crate::wgsl_sources::{KERNELS, SHARED};
 
 /// What of a device the text of a kernel depends on.
@@ -22,6 +23,8 @@ pub struct Target {
     /// `unpack2x16float` keeps subnormal halves. Not promised by WGSL: a backend sets it
     /// after trying it on the device.
     pub half_subnormals: bool,
+    /// The block format of the weights, for kernels that read such (definition `BLOCKS`).
+    pub format: Option<hadal_device::DType>,
     /// A mistake to be made on purpose, for testing tests.
     #[cfg(feature = "planted-faults")]
     pub fault: Option<&'static crate::faults::Fault>,
@@ -123,6 +126,12 @@ pub fn assemble(file: &str, defines: &[&str], target: Target) -> Result<Assemble
     if target.half_subnormals {
         work.names.push("HALF_SUBNORMALS");
     }
+    if let Some(format) = target.format.filter(|_| defines.contains(&"BLOCKS")) {
+        work.out.source.push_str(&wgsl_blocks::constants(format));
+        wgsl_blocks::defines(format)
+            .iter()
+            .for_each(|define| work.define(define));
+    }
     #[cfg(feature = "planted-faults")]
     {
         work.fault = target.fault;
@@ -154,7 +163,16 @@ struct Assembly<'a> {
     out: Assembled,
 }
 
-impl Assembly<'_> {
+impl<'a> Assembly<'a> {
+    /// A name, or a name with a value, which becomes a constant.
+    fn define(&mut self, define: &'a str) {
+        let (name, value) = define.split_once('=').unwrap_or((define, ""));
+        self.names.push(name);
+        if !value.is_empty() {
+            let _ = writeln!(self.out.source, "const {name}: u32 = {value}u;");
+        }
+    }
+
     fn file(&mut self, file: &str, text: &str, prefix: &str) -> Result<(), AssembleError> {
         #[cfg(feature = "planted-faults")]
         let text = &*crate::faults::plant(self.fault, file, text);

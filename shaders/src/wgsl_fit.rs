@@ -72,6 +72,11 @@ pub fn is_wide(problem: &Problem) -> Option<&'static str> {
     )
 }
 
+/// Weights in a block format of GGUF.
+pub fn is_blocks(problem: &Problem) -> Option<&'static str> {
+    unless(problem.weight.is_blocks(), crate::OTHER_FORMAT)
+}
+
 /// Weight rows long enough to give each lane of a subgroup sixteen bytes or nearly so.
 pub fn is_long(problem: &Problem) -> Option<&'static str> {
     let row_bytes = problem.weight.row_bytes(problem.params.k.into());

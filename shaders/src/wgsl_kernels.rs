@@ -8,6 +8,7 @@ use hadal_device::{Body, Error, PipelineId, Result};
 
 use crate::spirv::{self, Module};
 use crate::wgsl::{Assembled, Binding, Target, assemble};
+use crate::wgsl_blocks;
 
 /// A compiled kernel.
 pub struct Kernel<P> {
@@ -72,7 +73,10 @@ impl<P> Kernels<P> {
                 why: "this backend runs WGSL rows only".into(),
             });
         };
-        let target = self.target;
+        let target = Target {
+            format: wgsl_blocks::format_in(constants),
+            ..self.target
+        };
         self.get_or((file, defines, constants.to_vec()), name, || {
             let text = assemble(file, defines, target)
                 .map_err(|e| Error::Invalid(format!("kernel {name}: {e}")))?;

@@ -3,6 +3,7 @@
 
 use hadal_device::{Body, DType, Features, KernelRow, OpKind, Problem, flags};
 
+use crate::wgsl_blocks::launched;
 use crate::wgsl_fit::*;
 use crate::wgsl_launch::*;
 
@@ -63,6 +64,15 @@ macro_rules! weighted {
     };
 }
 
+/// The kernel that reads every block format, four values at a time.
+macro_rules! blocks {
+    ($op:ident $name:literal, $file:literal [$($define:literal)*], $fits:expr, $launch:expr) => {
+        row!($op concat!("wgsl_", $name, "_blocks"), $file ["PACKED" "BLOCKS" $($define)*],
+            |problem| is_blocks(problem).or_else(|| $fits(problem)),
+            |problem, info| launched($launch, problem, info))
+    };
+}
+
 /// The kernels of [`weighted`] that ask little of the shape: four codes at a time, then one.
 macro_rules! narrow {
     ($op:ident $name:literal, $file:literal $defines:tt, $fits:expr, $launch:expr) => {
@@ -75,6 +85,7 @@ macro_rules! narrow {
             weighted!(single $op $name "f16" F16 "F16", $file $defines, $fits, $launch),
             weighted!(single $op $name "bf16" Bf16 "BF16", $file $defines, $fits, $launch),
             weighted!(single $op $name "f8e4m3" F8E4M3 "FP8", $file $defines, $fits, $launch),
+            blocks!($op $name, $file $defines, $fits, $launch),
         ]
     };
 }
@@ -116,6 +127,7 @@ macro_rules! packed_for_gpus {
             weighted!(packed $op $name "f16" F16 "F16", $file $defines, $fits, $launch),
             weighted!(packed $op $name "bf16" Bf16 "BF16", $file $defines, $fits, $launch),
             weighted!(packed $op $name "f8e4m3" F8E4M3 "FP8", $file $defines, $fits, $launch),
+            blocks!($op $name, $file $defines, $fits, $launch),
         ]
         .map(for_gpus)
     };
@@ -136,6 +148,7 @@ pub fn rows() -> Vec<KernelRow> {
         elementwise_weight!(Embed "embed", "embed" [], rows_fit, launch_values;
         "f32" F32 "F32", "f16" F16 "F16", "bf16" Bf16 "BF16", "f8e4m3" F8E4M3 "FP8"),
     );
+    rows.push(blocks!(Embed "embed", "embed" [], rows_fit, launch_values));
     rows.extend(
         elementwise_weight!(Norm "norm_subgroups", "norm" ["SUBGROUPS"], fits_always, launch_rows;
         "f32" F32 "F32", "f16" F16 "F16", "bf16" Bf16 "BF16")

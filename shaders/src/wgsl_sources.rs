@@ -16,6 +16,8 @@ pub const KERNELS: &[(&str, &str)] = files!("":
 
 /// Snippets for `#import`.
 pub const SHARED: &[(&str, &str)] = files!("shared/":
-    "activate" "block" "decode" "dots" "formats" "lane_arguments" "lane_layout" "lanes"
+    "activate" "block" "block_bits" "block_codes" "block_grids" "block_patterns"
+    "block_scales" "blocks" "decode"
+    "dots" "formats" "lane_arguments" "lane_layout" "lanes"
     "outer" "params" "parts" "reduce" "scores" "table" "tables" "weight" "x"
 );

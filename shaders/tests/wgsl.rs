@@ -18,12 +18,21 @@ fn wgsl_rows() -> Vec<(&'static KernelRow, &'static str, &'static [&'static str]
     .collect()
 }
 
-/// Every text that a device may want.
-fn targets() -> [Target; 2] {
-    [false, true].map(|half_subnormals| Target {
+/// Every text of a kernel with these definitions that a device may want.
+fn targets(defines: &[&str]) -> Vec<Target> {
+    let formats: Vec<Option<DType>> = match defines.contains(&"BLOCKS") {
+        true => DType::BLOCKS.into_iter().map(Some).collect(),
+        false => vec![None],
+    };
+    let target = |half_subnormals: bool, format: &Option<DType>| Target {
         half_subnormals,
+        format: *format,
         ..Target::default()
-    })
+    };
+    let halves = [false, true].into_iter();
+    halves
+        .flat_map(|half| formats.iter().map(move |format| target(half, format)))
+        .collect()
 }
 
 fn assembled(file: &str, defines: &[&str], target: Target) -> Assembled {
@@ -47,7 +56,7 @@ fn validated(name: &str, source: &str) -> naga::Module {
 #[test]
 fn naga_accepts_every_row_for_every_target() {
     for (row, file, defines) in wgsl_rows() {
-        for target in targets() {
+        for target in targets(defines) {
             let kernel = assembled(file, defines, target);
             let module = validated(row.name, &kernel.source);
             assert_eq!(module.entry_points.len(), 1, "{}", row.name);
@@ -59,7 +68,7 @@ fn naga_accepts_every_row_for_every_target() {
 #[test]
 fn bindings_are_numbered_in_the_order_of_operands_and_fit_eight_storage_buffers() {
     for (row, file, defines) in wgsl_rows() {
-        let kernel = assembled(file, defines, Target::default());
+        let kernel = assembled(file, defines, targets(defines)[0]);
         let module = validated(row.name, &kernel.source);
         let numbers: BTreeSet<u32> = module
             .global_variables
@@ -149,7 +158,7 @@ fn constants_of_a_launch_are_overrides_of_its_kernel() {
     for (row, file, defines) in wgsl_rows() {
         let module = validated(
             row.name,
-            &assembled(file, defines, Target::default()).source,
+            &assembled(file, defines, targets(defines)[0]).source,
         );
         let overrides: BTreeMap<&str, ()> = module
             .overrides

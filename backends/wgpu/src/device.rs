@@ -179,6 +179,7 @@ impl WgpuDevice {
         let faults = Faults::of(&wgpu);
         let with = |half_subnormals, options: WgpuOptions| {
             let target = Target {
+                format: None,
                 half_subnormals,
                 #[cfg(feature = "planted-faults")]
                 fault: options.fault,

@@ -5,7 +5,13 @@
 
 // First element of entry `e`.
 fn $_entry(e: u32) -> u32 {
+#ifdef BLOCKS
+    // Entries need not be whole blocks apart.
+    $_base = e * p.table_strides[TABLE_$];
+    return 0u;
+#else
     return e * (p.table_strides[TABLE_$ * TABLES_EACH] / CODE_BYTES);
+#endif
 }
 
 // First scale of row `i` of entry `e`.

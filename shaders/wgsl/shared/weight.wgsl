@@ -1,9 +1,13 @@
 // A weight operand and, if it is FP8, its scales; imported under a name (`as w`), which
-// replaces the dollar signs. One of F32, F16, BF16, FP8 is defined.
+// replaces the dollar signs. One of F32, F16, BF16, FP8
+// is defined, or BLOCKS.
 //
 // Values are read by element index from 32-bit words, so that any row length works. WIDE:
 // only by sixteen bytes at a time, which rows are a multiple of.
 
+#ifdef BLOCKS
+#import blocks as $
+#else
 #import decode
 #import formats
 
@@ -65,3 +69,4 @@ fn $_scale(start: u32, column: u32) -> f32 {
     return 1.0;
 #endif
 }
+#endif

@@ -1,0 +1,86 @@
+//! Block formats of GGUF in WGSL: what the snippets `block_*.wgsl` see defined for each, and
+//! the patterns that some choose from.
+
+use std::fmt::Write as _;
+
+use hadal_blocks::grids;
+use hadal_device::{DType, DeviceInfo, Launch, Problem};
+
+/// The constant of a launch that names the format: its place in `DType::BLOCKS`.
+pub const FORMAT: &str = "FORMAT";
+
+/// The launch of a kernel that reads block formats.
+pub fn with_format(problem: &Problem, mut launch: Launch) -> Launch {
+    let place = DType::BLOCKS.iter().position(|it| *it == problem.weight);
+    launch.constants.push((FORMAT, place.unwrap_or(0) as u32));
+    launch
+}
+
+/// The format that the constants of a launch name.
+pub fn format_in(constants: &[(&'static str, u32)]) -> Option<DType> {
+    let (_, place) = constants.iter().find(|(name, _)| *name == FORMAT)?;
+    DType::BLOCKS.get(*place as usize).copied()
+}
+
+/// One row more for block formats: `launch` as for other formats.
+pub fn launched(
+    launch: fn(&Problem, &DeviceInfo) -> Launch,
+    problem: &Problem,
+    info: &DeviceInfo,
+) -> Launch {
+    with_format(problem, launch(problem, info))
+}
+
+/// Definitions of a format: its name, and what it has in common with others.
+pub fn defines(format: DType) -> &'static [&'static str] {
+    match format {
+        DType::Q4_0 => &["Q4_0", "NIBBLES", "NIBBLES_AT=2", "ONE_SCALE"],
+        DType::Q4_1 => &["Q4_1", "NIBBLES", "NIBBLES_AT=4", "MINIMUM"],
+        DType::Q5_0 => &["Q5_0", "NIBBLES", "NIBBLES_AT=6", "ONE_SCALE"],
+        DType::Q5_1 => &["Q5_1", "NIBBLES", "NIBBLES_AT=8", "MINIMUM"],
+        DType::Q8_0 => &["Q8_0", "ONE_SCALE"],
+        DType::Q2K => &["Q2_K", "TWO_BITS"],
+        DType::Q3K => &["Q3_K", "TWO_BITS"],
+        DType::Q4K => &["Q4_K", "SIX_BITS"],
+        DType::Q5K => &["Q5_K", "SIX_BITS"],
+        DType::Q6K => &["Q6_K"],
+        DType::Iq2Xxs => &["IQ2_XXS", "GRIDS", "EIGHTS"],
+        DType::Iq2Xs => &["IQ2_XS", "GRIDS", "EIGHTS", "FOURTHS"],
+        DType::Iq3Xxs => &["IQ3_XXS", "GRIDS"],
+        DType::Iq1S => &["IQ1_S", "GRIDS", "EIGHTS", "ONES"],
+        DType::Iq4Nl => &["IQ4_NL", "NIBBLES", "NIBBLES_AT=2", "ONE_SCALE"],
+        DType::Iq3S => &["IQ3_S", "GRIDS", "FOURTHS"],
+        DType::Iq2S => &["IQ2_S", "GRIDS", "EIGHTS", "FOURTHS"],
+        DType::Iq4Xs => &["IQ4_XS"],
+        DType::Iq1M => &["IQ1_M", "GRIDS", "EIGHTS", "ONES"],
+        DType::Tq1_0 => &["TQ1_0"],
+        DType::Tq2_0 => &["TQ2_0", "TWO_BITS"],
+        DType::F32 | DType::F16 | DType::Bf16 | DType::F8E4M3 | DType::U32 => &[],
+    }
+}
+
+/// Constants of a format: its sizes, and its patterns, two in a word.
+pub fn constants(format: DType) -> String {
+    let mut text = format!(
+        "const BLOCK_VALUES: u32 = {}u;\nconst BLOCK_BYTES: u32 = {}u;\n",
+        format.block_values(),
+        format.block_bytes()
+    );
+    let patterns: &[u16] = match format {
+        DType::Iq2Xxs => &grids::IQ2XXS,
+        DType::Iq2Xs => &grids::IQ2XS,
+        DType::Iq2S => &grids::IQ2S,
+        DType::Iq3Xxs => &grids::IQ3XXS,
+        DType::Iq3S => &grids::IQ3S,
+        DType::Iq1S | DType::Iq1M => &grids::IQ1S,
+        _ => return text,
+    };
+    let words = patterns.as_chunks::<2>().0;
+    let count = words.len();
+    let _ = write!(text, "const PATTERNS = array<u32, {count}>(");
+    for [low, high] in words {
+        let _ = write!(text, "0x{:x}u,", u32::from(*low) | u32::from(*high) << 16);
+    }
+    text.push_str(");\n");
+    text
+}
