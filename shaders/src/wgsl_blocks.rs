@@ -1,8 +1,6 @@
 //! Block formats of GGUF in WGSL: what the snippets `block_*.wgsl` see defined for each, and
 //! the patterns that some choose from.
 
-use std::fmt::Write as _;
-
 use hadal_blocks::grids;
 use hadal_device::{DType, DeviceInfo, Launch, Problem};
 
@@ -59,28 +57,26 @@ pub fn defines(format: DType) -> &'static [&'static str] {
     }
 }
 
-/// Constants of a format: its sizes, and its patterns, two in a word.
+/// Constants of a format: its sizes, and how many quads of words its patterns take.
 pub fn constants(format: DType) -> String {
-    let mut text = format!(
-        "const BLOCK_VALUES: u32 = {}u;\nconst BLOCK_BYTES: u32 = {}u;\n",
+    format!(
+        "const BLOCK_VALUES: u32 = {}u;\nconst BLOCK_BYTES: u32 = {}u;\nconst PATTERN_QUADS: u32 = {}u;\n",
         format.block_values(),
-        format.block_bytes()
-    );
-    let patterns: &[u16] = match format {
+        format.block_bytes(),
+        patterns(format).len() / 8
+    )
+}
+
+/// The patterns of a format, which follow the parameters of its kernels: tables in a kernel's
+/// text are copied by each invocation, which takes drivers minutes to compile.
+pub fn patterns(format: DType) -> &'static [u16] {
+    match format {
         DType::Iq2Xxs => &grids::IQ2XXS,
         DType::Iq2Xs => &grids::IQ2XS,
         DType::Iq2S => &grids::IQ2S,
         DType::Iq3Xxs => &grids::IQ3XXS,
         DType::Iq3S => &grids::IQ3S,
         DType::Iq1S | DType::Iq1M => &grids::IQ1S,
-        _ => return text,
-    };
-    let words = patterns.as_chunks::<2>().0;
-    let count = words.len();
-    let _ = write!(text, "const PATTERNS = array<u32, {count}>(");
-    for [low, high] in words {
-        let _ = write!(text, "0x{:x}u,", u32::from(*low) | u32::from(*high) << 16);
+        _ => &[],
     }
-    text.push_str(");\n");
-    text
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hadal_device::{Body, Error, PipelineId, Result};
 
 use crate::spirv::{self, Module};
-use crate::wgsl::{Assembled, Binding, Target, assemble};
+use crate::wgsl::{Assembled, Binding, PARAM_BYTES, Target, assemble};
 use crate::wgsl_blocks;
 
 /// A compiled kernel.
@@ -16,8 +16,17 @@ pub struct Kernel<P> {
     pub name: String,
     /// Parameters, then operands in order.
     pub bindings: Vec<Binding>,
+    /// What follows its parameters.
+    pub patterns: &'static [u16],
     /// What the device runs.
     pub compiled: P,
+}
+
+impl<P> Kernel<P> {
+    /// Bytes of its parameter block, patterns included.
+    pub fn param_bytes(&self) -> u64 {
+        PARAM_BYTES + size_of_val(self.patterns) as u64
+    }
 }
 
 type Key = (
@@ -111,11 +120,13 @@ impl<P> Kernels<P> {
         if let Some(id) = self.known.get(&key) {
             return Ok(*id);
         }
+        let patterns = wgsl_blocks::format_in(&key.2).map_or(&[][..], wgsl_blocks::patterns);
         let (bindings, compiled) = make()?;
         let id = PipelineId(self.list.len() as u32);
         self.list.push(Arc::new(Kernel {
             name: name.into(),
             bindings,
+            patterns,
             compiled,
         }));
         self.known.insert(key, id);

@@ -160,8 +160,7 @@ pub fn resolve<P>(
     align: u64,
     kernel: impl Fn(PipelineId) -> Result<Arc<Kernel<P>>>,
 ) -> Result<(Vec<Work<P>>, Vec<u8>)> {
-    let block = PARAM_BYTES.next_multiple_of(align) as usize;
-    let mut params = Vec::new();
+    let mut params: Vec<u8> = Vec::new();
     let mut work = Vec::with_capacity(program.steps.len());
     for (number, step) in program.steps.iter().enumerate() {
         let made = step
@@ -173,10 +172,10 @@ pub fn resolve<P>(
             Error::Invalid(why) => Error::Invalid(format!("step {number} ({step}): {why}")),
             other => other,
         })?;
-        if let Work::Dispatch { .. } = made {
-            let end = params.len() + block;
+        if let Work::Dispatch { kernel, .. } = &made {
             params.extend(words.iter().flat_map(|word| word.to_le_bytes()));
-            params.resize(end, 0);
+            params.extend(kernel.patterns.iter().flat_map(|it| it.to_le_bytes()));
+            params.resize(params.len().next_multiple_of(align as usize), 0);
         }
         work.push(made);
     }

@@ -9,7 +9,6 @@ use hadal_device::{
     Access, BufferId, Error, Executable, Kept, Program, Result, Slot, Ticket, check_table,
     levels_with,
 };
-use hadal_shaders::wgsl::PARAM_BYTES;
 use hadal_shaders::wgsl_operands::{self, Range, resolve};
 use vulkano::buffer::BufferUsage;
 use vulkano::descriptor_set::layout::DescriptorType;
@@ -187,6 +186,7 @@ impl Prepared {
         let mut lists = addresses.into_iter().flat_map(Addresses::lists);
         for work in &self.work {
             if let Work::Dispatch {
+                kernel,
                 operands,
                 params_at,
                 ..
@@ -195,7 +195,8 @@ impl Prepared {
             {
                 let tables = tables(work).iter().map(|table| table.binding);
                 let tables: Vec<_> = tables.zip(lists.by_ref()).collect();
-                self.write_set(*set, params, *params_at, operands, &tables, memory);
+                let uniform = (params, *params_at, kernel.param_bytes());
+                self.write_set(*set, uniform, operands, &tables, memory);
             }
         }
         Ok((Some(pool), sets))
@@ -204,8 +205,7 @@ impl Prepared {
     fn write_set(
         &self,
         set: vk::DescriptorSet,
-        params: &Memory,
-        params_at: u64,
+        (params, params_at, param_bytes): (&Memory, u64, u64),
         operands: &[Range],
         tables: &[(u32, (&Memory, u64, u64))],
         memory: &[Shared],
@@ -215,7 +215,7 @@ impl Prepared {
             offset,
             range,
         };
-        let uniform = [info(params.handle(), params_at, PARAM_BYTES)];
+        let uniform = [info(params.handle(), params_at, param_bytes)];
         let lists = tables.iter().map(|(binding, (memory, offset, bytes))| {
             (*binding, info(memory.handle(), *offset, *bytes))
         });

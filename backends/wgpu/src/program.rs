@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hadal_device::{BufferId, Executable, Kept, Program, Result, Slot, Ticket, check_table};
-use hadal_shaders::wgsl::PARAM_BYTES;
 use hadal_shaders::wgsl_kernels::Kernel;
 use hadal_shaders::wgsl_operands::{self, Range, resolve};
 
@@ -148,7 +147,7 @@ impl Prepared {
         let params = wgpu::BufferBinding {
             buffer: self.params.as_ref()?,
             offset: params_at,
-            size: wgpu::BufferSize::new(PARAM_BYTES),
+            size: wgpu::BufferSize::new(kernel.param_bytes()),
         };
         let ranges = operands.iter().map(|range| wgpu::BufferBinding {
             buffer: &memory[usize::from(range.slot.0)].buffer,

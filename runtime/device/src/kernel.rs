@@ -14,7 +14,8 @@ pub const NO_ARGMAX: u32 = u32::MAX;
 /// Operand lists name the operands of a dispatch in order. Operand 0 is always `inputs`
 /// (see [`crate::Inputs`]). Activations are `f32`. `W` is a weight of [`Problem::weight`];
 /// an FP8 weight is followed by its scales `S` (`f32`, `[ceil(rows/128), ceil(k/128)]`,
-/// always the whole tensor), other weights have no `S`. Row `r` of an activation `x` starts
+/// always the whole tensor), other weights have no `S`; which block format a weight is in also
+/// stands in `Params::flags` ([`crate::flags::format_bits`]). Row `r` of an activation `x` starts
 /// at `x_offset + r * x_stride`. Only real rows are written. Sums are kept in `f32` or
 /// better; ties go to the lower index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

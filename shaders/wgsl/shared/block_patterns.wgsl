@@ -1,8 +1,9 @@
-// Values of the patterns that block formats choose from (`PATTERNS`, two in a word). Eight
+// Values of the patterns that block formats choose from (they follow the parameters). Eight
 // values a pattern (EIGHTS): two bits each; four values: four bits.
 
 fn pattern(index: u32) -> u32 {
-    return (PATTERNS[index >> 1u] >> ((index & 1u) << 4u)) & 0xffffu;
+    let word = p.patterns[index >> 3u][(index >> 1u) & 3u];
+    return (word >> ((index & 1u) << 4u)) & 0xffffu;
 }
 
 #ifdef EIGHTS

@@ -39,6 +39,10 @@ struct Params {
     page_stride: u32,
     // Bytes from one entry to the next, for each table operand in order.
     table_strides: vec4<u32>,
+#ifdef GRIDS
+    // What some block formats choose from, eight in a quad.
+    patterns: array<vec4<u32>, PATTERN_QUADS>,
+#endif
 }
 
 @group(0) @binding(auto) var<uniform> p: Params;

@@ -5,6 +5,7 @@
 //! run on it.
 
 mod attention;
+mod blocks;
 mod coded;
 mod dense;
 mod experts;
@@ -160,10 +161,11 @@ pub fn build(case: &OpCase, seed: u64) -> Built {
         }
         OpKind::ActQuant => rows::act_quant(case, &mut random),
     };
+    let flags = params.flags | flags::format_bits(case.weight);
     let problem = Problem {
         op: case.op,
         weight: case.weight,
-        params,
+        params: hadal_device::Params { flags, ..params },
     };
     Built { problem, operands }
 }
@@ -190,6 +192,7 @@ pub fn cases(op: OpKind, profile: Profile) -> Vec<OpCase> {
             }
         }
     }
+    cases.extend(blocks::cases(op, profile));
     cases
 }
 
@@ -217,4 +220,5 @@ pub fn is_legal(case: &OpCase) -> bool {
         && (s.context == 0 || s.real <= 2 * s.context)
         && choices
         && bias
+        && blocks::are_whole(case)
 }
