@@ -21,6 +21,7 @@ typedef unsigned long long u64;
 #define UNROLL_BY_4
 #define DEVICE static inline
 #define DEVICE_METHOD inline
+#define CONSTANT static const
 #define KERNEL(THREADS, NAME, ...)                                                              \
     static void NAME(__VA_ARGS__);                                                             \
     static const hadal_cpu::Entry entry_of_##NAME(#NAME, HADAL_WAVE, THREADS, NAME);           \
@@ -63,6 +64,7 @@ DEVICE float half_to_float(u16 bits) { return hadal_cpu::half_to_float(bits); }
 #define __global__ __attribute__((global))
 #define __device__ __attribute__((device))
 #define __shared__ __attribute__((shared))
+#define __constant__ __attribute__((constant))
 #endif
 
 // Small arrays live in registers only where all their indices are constants.
@@ -70,6 +72,8 @@ DEVICE float half_to_float(u16 bits) { return hadal_cpu::half_to_float(bits); }
 #define UNROLL_BY_4 _Pragma("unroll 4")
 #define DEVICE static inline __device__ __attribute__((always_inline))
 #define DEVICE_METHOD inline __device__ __attribute__((always_inline))
+// Tables that all threads read.
+#define CONSTANT static __constant__ const
 // One block a processor will do: assemblers spill for more of them otherwise.
 #if defined(HADAL_HIP)
 #define BOUNDS(THREADS) __attribute__((amdgpu_flat_work_group_size(THREADS, THREADS)))

@@ -20,13 +20,12 @@ macro_rules! files {
 
 /// Files of kernels: a module each.
 pub const KERNELS: &[(&str, &str)] = files!(
-    "attend.cu" "experts.cu" "head_linear.cu" "linear.cu" "matrix.cu" "matrix8.cu" "memory.cu" "route.cu" "tile.cu"
+    "attend.cu" "blocks.cu" "experts.cu" "head_linear.cu" "linear.cu" "matrix.cu" "matrix8.cu" "memory.cu" "route.cu" "tile.cu"
     "values.cu"
 );
 
 /// What they include.
-pub const HEADERS: &[(&str, &str)] =
-    files!("dots.h" "params.h" "portable.h" "reduce.h" "units.h" "units8.h" "weights.h");
+pub const HEADERS: &[(&str, &str)] = files!("blocks.h" "dots.h" "formats.h" "params.h" "patterns.h" "portable.h" "reduce.h" "units.h" "units8.h" "weights.h");
 
 /// What the images were compiled with: a change makes all of them anew.
 pub const IMAGE_COMPILER: &str = "clang 22.1.8";

@@ -66,7 +66,12 @@ pub fn grouped_tiles(problem: &Problem) -> Option<&'static str> {
 
 /// A single row, and weights read sixteen bytes at a time.
 pub fn one_row(problem: &Problem) -> Option<&'static str> {
-    unless(problem.params.rows <= 1, "takes one row").or_else(|| is_wide(problem))
+    one(problem).or_else(|| is_wide(problem))
+}
+
+/// A single row.
+pub fn one(problem: &Problem) -> Option<&'static str> {
+    unless(problem.params.rows <= 1, "takes one row")
 }
 
 pub fn tile_holds(problem: &Problem) -> Option<&'static str> {
@@ -151,6 +156,29 @@ pub fn launch_heads(problem: &Problem, info: &DeviceInfo) -> Launch {
     let waves = DOT_THREADS / info.limits.subgroup.1.clamp(1, DOT_THREADS);
     let groups = [p.n.div_ceil(2 * waves), p.heads, p.rows.div_ceil(ROWS)];
     launch(groups, DOT_THREADS)
+}
+
+/// A wave has one output.
+pub fn launch_block_heads(problem: &Problem, info: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    let waves = DOT_THREADS / info.limits.subgroup.1.clamp(1, DOT_THREADS);
+    let groups = [p.n.div_ceil(waves), p.heads, p.rows.div_ceil(ROWS)];
+    launch(groups, DOT_THREADS)
+}
+
+/// A thread has sixteen columns of a row and head.
+pub fn launch_block_transposed(problem: &Problem, _: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    launch(
+        [(p.n / 16).div_ceil(DOT_THREADS), p.heads, p.rows],
+        DOT_THREADS,
+    )
+}
+
+/// A thread has sixteen values of a row.
+pub fn launch_sixteens(problem: &Problem, _: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    launch([(p.n / 16).div_ceil(DOT_THREADS), p.rows, 1], DOT_THREADS)
 }
 
 pub fn launch_transposed(problem: &Problem, columns: u32) -> Launch {

@@ -137,6 +137,7 @@ pub fn rows() -> Vec<KernelRow> {
     rows.extend(tile_rows());
     rows.extend(dot_rows());
     rows.extend(head_rows());
+    rows.extend(block_rows());
     rows.extend(attention_rows());
     rows.extend(routing_rows());
     rows.extend(value_rows());
@@ -244,6 +245,41 @@ fn dot_rows() -> Vec<KernelRow> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// A kernel for all block formats of GGUF.
+macro_rules! blocks {
+    ($($op:ident $name:literal $operands:literal $fits:expr, $launch:expr;)*) => {
+        vec![$(row(
+            OpKind::$op,
+            [concat!("gpu_", $name), "blocks", $name, $operands],
+            |problem| is_blocks(problem).or_else(|| $fits(problem)),
+            $launch,
+        )),*]
+    };
+}
+
+/// Weights in block formats: a wave an output, whatever the number of rows.
+fn block_rows() -> Vec<KernelRow> {
+    blocks! {
+        Linear "linear_blocks_1" "rrrw"
+            |problem| linear_fits(problem).or_else(|| one(problem)), launch_single;
+        Linear "linear_blocks" "rrrw" linear_fits, launch_single;
+        Linear "linear_residual_blocks_1" "rrrrw"
+            |problem| linear_residual_fits(problem).or_else(|| one(problem)), launch_single;
+        Linear "linear_residual_blocks" "rrrrw" linear_residual_fits, launch_single;
+        GateUp "gate_up_blocks_1" "rrrrw"
+            |problem| blocks_fit(problem).or_else(|| one(problem)), launch_single;
+        GateUp "gate_up_blocks" "rrrrw" blocks_fit, launch_single;
+        HeadLinear "head_linear_blocks" "rrrw" head_linear_fits, launch_block_heads;
+        HeadLinear "head_linear_transposed_blocks" "rrrw" head_transposed_fits,
+            launch_block_transposed;
+        GroupedLinear "grouped_linear_blocks" "rrrtw" fits_always, launch_grouped_gate_up;
+        GroupedGateUp "grouped_gate_up_blocks" "rrrttw" fits_always, launch_grouped_gate_up;
+        ExpertLinear "expert_linear_blocks" "rrrtw" rows_fit, launch_expert_gate_up;
+        ExpertGateUp "expert_gate_up_blocks" "rrrttw" rows_fit, launch_expert_gate_up;
+        Embed "embed_blocks" "rrw" rows_fit, launch_sixteens;
+    }
 }
 
 fn head_rows() -> Vec<KernelRow> {

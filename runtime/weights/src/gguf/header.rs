@@ -139,10 +139,10 @@ impl Described {
         if row % values != 0 {
             return Err(format!("{row} values a row are no whole blocks of {dtype}"));
         }
-        let rows = self.dims.iter().skip(1);
-        let total = rows
-            .copied()
-            .try_fold(row / values * bytes, u64::checked_mul)
+        let mut rows = self.dims.iter().skip(1).copied();
+        let total = (row / values)
+            .checked_mul(bytes)
+            .and_then(|bytes| rows.try_fold(bytes, u64::checked_mul))
             .ok_or_else(|| format!("its shape {:?} is not possible", self.dims))?;
         if self.offset % alignment != 0 {
             return Err(format!("its offset {} is not aligned", self.offset));

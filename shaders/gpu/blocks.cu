@@ -1,0 +1,252 @@
+// Products with weights in the block formats of GGUF: a wave for an output, or for an output of
+// each of two weights; its lanes walk along the row by sixteens. One kernel serves all formats:
+// which it is, is the same for all threads.
+
+#include "portable.h"
+#include "params.h"
+#include "patterns.h"
+#include "blocks.h"
+#include "formats.h"
+
+static const u32 FORMAT_SHIFT = 24;
+static const u32 DOT_THREADS = 128, DOT_WAVES = DOT_THREADS / WAVE, GROUPED_ROWS = 4;
+
+// `sum[o][r] = dot(x[r], w[o])`, the same in all lanes.
+template <int OUTPUTS, int ROWS>
+DEVICE void block_dots(u32 format, const u8* const (&w)[OUTPUTS], const float* const (&x)[ROWS],
+                       u32 k, float (&sum)[OUTPUTS][ROWS]) {
+    UNROLL
+    for (int o = 0; o < OUTPUTS; o++) {
+        UNROLL
+        for (int r = 0; r < ROWS; r++) {
+            sum[o][r] = 0.0f;
+        }
+    }
+    for (u32 at = lane(); at < k / 16; at += WAVE) {
+        for (int o = 0; o < OUTPUTS; o++) {
+            Sixteen of;
+            take_sixteen(format, o ? w[OUTPUTS - 1] : w[0], at, of);
+            UNROLL
+            for (int r = 0; r < ROWS; r++) {
+                float part = 0.0f, total = 0.0f;
+                UNROLL
+                for (u32 i = 0; i < 16; i++) {
+                    const float value = x[r][16 * at + i];
+                    part = fma_(value, (float)of.code[i], part);
+                    total += value;
+                }
+                const float added = fma_(part, of.scale, -total * of.minimum);
+                if (o) {
+                    sum[OUTPUTS - 1][r] += added;
+                } else {
+                    sum[0][r] += added;
+                }
+            }
+        }
+    }
+    UNROLL
+    for (int o = 0; o < OUTPUTS; o++) {
+        UNROLL
+        for (int r = 0; r < ROWS; r++) {
+            sum[o][r] = wave_sum(sum[o][r]);
+        }
+    }
+}
+
+// The product of a row, of both weights if there are two.
+template <int OUTPUTS, int ROWS>
+DEVICE float product(const float (&sum)[OUTPUTS][ROWS], int r) {
+    return OUTPUTS == 2 ? silu(sum[0][r]) * sum[OUTPUTS - 1][r] : sum[0][r];
+}
+
+template <int OUTPUTS, int ROWS>
+DEVICE void linear(const Params& p, const u32* inputs, const float* x, const u8* w, const u8* v,
+                   const float* residual, float* y) {
+    const u32 rows = real_rows(p, inputs), r0 = group_z() * ROWS;
+    const u64 at = spread_group() * DOT_WAVES + wave();
+    if (r0 >= rows || at >= p.row_count) {
+        return;
+    }
+    const u32 o = (u32)at, format = p.flags >> FORMAT_SHIFT;
+    const u64 start = o * row_bytes(format, p.k);
+    const u8* weights[OUTPUTS];
+    weights[0] = w + start;
+    if (OUTPUTS == 2) {
+        weights[OUTPUTS - 1] = v + start;
+    }
+    const float* starts[ROWS];
+    UNROLL
+    for (int r = 0; r < ROWS; r++) {
+        starts[r] = x + x_row(p, min_(r0 + r, rows - 1));
+    }
+    float sum[OUTPUTS][ROWS];
+    block_dots<OUTPUTS, ROWS>(format, weights, starts, p.k, sum);
+    UNROLL
+    for (int r = 0; r < ROWS; r++) {
+        if (lane() == (u32)r && r0 + r < rows) {
+            const u32 column = p.row_first + o;
+            const float more = residual ? residual[b_row(p, r0 + r) + column] : 0.0f;
+            y[y_row(p, r0 + r) + column] = product<OUTPUTS, ROWS>(sum, r) + more;
+        }
+    }
+}
+
+// Rows `first` to `end` of the expert's own, to rows of the same numbers.
+template <int OUTPUTS, int ROWS>
+DEVICE void expert_rows(const Params& p, const float* x, const u64* w, const u64* v, u32 entry,
+                        u32 o, u32 x_first, u32 first, u32 end, float* y) {
+    const u32 format = p.flags >> FORMAT_SHIFT;
+    const u64 start = o * row_bytes(format, p.k);
+    const u8* weights[OUTPUTS];
+    weights[0] = (const u8*)w[entry] + start;
+    if (OUTPUTS == 2) {
+        weights[OUTPUTS - 1] = (const u8*)v[entry] + start;
+    }
+    for (; first < end; first += ROWS, x_first += ROWS) {
+        const u32 last = end - first - 1;
+        const float* starts[ROWS];
+        UNROLL
+        for (int r = 0; r < ROWS; r++) {
+            starts[r] = x + x_row(p, x_first + min_((u32)r, last));
+        }
+        float sum[OUTPUTS][ROWS];
+        block_dots<OUTPUTS, ROWS>(format, weights, starts, p.k, sum);
+        UNROLL
+        for (int r = 0; r < ROWS; r++) {
+            if (lane() == (u32)r && (u32)r <= last) {
+                y[y_row(p, first + r) + o] = product<OUTPUTS, ROWS>(sum, r);
+            }
+        }
+    }
+}
+
+template <int OUTPUTS>
+DEVICE void grouped(const Params& p, const float* x, const u32* offsets, const u64* w,
+                    const u64* v, float* y) {
+    const u32 entry = group_z(), expert = p.expert_first + entry;
+    const u64 o = spread_group() * DOT_WAVES + wave();
+    const u32 first = offsets[expert], end = offsets[expert + 1];
+    if (o < p.n) {
+        expert_rows<OUTPUTS, GROUPED_ROWS>(p, x, w, v, entry, (u32)o, first, first, end, y);
+    }
+}
+
+template <int OUTPUTS>
+DEVICE void direct(const Params& p, const u32* inputs, const float* x, const u32* idx,
+                   const u64* w, const u64* v, float* y) {
+    const u32 row = group_z();
+    const u64 o = spread_group() * DOT_WAVES + wave();
+    if (row >= real_rows(p, inputs) || o >= p.n) {
+        return;
+    }
+    const u32 entry = idx[row] - p.expert_first;
+    if (entry < p.expert_count) {
+        const u32 from = p.flags & ROW_PER_TOKEN ? row / p.top_k : row;
+        expert_rows<OUTPUTS, 1>(p, x, w, v, entry, (u32)o, from, row, row + 1, y);
+    }
+}
+
+#define LINEAR(NAME, ROWS)                                                                     \
+    KERNEL(DOT_THREADS, linear_##NAME, Params p, const u32* inputs, const float* x,            \
+           const u8* w, float* y) {                                                            \
+        linear<1, ROWS>(p, inputs, x, w, 0, 0, y);                                             \
+    }                                                                                          \
+    KERNEL(DOT_THREADS, linear_residual_##NAME, Params p, const u32* inputs, const float* x,   \
+           const u8* w, const float* residual, float* y) {                                     \
+        linear<1, ROWS>(p, inputs, x, w, 0, residual, y);                                      \
+    }                                                                                          \
+    KERNEL(DOT_THREADS, gate_up_##NAME, Params p, const u32* inputs, const float* x,           \
+           const u8* w, const u8* v, float* y) {                                               \
+        linear<2, ROWS>(p, inputs, x, w, v, 0, y);                                             \
+    }
+LINEAR(blocks_1, 1)
+LINEAR(blocks, 4)
+
+KERNEL(DOT_THREADS, grouped_linear_blocks, Params p, const u32*, const float* x,
+       const u32* offsets, const u64* w, float* y) {
+    grouped<1>(p, x, offsets, w, 0, y);
+}
+KERNEL(DOT_THREADS, grouped_gate_up_blocks, Params p, const u32*, const float* x,
+       const u32* offsets, const u64* w, const u64* v, float* y) {
+    grouped<2>(p, x, offsets, w, v, y);
+}
+KERNEL(DOT_THREADS, expert_linear_blocks, Params p, const u32* inputs, const float* x,
+       const u32* idx, const u64* w, float* y) {
+    direct<1>(p, inputs, x, idx, w, 0, y);
+}
+KERNEL(DOT_THREADS, expert_gate_up_blocks, Params p, const u32* inputs, const float* x,
+       const u32* idx, const u64* w, const u64* v, float* y) {
+    direct<2>(p, inputs, x, idx, w, v, y);
+}
+
+// Plain: a wave for an output of a head; grid x over blocks of outputs, y over heads, z over
+// blocks of four rows.
+KERNEL(DOT_THREADS, head_linear_blocks, Params p, const u32* inputs, const float* x, const u8* w,
+       float* y) {
+    const u32 rows = real_rows(p, inputs), r0 = group_z() * GROUPED_ROWS, a = group_y();
+    const u32 o = group_x() * DOT_WAVES + wave(), format = p.flags >> FORMAT_SHIFT;
+    if (r0 >= rows || o >= p.n) {
+        return;
+    }
+    const u64 row = (u64)a * p.head_rows + p.head_first + o;
+    const u8* const weights[1] = {w + row * row_bytes(format, p.k)};
+    const float* starts[GROUPED_ROWS];
+    UNROLL
+    for (u32 r = 0; r < GROUPED_ROWS; r++) {
+        starts[r] = x + x_row(p, min_(r0 + r, rows - 1)) + (u64)a * p.x_head_stride;
+    }
+    float sum[1][GROUPED_ROWS];
+    block_dots<1, (int)GROUPED_ROWS>(format, weights, starts, p.k, sum);
+    UNROLL
+    for (u32 r = 0; r < GROUPED_ROWS; r++) {
+        if (lane() == r && r0 + r < rows) {
+            y[y_row(p, r0 + r) + (u64)a * p.y_head_stride + o] = sum[0][r];
+        }
+    }
+}
+
+// Transposed: a thread for sixteen columns of a head and row; grid x over blocks of threads, y
+// over heads, z over rows.
+KERNEL(DOT_THREADS, head_linear_transposed_blocks, Params p, const u32* inputs, const float* x,
+       const u8* w, float* y) {
+    const u32 r = group_z(), a = group_y(), at = group_x() * DOT_THREADS + thread_x();
+    if (r >= real_rows(p, inputs) || at >= p.n / 16) {
+        return;
+    }
+    const u32 format = p.flags >> FORMAT_SHIFT;
+    const u64 length = row_bytes(format, p.n), first = (u64)a * p.head_rows + p.head_first;
+    const float* const row = x + x_row(p, r) + (u64)a * p.x_head_stride;
+    float sum[16] = {};
+    for (u32 i = 0; i < p.k; i++) {
+        Sixteen of;
+        take_sixteen(format, w + (first + i) * length, at, of);
+        UNROLL
+        for (u32 j = 0; j < 16; j++) {
+            const float weight = fma_(of.scale, (float)of.code[j], -of.minimum);
+            sum[j] = fma_(row[i], weight, sum[j]);
+        }
+    }
+    float* const out = y + y_row(p, r) + (u64)a * p.y_head_stride + 16 * at;
+    UNROLL
+    for (u32 j = 0; j < 16; j++) {
+        out[j] = sum[j];
+    }
+}
+
+// Grid: x over blocks of threads with sixteen values each, y over rows.
+KERNEL(DOT_THREADS, embed_blocks, Params p, const u32* inputs, const u8* w, float* y) {
+    const u32 at = group_x() * DOT_THREADS + thread_x(), r = group_y();
+    if (r >= real_rows(p, inputs) || at >= p.n / 16) {
+        return;
+    }
+    const u32 id = token_id(inputs, r), format = p.flags >> FORMAT_SHIFT;
+    if (id < p.row_first || id - p.row_first >= p.row_count) {
+        return;
+    }
+    Sixteen of;
+    take_sixteen(format, w + (id - p.row_first) * row_bytes(format, p.n), at, of);
+    UNROLL
+    for (u32 j = 0; j < 16; j++) {
+        y[y_row(p, r) + 16 * at + j] = fma_(of.scale, (float)of.code[j], -of.minimum);
+    }
+}
