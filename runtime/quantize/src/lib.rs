@@ -1,0 +1,36 @@
+//! From a checkpoint to a GGUF file.
+//!
+//! [`Choice`] says which format each kind of tensor takes, [`Plan`] lists the tensors of the
+//! file with their formats and places, [`write()`] streams them into it, [`verify()`] reads them
+//! back, and [`quantize`] does all of it. Memory is bounded by a few million values a thread,
+//! whatever the checkpoint's size. Knows no devices and never prints.
+#![forbid(unsafe_code)]
+
+mod collect;
+mod error;
+mod file;
+mod importance;
+mod metadata;
+mod plan;
+mod pool;
+mod recipe;
+mod rows;
+mod state;
+mod text;
+mod verify;
+mod write;
+
+pub use collect::Collector;
+pub use error::QuantizeError;
+pub use file::{Described, Value, header};
+pub use importance::{Importance, Summed, write_importance};
+pub use metadata::metadata;
+pub use plan::{Plan, Planned};
+pub use recipe::{Choice, RECIPES, Recipe, Role};
+pub use rows::Matrix;
+pub use text::TextFiles;
+pub use verify::{Compared, verify};
+pub use write::{Options, Progress, Stage, Written, part_path, quantize, write};
+
+/// Result of everything in this crate.
+pub type Result<T> = std::result::Result<T, QuantizeError>;

@@ -1,0 +1,157 @@
+//! Reads a written file back and compares it with its sources, tensor by tensor.
+
+use std::path::Path;
+
+use hadal_blocks::decode;
+use hadal_device::DType;
+use hadal_weights::{FileType, Gguf, TensorSource};
+
+use crate::rows::Matrix;
+use crate::write::{Progress, Stage, Unit, Watch, units};
+use crate::{Plan, Planned, QuantizeError, Result, pool};
+
+/// How far a tensor is from its source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compared {
+    /// GGUF name.
+    pub name: String,
+    /// Its format.
+    pub format: DType,
+    /// Root of the mean square of the difference, as a part of that of the source.
+    pub error: f64,
+    /// The largest difference.
+    pub most: f32,
+}
+
+/// No format of one bit does worse on numbers of any distribution that weights have; what does
+/// is another tensor's, or misplaced.
+const GARBAGE: f64 = 0.9;
+
+/// Sums over a unit.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    off: f64,
+    all: f64,
+    most: f32,
+    finite: bool,
+}
+
+/// Compares every tensor of the file at `path` with what it was made from.
+///
+/// # Errors
+/// A file that cannot be read, whose tensors are not those of the plan, or whose numbers are
+/// not near their sources.
+pub fn verify(
+    plan: &Plan,
+    source: &dyn TensorSource,
+    path: &Path,
+    threads: usize,
+    watch: &mut Watch<'_>,
+) -> Result<Vec<Compared>> {
+    let file = Gguf::open(path)?;
+    let count = file.names().count();
+    if count != plan.tensors.len() {
+        let why = format!("it has {count} tensors instead of {}", plan.tensors.len());
+        return Err(QuantizeError::Verify(why));
+    }
+    let (mut done, total) = (0, plan.values());
+    let mut compared = Vec::with_capacity(plan.tensors.len());
+    for tensor in &plan.tensors {
+        check_info(&file, tensor)?;
+        let bytes = file.bytes(&tensor.name)?;
+        let mut whole = Sums::default();
+        let units: Vec<Unit> = units(tensor).collect();
+        for wave in units.chunks(4 * threads.max(1)) {
+            let progress = Progress {
+                stage: Stage::Verifying,
+                tensor: &tensor.name,
+                done,
+                total,
+            };
+            if watch(progress).is_break() {
+                return Err(QuantizeError::Cancelled);
+            }
+            let work = |index: usize| compare(&file, bytes, tensor, source, wave[index]);
+            for sums in pool::each(wave.len(), threads, &work)? {
+                whole.off += sums.off;
+                whole.all += sums.all;
+                whole.most = whole.most.max(sums.most);
+                if !sums.finite {
+                    let why = format!("{} holds numbers that are not finite", tensor.name);
+                    return Err(QuantizeError::Verify(why));
+                }
+            }
+            done += wave.iter().map(|unit| unit.count).sum::<u64>() * tensor.columns;
+        }
+        let error = match whole.all > 0.0 {
+            true => (whole.off / whole.all).sqrt(),
+            false => whole.off.sqrt(),
+        };
+        if error > GARBAGE {
+            let why = format!(
+                "{} differs from its source by {error:.3} of it",
+                tensor.name
+            );
+            return Err(QuantizeError::Verify(why));
+        }
+        compared.push(Compared {
+            name: tensor.name.clone(),
+            format: tensor.format,
+            error,
+            most: whole.most,
+        });
+    }
+    Ok(compared)
+}
+
+fn check_info(file: &Gguf, tensor: &Planned) -> Result<()> {
+    let info = file.get(&tensor.name);
+    let wanted: Vec<u64> = tensor.described().dims.into_iter().rev().collect();
+    let fits = info.is_some_and(|info| {
+        info.dtype == FileType::Weight(tensor.format)
+            && info.shape == wanted
+            && info.bytes == tensor.bytes()
+    });
+    match fits {
+        true => Ok(()),
+        false => Err(QuantizeError::Verify(format!(
+            "{} is not {} {wanted:?}",
+            tensor.name, tensor.format
+        ))),
+    }
+}
+
+fn compare(
+    file: &Gguf,
+    bytes: &[u8],
+    tensor: &Planned,
+    source: &dyn TensorSource,
+    unit: Unit,
+) -> Result<Sums> {
+    let values = tensor.read(source, unit.slice, unit.first, unit.count)?;
+    let first = unit.slice * tensor.rows + unit.first;
+    let mut back = vec![0f32; values.len()];
+    if tensor.format.is_blocks() {
+        let row = tensor.format.row_bytes(tensor.columns) as usize;
+        let from = &bytes[first as usize * row..][..unit.count as usize * row];
+        decode(tensor.format, from, &mut back);
+    } else {
+        let matrix = Matrix::open(file, &tensor.name)?;
+        let rows = back.chunks_mut(tensor.columns.max(1) as usize);
+        for (row, to) in (first as usize..).zip(rows) {
+            matrix.row(row, to);
+        }
+    }
+    let mut sums = Sums {
+        finite: true,
+        ..Sums::default()
+    };
+    for (value, back) in values.iter().zip(&back) {
+        let off = value - back;
+        sums.off += f64::from(off) * f64::from(off);
+        sums.all += f64::from(*value) * f64::from(*value);
+        sums.most = sums.most.max(off.abs());
+        sums.finite &= back.is_finite();
+    }
+    Ok(sums)
+}

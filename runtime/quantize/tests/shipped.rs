@@ -1,0 +1,238 @@
+//! The shipped model through every recipe, interrupted, resumed and damaged.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use hadal_device::DType;
+use hadal_models::Config;
+use hadal_quantize::{
+    Choice, Importance, Options, Plan, Progress, QuantizeError, RECIPES, Recipe, Summed, TextFiles,
+    Value, Written, part_path, quantize, write_importance,
+};
+use hadal_weights::{Checkpoint, Gguf, TensorSource};
+
+struct Shipped {
+    config: Config,
+    source: Checkpoint,
+}
+
+fn shipped() -> Shipped {
+    Shipped {
+        config: Config::from_json(hadal_tiny::CONFIG).unwrap(),
+        source: Checkpoint::from_static(&[("embedded", hadal_tiny::WEIGHTS)]).unwrap(),
+    }
+}
+
+fn options(disk_full_after: Option<u64>) -> Options {
+    Options {
+        threads: 2,
+        verify: true,
+        disk_full_after,
+    }
+}
+
+impl Shipped {
+    fn plan(&self, choice: &Choice) -> (Plan, Vec<(String, Value)>) {
+        let plan = Plan::new(&self.config, &self.source, choice).unwrap();
+        let text = TextFiles {
+            tokenizer: String::from_utf8(hadal_tiny::TOKENIZER.to_vec()).unwrap(),
+            template: Some("{{ messages }}".into()),
+            bos: Some(0),
+            stops: vec![1],
+        };
+        let metadata = hadal_quantize::metadata(&self.config, "tiny", Some(&text), &plan).unwrap();
+        (plan, metadata)
+    }
+
+    fn run(
+        &self,
+        choice: &Choice,
+        importance: Option<&Importance>,
+        path: &Path,
+        options: &Options,
+        watch: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<Written, QuantizeError> {
+        let (plan, metadata) = self.plan(choice);
+        quantize(
+            &plan,
+            &metadata,
+            &self.source,
+            importance,
+            path,
+            options,
+            watch,
+        )
+    }
+}
+
+fn go_on(_: Progress<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+#[test]
+fn every_recipe_and_every_format_reads_back() {
+    let mut shipped = shipped();
+    // Two layers have every kind of tensor but the next-token module's.
+    shipped.config = shipped.config.cut(Some(2), None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.gguf");
+    // Embedding and head are half of the model, and no different from other tensors.
+    let ends = [
+        ("token_embd*".to_string(), DType::F16),
+        ("output*".to_string(), DType::F16),
+    ];
+    let named = |recipe: &Recipe| Choice {
+        tensors: ends.to_vec(),
+        ..Choice::new(recipe.name).unwrap()
+    };
+    let mut choices: Vec<Choice> = RECIPES.iter().map(named).collect();
+    for format in DType::BLOCKS {
+        let mut choice = Choice::new("BF16").unwrap();
+        choice.tensors = vec![("blk.*".into(), format)];
+        choices.push(choice);
+    }
+    for choice in &choices {
+        let written = shipped
+            .run(choice, None, &path, &options(None), &mut go_on)
+            .unwrap();
+        assert_eq!(written.bytes, path.metadata().unwrap().len(), "{choice:?}");
+        assert!(!part_path(&path).exists());
+        let file = Gguf::open(&path).unwrap();
+        let read = hadal_models::gguf::config(file.metadata(), &file).unwrap();
+        assert_eq!(read.kept_groups(), shipped.config.kept_groups());
+        assert_eq!(written.compared.len(), file.names().count());
+        for tensor in &written.compared {
+            let most = match tensor.format {
+                DType::F32 => 1e-9,
+                DType::Bf16 | DType::F16 | DType::Q8_0 => 0.01,
+                DType::Q6K | DType::Q5K | DType::Q5_0 | DType::Q5_1 => 0.06,
+                DType::Q4K | DType::Q4_0 | DType::Q4_1 | DType::Iq4Nl | DType::Iq4Xs => 0.12,
+                DType::Q3K | DType::Iq3S | DType::Iq3Xxs => 0.22,
+                _ => 0.7,
+            };
+            assert!(tensor.error <= most, "{tensor:?}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn what_was_interrupted_goes_on_and_ends_with_the_same_bytes() {
+    let shipped = shipped();
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, path) = (
+        folder.path().join("whole.gguf"),
+        folder.path().join("cut.gguf"),
+    );
+    let choice = Choice::new("Q4_K_M").unwrap();
+    shipped
+        .run(&choice, None, &whole, &options(None), &mut go_on)
+        .unwrap();
+    let mut calls = 0;
+    let mut stop = |_: Progress<'_>| {
+        calls += 1;
+        match calls < 40 {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    };
+    let stopped = shipped.run(&choice, None, &path, &options(None), &mut stop);
+    assert!(matches!(stopped, Err(QuantizeError::Cancelled)));
+    assert!(!path.exists() && part_path(&path).exists());
+    // Then the disk is full, twice.
+    let mut before = 0;
+    for room in [100_000, 2_000_000] {
+        let full = shipped.run(&choice, None, &path, &options(Some(room)), &mut go_on);
+        match full {
+            Err(QuantizeError::DiskFull {
+                tensors,
+                of,
+                needed,
+                ..
+            }) => {
+                assert!(tensors > before && tensors < of && needed > 0);
+                before = tensors;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let written = shipped
+        .run(&choice, None, &path, &options(None), &mut go_on)
+        .unwrap();
+    assert_eq!(written.resumed, before);
+    assert_eq!(
+        std::fs::read(&whole).unwrap(),
+        std::fs::read(&path).unwrap()
+    );
+}
+
+#[test]
+fn another_recipe_or_a_damaged_part_begins_anew() {
+    let shipped = shipped();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.gguf");
+    let begin = |recipe: &str| {
+        let choice = Choice::new(recipe).unwrap();
+        let full = shipped.run(&choice, None, &path, &options(Some(3_000_000)), &mut go_on);
+        assert!(
+            matches!(full, Err(QuantizeError::DiskFull { .. })),
+            "{full:?}"
+        );
+    };
+    let finish = |recipe: &str| {
+        let choice = Choice::new(recipe).unwrap();
+        shipped
+            .run(&choice, None, &path, &options(None), &mut go_on)
+            .unwrap()
+            .resumed
+    };
+    begin("Q8_0");
+    assert_eq!(finish("Q4_0"), 0);
+    begin("Q8_0");
+    assert!(finish("Q8_0") > 0);
+    begin("Q8_0");
+    let part = part_path(&path);
+    let bytes = std::fs::read(&part).unwrap();
+    std::fs::write(&part, &bytes[..bytes.len() / 2]).unwrap();
+    assert_eq!(finish("Q8_0"), 0);
+}
+
+#[test]
+fn importance_is_read_and_must_fit() {
+    let shipped = shipped();
+    let folder = tempfile::tempdir().unwrap();
+    let (file, path) = (
+        folder.path().join("imatrix.gguf"),
+        folder.path().join("out.gguf"),
+    );
+    let experts = shipped.config.n_routed_experts as usize;
+    let hidden = shipped.config.hidden_size as usize;
+    let make = |columns: usize| {
+        let mut sums: Vec<f32> = (0..experts * columns).map(|i| (i % 7) as f32).collect();
+        // An expert that no token went to.
+        sums[..columns].fill(0.0);
+        let mut counts = vec![3.0; experts];
+        counts[0] = 0.0;
+        let tensors = [Summed {
+            name: "blk.1.ffn_gate_exps.weight".to_string(),
+            sums: &sums,
+            counts: &counts,
+        }];
+        let to = std::fs::File::create(&file).unwrap();
+        write_importance(&to, &tensors, "text", 12).unwrap();
+        Importance::open(&file).unwrap()
+    };
+    let choice = Choice::new("Q4_0").unwrap();
+    let run = |importance: Option<&Importance>| {
+        let mut watch = go_on;
+        let outcome = shipped.run(&choice, importance, &path, &options(None), &mut watch);
+        outcome.map(|_| std::fs::read(&path).unwrap())
+    };
+    let (plain, weighed) = (run(None).unwrap(), run(Some(&make(hidden))).unwrap());
+    assert!(plain.len() == weighed.len() && plain != weighed);
+    let refused = run(Some(&make(hidden / 2)));
+    assert!(
+        matches!(refused, Err(QuantizeError::Importance { .. })),
+        "{refused:?}"
+    );
+}
