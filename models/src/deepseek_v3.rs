@@ -19,7 +19,7 @@ pub fn build(
     dtypes: &Dtypes<'_>,
     outputs: Outputs,
 ) -> Result<Verified<Graph>, Violation> {
-    let g = Net::new(dtypes, outputs == Outputs::All);
+    let g = Net::new(dtypes, outputs.has_probes());
     let rope = g.rope_table(c.qk_rope_head_dim);
     let hidden = g.within("model", || {
         let mut x = g.tokens().embed(embed_table(&g, c)).probe("embed"); // [T, H]
@@ -31,6 +31,7 @@ pub fn build(
                 rope,
                 index,
                 probe,
+                inputs: outputs == Outputs::Inputs,
             };
             x = layer.forward(x).probe(layer.name("out")); // [T, H]
         }
@@ -49,6 +50,8 @@ pub(crate) struct Layer<'g> {
     pub(crate) index: u32,
     /// Begins the names of values for inspection.
     pub(crate) probe: String,
+    /// Whether what products read is wanted too.
+    pub(crate) inputs: bool,
 }
 
 impl<'g> Layer<'g> {
@@ -56,12 +59,12 @@ impl<'g> Layer<'g> {
     pub(crate) fn forward(&self, x: Val<'g>) -> Val<'g> {
         let (g, c, eps) = (self.g, self.c, self.c.rms_norm_eps as f32);
         g.within(format!("layers.{}", self.index), || {
-            let normed = x.norm("input_layernorm", eps);
+            let normed = self.input(x.norm("input_layernorm", eps), "attn");
             let x = x.add(g.within("self_attn", || self.latent_attention(normed)));
-            let normed = x.norm("post_attention_layernorm", eps);
+            let normed = self.input(x.norm("post_attention_layernorm", eps), "ffn");
             g.within("mlp", || match c.is_moe(self.index) {
                 true => self.mixture_of_experts(normed, x),
-                false => x.add(mlp(normed, c.intermediate_size)),
+                false => x.add(self.mlp(normed, c.intermediate_size, "down")),
             })
         })
     }
@@ -77,12 +80,13 @@ impl<'g> Layer<'g> {
         );
         let q_width = heads * (nope + rotated);
         let q = match c.q_lora_rank {
-            Some(rank) => x
-                .linear("q_a_proj", rank)
-                .norm("q_a_layernorm", eps)
-                .linear("q_b_proj", q_width),
+            Some(rank) => {
+                let latent = x.linear("q_a_proj", rank).norm("q_a_layernorm", eps);
+                self.input(latent, "q_latent").linear("q_b_proj", q_width)
+            }
             None => x.linear("q_proj", q_width),
         };
+        let q = self.input(q, "q"); // [T, A (dn + dr)]
         let (q_nope, q_rope) = q.heads(heads).split(nope); // [T, A, dn] [T, A, dr]
         let query = q_nope.concat(q_rope.rope(rope)); // [T, A, dn + dr]
 
@@ -99,8 +103,7 @@ impl<'g> Layer<'g> {
             true => query.attend_split(cache, ["k_b_proj", "v_b_proj"], scale, nope, c.v_head_dim),
             false => query.attend_expanded(cache, "kv_b_proj", scale, nope, c.v_head_dim),
         }; // [T, A, dv]
-        mixed
-            .flat()
+        self.input(mixed.flat(), "o")
             .linear("o_proj", c.hidden_size)
             .probe(self.name("attn_out")) // [T, H]
     }
@@ -126,20 +129,29 @@ impl<'g> Layer<'g> {
         let route = logits.route(rule, bias).probe(self.name("router")); // [T, k]
         let base = match c.shared_intermediate_size() {
             0 => stream,
-            width => stream.add(g.within("shared_experts", || mlp(x, width))),
+            width => stream.add(g.within("shared_experts", || self.mlp(x, width, "shared_down"))),
         };
         x.experts(route, c.n_routed_experts, c.moe_intermediate_size, base) // [T, H]
+    }
+
+    /// The gated feed-forward: `down(silu(gate(x)) * up(x))`.
+    fn mlp(&self, x: Val<'g>, width: u32, input: &str) -> Val<'g> {
+        let gated = x
+            .linear("gate_proj", width)
+            .swiglu(x.linear("up_proj", width));
+        self.input(gated, input).linear("down_proj", x.width())
+    }
+
+    /// A value that a product reads.
+    pub(crate) fn input(&self, value: Val<'g>, name: &str) -> Val<'g> {
+        match self.inputs {
+            true => value.output(self.name(&format!("in.{name}"))),
+            false => value,
+        }
     }
 
     /// Name of a value for inspection.
     pub(crate) fn name(&self, value: &str) -> String {
         format!("{}.{value}", self.probe)
     }
-}
-
-/// The gated feed-forward: `down(silu(gate(x)) * up(x))`.
-fn mlp<'g>(x: Val<'g>, width: u32) -> Val<'g> {
-    x.linear("gate_proj", width)
-        .swiglu(x.linear("up_proj", width))
-        .linear("down_proj", x.width())
 }

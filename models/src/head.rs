@@ -14,6 +14,15 @@ pub enum Outputs {
     Hidden,
     /// These, and the values of every layer by the names of the golden files.
     All,
+    /// These, and what every product reads: `layer.{i}.in.*`, `mtp.{i}.in.*`.
+    Inputs,
+}
+
+impl Outputs {
+    /// Whether values for inspection are among them.
+    pub(crate) fn has_probes(self) -> bool {
+        matches!(self, Outputs::All | Outputs::Inputs)
+    }
 }
 
 /// The embedding, `[V, H]`; called inside the scope `model`.

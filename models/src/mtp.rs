@@ -24,25 +24,26 @@ pub fn build_mtp(
     outputs: Outputs,
 ) -> Result<Verified<Graph>, Violation> {
     let (index, eps) = (c.num_hidden_layers + module, c.rms_norm_eps as f32);
-    let g = Net::new(dtypes, outputs == Outputs::All);
+    let g = Net::new(dtypes, outputs.has_probes());
     let rope = g.rope_table(c.qk_rope_head_dim);
     let (tokens, previous) = (g.tokens(), g.hidden(c.hidden_size));
     let hidden = g.within("model", || {
         let embedded = tokens.embed(embed_table(&g, c)); // [T, H]
-        let own = format!("layers.{index}");
-        let joined = g.within(&own, || {
-            // The embedding half comes first in the published eh_proj.
-            let (e, h) = (embedded.norm("enorm", eps), previous.norm("hnorm", eps));
-            e.concat(h).linear("eh_proj", c.hidden_size) // [T, H]
-        });
-        let probe = format!("mtp.{module}");
         let layer = Layer {
             g: &g,
             c,
             rope,
             index,
-            probe,
+            probe: format!("mtp.{module}"),
+            inputs: outputs == Outputs::Inputs,
         };
+        let own = format!("layers.{index}");
+        let joined = g.within(&own, || {
+            // The embedding half comes first in the published eh_proj.
+            let (e, h) = (embedded.norm("enorm", eps), previous.norm("hnorm", eps));
+            let joined = layer.input(e.concat(h), "joined"); // [T, 2 H]
+            joined.linear("eh_proj", c.hidden_size) // [T, H]
+        });
         let x = layer.forward(joined).probe(layer.name("block_out")); // [T, H]
         let normed = g.within(&own, || x.norm("shared_head.norm", eps)); // [T, H]
         normed.probe(layer.name("head_norm_out"))

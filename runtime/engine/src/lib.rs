@@ -7,6 +7,7 @@
 //! Read [`Engine`], then [`Session`], then [`generate`].
 #![forbid(unsafe_code)]
 
+mod activations;
 mod decode;
 mod engine;
 mod error;
@@ -26,6 +27,7 @@ mod session;
 mod step;
 mod trace;
 
+pub use activations::activations;
 pub use decode::{Decoder, DraftCounts};
 pub use engine::{DISPATCH_BUDGET, Engine, EngineOptions};
 pub use error::{EngineError, Result};

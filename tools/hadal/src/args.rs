@@ -51,6 +51,10 @@ pub enum Command {
     Render(commands::render::RenderArgs),
     /// How well a model predicts a text.
     Perplexity(commands::perplexity::PerplexityArgs),
+    /// Make a smaller file of a model: GGUF, in the formats of a recipe.
+    Quantize(commands::quantize::QuantizeArgs),
+    /// How much each column of each weight matters for a text, for quantize.
+    Imatrix(commands::imatrix::ImatrixArgs),
     /// Logits and intermediates of given tokens, as a file to compare with.
     Forward(commands::forward::ForwardArgs),
     /// Which kernel each step of a model takes, and why others were refused.

@@ -95,6 +95,7 @@ impl Console {
             Unit::Tokens => "{msg} [{bar:30}] {pos}/{len} tokens {eta}",
             Unit::Runs => "{msg} [{bar:30}] {pos}/{len} runs {eta}",
             Unit::Cases => "{msg} [{bar:30}] {pos}/{len} cases {eta}",
+            Unit::Share => "[{bar:30}] {percent} % {eta} {msg}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
@@ -118,6 +119,8 @@ pub enum Unit {
     Runs,
     /// Cases of a suite.
     Cases,
+    /// Parts of a whole that have no name of their own.
+    Share,
 }
 
 /// A progress bar, cleared when dropped.

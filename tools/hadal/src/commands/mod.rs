@@ -6,8 +6,10 @@ pub mod conformance;
 pub mod devices;
 pub mod explain;
 pub mod forward;
+pub mod imatrix;
 pub mod info;
 pub mod perplexity;
+pub mod quantize;
 pub mod render;
 pub mod run;
 pub mod tokenize;
@@ -26,6 +28,8 @@ pub fn run(command: &Command, console: &Console) -> Result<()> {
         Command::Tokenize(args) => tokenize::run(args, console),
         Command::Render(args) => render::run(args, console),
         Command::Perplexity(args) => perplexity::run(args, console),
+        Command::Quantize(args) => quantize::run(args, console),
+        Command::Imatrix(args) => imatrix::run(args, console),
         Command::Forward(args) => forward::run(args, console),
         Command::Explain(args) => explain::run(args, console),
         Command::Bench(args) => bench::run(args, console),

@@ -1,0 +1,270 @@
+//! `hadal quantize`: from a checkpoint to a GGUF file.
+
+mod report;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use hadal_engine::{Cancel, EngineOptions, Model, Perplexity};
+use hadal_models::Config;
+use hadal_quantize::{
+    Choice, Importance, Options, Plan, Progress, QuantizeError, Stage, TextFiles, quantize,
+};
+
+use crate::args::{DeviceArgs, ModelArgs};
+use crate::console::{Console, Interrupts, Unit};
+use crate::failure::{Failure, Result};
+use crate::input::text_file;
+use crate::open;
+
+/// Make a smaller file of a model: GGUF, in the formats of a recipe.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    hadal quantize small.gguf\n  \
+    hadal quantize --model ~/DeepSeek-V3 --recipe Q4_K_M --dry-run v3.gguf\n  \
+    hadal quantize --model ~/DeepSeek-V3 --recipe IQ2_XS --imatrix v3.imatrix.gguf v3.gguf\n  \
+    hadal quantize --model ~/DeepSeek-V3 --experts iq2_xxs --attention q6_k \\\n      \
+    --tensor 'blk.?.attn_*=q8_0' v3.gguf\n\n\
+    Recipes: F16 BF16 Q8_0 Q6_K Q5_1 Q5_0 Q5_K_M Q5_K_S Q4_1 Q4_0 Q4_K_M Q4_K_S IQ4_NL IQ4_XS\n\
+    Q3_K_L Q3_K_M Q3_K_S IQ3_S IQ3_M IQ3_XXS Q2_K IQ2_M IQ2_S IQ2_XS IQ2_XXS IQ1_M IQ1_S\n\
+    TQ2_0 TQ1_0. Formats: f32, f16, bf16 and those of blocks, as q4_k or iq2_xxs.\n\n\
+    Until the file is whole it is called OUT.part; what was interrupted goes on there when the\n\
+    same command runs again. Memory is bounded, whatever the size of the model.")]
+pub struct QuantizeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The GGUF file to write.
+    #[arg(value_name = "OUT")]
+    out: PathBuf,
+    /// The recipe: a format for most weights, a higher one for those that matter most.
+    #[arg(short, long, value_name = "NAME", default_value = "Q4_K_M")]
+    recipe: String,
+    /// How much columns matter, as `hadal imatrix` writes it: worth it below five bits, needed
+    /// below three.
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+    /// Format of the tables of experts.
+    #[arg(long, value_name = "FORMAT")]
+    experts: Option<String>,
+    /// Format of the matrices of attention.
+    #[arg(long, value_name = "FORMAT")]
+    attention: Option<String>,
+    /// Format of the tensors whose GGUF name fits a pattern of * and ?; may be given again, the
+    /// last one that fits wins.
+    #[arg(long, value_name = "PATTERN=FORMAT")]
+    tensor: Vec<String>,
+    /// Say what would be written, and write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not read the file back to compare it with the checkpoint.
+    #[arg(long)]
+    no_verify: bool,
+    /// Score this text with the checkpoint and with the file.
+    #[arg(long, value_name = "TEXT")]
+    perplexity: Option<PathBuf>,
+    /// Tokens a window of that text [default: the context].
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        requires = "perplexity",
+        value_parser = clap::value_parser!(u32).range(4..)
+    )]
+    window: Option<u32>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Fault injection: the disk is full after so many bytes.
+    #[arg(long, value_name = "BYTES", hide = true)]
+    disk_full_after: Option<u64>,
+}
+
+/// Largest text that is scored.
+const MAX_TEXT_BYTES: usize = 1 << 30;
+
+/// Runs the command.
+pub fn run(args: &QuantizeArgs, console: &Console) -> Result<()> {
+    let choice = choice(args)?;
+    check_out(&args.out)?;
+    let text = args.perplexity.as_ref();
+    let text = text
+        .map(|path| text_file(path, MAX_TEXT_BYTES))
+        .transpose()?;
+    let model = open::model(&args.model)?;
+    if model.config.split_kv_b {
+        let why = "a GGUF file is quantised already";
+        return Err(Failure::usage(why).help("--model takes the folder of the checkpoint"));
+    }
+    let plan = Plan::new(&model.config, model.source.as_ref(), &choice)?;
+    let files = text_files(&args.model, &model)?;
+    if files.is_none() {
+        console.note("note: the model has no tokenizer, and neither will the file");
+    }
+    let name = open::model_name(&args.model);
+    let metadata = hadal_quantize::metadata(&model.config, &name, files.as_ref(), &plan)?;
+    let mut report = report::Report::new(args, &plan, choice.recipe.name);
+    if args.dry_run {
+        return report.show(console);
+    }
+    let importance = args.imatrix.as_deref().map(Importance::open).transpose()?;
+    let interrupts = Interrupts::install()?;
+    if let Some(text) = &text {
+        report.before = Some(score(
+            args,
+            model.clone(),
+            text,
+            &interrupts.cancel,
+            console,
+        )?);
+    }
+    let options = Options {
+        threads: threads(&args.device),
+        verify: !args.no_verify,
+        disk_full_after: args.disk_full_after,
+    };
+    let bar = console.bar("quantising", Unit::Share);
+    let mut watch = |progress: Progress<'_>| {
+        bar.set(progress.done, progress.total);
+        bar.message(doing(&progress));
+        match interrupts.cancel.is_cancelled() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    };
+    let started = Instant::now();
+    let source = model.source.as_ref();
+    let written = quantize(
+        &plan,
+        &metadata,
+        source,
+        importance.as_ref(),
+        &args.out,
+        &options,
+        &mut watch,
+    )?;
+    bar.clear();
+    report.done(written, started.elapsed());
+    drop(model);
+    if let Some(text) = &text {
+        let model = Arc::new(Model::open(&args.out)?);
+        report.after = Some(score(args, model, text, &interrupts.cancel, console)?);
+    }
+    report.show(console)
+}
+
+/// What the bar says.
+fn doing(progress: &Progress<'_>) -> String {
+    let doing = match progress.stage {
+        Stage::Writing => "quantising",
+        Stage::Verifying => "reading back",
+    };
+    format!("{doing} {}", progress.tensor)
+}
+
+/// Formats as typed.
+fn choice(args: &QuantizeArgs) -> Result<Choice> {
+    let mut choice = Choice::new(&args.recipe)?;
+    let format = |name: &Option<String>| name.as_deref().map(Choice::format).transpose();
+    choice.experts = format(&args.experts)?;
+    choice.attention = format(&args.attention)?;
+    for typed in &args.tensor {
+        let (pattern, name) = typed.rsplit_once('=').ok_or_else(|| {
+            Failure::usage(format!("--tensor {typed} has no =FORMAT"))
+                .help("as in --tensor 'blk.0.*=q8_0'")
+        })?;
+        choice
+            .tensors
+            .push((pattern.to_string(), Choice::format(name)?));
+    }
+    Ok(choice)
+}
+
+/// Refuses early what would fail after hours.
+fn check_out(out: &Path) -> Result<()> {
+    if out.exists() && !out.is_file() {
+        let why = format!("{} is not an ordinary file", out.display());
+        return Err(Failure::usage(why).help("give the name of a file to write"));
+    }
+    let folder = out.parent().filter(|it| !it.as_os_str().is_empty());
+    if folder.is_some_and(|folder| !folder.is_dir()) {
+        let why = format!("there is no folder for {}", out.display());
+        return Err(Failure::usage(why).help("make it first"));
+    }
+    Ok(())
+}
+
+/// Threads that work on the processor.
+pub fn threads(args: &DeviceArgs) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    args.threads.map_or_else(cores, usize::from)
+}
+
+/// The files of a model that say how text becomes ids.
+fn text_files(args: &ModelArgs, model: &Model) -> Result<Option<TextFiles>> {
+    let Ok(text) = &model.text else {
+        return Ok(None);
+    };
+    let (tokenizer, template) = match &args.model {
+        Some(folder) => {
+            let jinja = folder.join("chat_template.jinja");
+            let template = match jinja.is_file() {
+                true => Some(text_file(&jinja, MAX_TEXT_BYTES)?),
+                false => None,
+            };
+            let tokenizer = text_file(&folder.join("tokenizer.json"), MAX_TEXT_BYTES)?;
+            (tokenizer, template)
+        }
+        None => (
+            String::from_utf8_lossy(hadal_tiny::TOKENIZER).into_owned(),
+            None,
+        ),
+    };
+    Ok(Some(TextFiles {
+        tokenizer,
+        template: template.or_else(|| text.config().chat_template.clone()),
+        bos: text.bos(),
+        stops: stops(&model.config, text.stop_ids()),
+    }))
+}
+
+/// Ids that end an answer; of a model whose text side names none, those of its configuration.
+fn stops(config: &Config, ids: &[u32]) -> Vec<u32> {
+    match ids.is_empty() {
+        true => config.eos_token_ids.clone(),
+        false => ids.to_vec(),
+    }
+}
+
+/// How well a model predicts the text.
+fn score(
+    args: &QuantizeArgs,
+    model: Arc<Model>,
+    text: &str,
+    cancel: &Cancel,
+    console: &Console,
+) -> Result<Perplexity> {
+    let options = EngineOptions {
+        context: args.window.or_else(|| open::context_for(&model, 0)),
+        ..EngineOptions::default()
+    };
+    let device = open::device(&args.device, console)?;
+    let engine = open::engine(model, device, options, cancel, console)?;
+    let bar = console.bar("scoring", Unit::Tokens);
+    let mut progress =
+        |done: usize, total: usize, _: &Perplexity| bar.set(done as u64, total as u64);
+    let sum = hadal_engine::perplexity(&engine, text, args.window, cancel, &mut progress)?;
+    Ok(sum)
+}
+
+impl From<QuantizeError> for Failure {
+    fn from(error: QuantizeError) -> Failure {
+        match error {
+            QuantizeError::Cancelled => Failure::interrupted()
+                .help("what is written stays: the same command goes on where it stopped"),
+            QuantizeError::Choice(_) => Failure::usage(error),
+            QuantizeError::Io { path, source } => Failure::file(&path, source),
+            other => Failure::failed(other),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! quantize and imatrix: what they write runs, what they are refused, and what goes on.
+
+mod common;
+
+use std::path::Path;
+
+use common::hadal;
+
+fn within(folder: &Path, name: &str) -> String {
+    folder.join(name).display().to_string()
+}
+
+#[test]
+fn a_dry_run_tells_sizes_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = within(folder.path(), "small.gguf");
+    let ran = hadal(&["quantize", "--dry-run", "--json", "--experts", "q8_0", &out]).json();
+    assert_eq!(ran["written"], false);
+    assert_eq!(ran["recipe"], "Q4_K_M");
+    let groups = ran["groups"].as_array().unwrap();
+    let experts = groups.iter().find(|group| group["kind"] == "experts, in");
+    assert_eq!(experts.unwrap()["format"], "q8_0");
+    // Keys of a head are 32 long, and no block of 256 fits that.
+    let instead = ran["instead"].as_array().unwrap();
+    assert!(
+        instead
+            .iter()
+            .any(|it| it["format"] == "q5_0" && it["columns"] == 32)
+    );
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_written_runs_and_predicts_nearly_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, text) = (
+        within(folder.path(), "small.gguf"),
+        within(folder.path(), "text"),
+    );
+    std::fs::write(
+        &text,
+        "Once upon a time there was a dog. The dog was happy. ".repeat(8),
+    )
+    .unwrap();
+    let args = [
+        "quantize",
+        "--device",
+        "host",
+        "--recipe",
+        "Q5_K_M",
+        "--perplexity",
+        &text,
+        "--json",
+        &out,
+    ];
+    let report = hadal(&args).json();
+    assert_eq!(
+        (&report["written"], &report["verified"]),
+        (&true.into(), &true.into())
+    );
+    let perplexity = |key: &str| report[key].as_f64().unwrap();
+    let (before, after) = (
+        perplexity("perplexity_before"),
+        perplexity("perplexity_after"),
+    );
+    assert!((after / before - 1.0).abs() < 0.05, "{before} {after}");
+    assert_eq!(report["bytes"], std::fs::metadata(&out).unwrap().len());
+    let ran = hadal(&[
+        "run",
+        "--device",
+        "host",
+        "--model",
+        &out,
+        "--temperature",
+        "0",
+        "-n",
+        "8",
+        "Once upon",
+    ]);
+    assert!(ran.text().len() > 5, "{}", ran.out);
+    // Of a file that is quantised already nothing better can be made.
+    let again = within(folder.path(), "again.gguf");
+    hadal(&["quantize", "--model", &out, &again]).fails(2, &["quantised already", "checkpoint"]);
+}
+
+#[test]
+fn a_full_disk_keeps_what_is_whole_and_the_same_command_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = within(folder.path(), "small.gguf");
+    let args = ["quantize", "--recipe", "Q8_0", "--json", &out];
+    let full = hadal(&[&args[..], &["--disk-full-after", "4000000"]].concat());
+    full.fails(
+        1,
+        &[
+            "no room left",
+            "small.gguf.part",
+            "tensors are kept",
+            "run the same command",
+        ],
+    );
+    assert!(!Path::new(&out).exists());
+    let report = hadal(&args).json();
+    assert!(report["resumed_tensors"].as_u64().unwrap() > 10, "{report}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn importance_of_a_text_changes_the_file_and_not_its_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = within(folder.path(), "text");
+    std::fs::write(
+        &text,
+        "Once upon a time there was a dog. The dog was happy. ".repeat(8),
+    )
+    .unwrap();
+    let matrix = within(folder.path(), "imatrix.gguf");
+    let args = [
+        "imatrix", "--device", "host", "--text", &text, "--json", "-o", &matrix,
+    ];
+    let report = hadal(&args).json();
+    // Every matrix but the embedding: 11 of the dense layer, 14 of the others, eh_proj, head.
+    assert_eq!(report["tensors"], 11 + 5 * 14 + 2 - 12, "{report}");
+    let (plain, weighed) = (
+        within(folder.path(), "a.gguf"),
+        within(folder.path(), "b.gguf"),
+    );
+    let base = ["quantize", "--recipe", "IQ2_XXS", "--json"];
+    let first = hadal(&[&base[..], &[&plain]].concat()).json();
+    let second = hadal(&[&base[..], &["--imatrix", &matrix, &weighed]].concat()).json();
+    assert_eq!(first["bytes"], second["bytes"]);
+    assert_ne!(
+        std::fs::read(&plain).unwrap(),
+        std::fs::read(&weighed).unwrap()
+    );
+    hadal(&["quantize", "--imatrix", &plain, &weighed]).fails(1, &["in_sum2", "hadal imatrix"]);
+}
+
+#[test]
+fn what_does_not_exist_is_refused_with_what_does() {
+    let recipe = ["quantize", "--recipe", "Q9", "x.gguf"];
+    hadal(&recipe).fails(2, &["no recipe Q9", "Q4_K_M"]);
+    let experts = ["quantize", "--experts", "int3", "x.gguf"];
+    hadal(&experts).fails(2, &["no format int3", "iq2_xxs"]);
+    let tensor = ["quantize", "--tensor", "blk.0", "x.gguf"];
+    hadal(&tensor).fails(2, &["no =FORMAT"]);
+    let nowhere = ["quantize", "no/such/folder/x.gguf"];
+    hadal(&nowhere).fails(2, &["no folder"]);
+}
