@@ -7,7 +7,7 @@
 
 use hadal_device::{DeviceInfo, Features};
 
-use crate::{Bound, BoundWeight, Shard, Stored};
+use crate::{Bound, BoundWeight, Stored, TensorSource};
 
 /// Windows begin at multiples of this: the largest page of any system.
 const PAGE: u64 = 64 << 10;
@@ -51,18 +51,18 @@ pub(crate) struct InPlace {
 }
 
 impl InPlace {
-    /// What a device with `info` uses of `shards`. `cut` says how many experts of a table
+    /// What a device with `info` uses of the shards of `source`. `cut` says how many experts of a table
     /// stay together.
     pub(crate) fn plan(
         bound: &Bound,
-        shards: &[Shard],
+        source: &dyn TensorSource,
         info: &DeviceInfo,
         cut: impl Fn(&BoundWeight) -> usize,
     ) -> InPlace {
-        let whole = |(shard, content): (usize, &Shard)| Window {
+        let whole = |shard| Window {
             shard,
             start: 0,
-            end: content.bytes().len() as u64,
+            end: source.extent(shard).bytes,
         };
         let pointers = info.features.has(Features::POINTER_TABLES);
         let mut made = InPlace {
@@ -82,16 +82,11 @@ impl InPlace {
                 max_window: u64::MAX,
                 pointers,
             };
-            made.windows = shards.iter().enumerate().map(whole).collect();
+            made.windows = (0..source.shards().len()).map(whole).collect();
         } else if info.features.has(Features::IN_PLACE) {
             let mut parts = made.rule.parts(bound, cut);
             // Memory that does not begin a page is none that a device can take.
-            parts.retain(|part| {
-                let start = shards
-                    .get(part.shard)
-                    .map(|shard| shard.bytes().as_ptr() as u64);
-                start.is_some_and(|start| start.is_multiple_of(4096))
-            });
+            parts.retain(|part| source.extent(part.shard).begins_page);
             made.windows = made.rule.windows(parts);
         }
         made

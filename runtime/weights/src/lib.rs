@@ -3,7 +3,8 @@
 //!
 //! [`Checkpoint`] and [`Gguf`] open files (each a [`TensorSource`]), [`bind`] checks them both ways against
 //! the weights a model [`Declared`], [`Placement`] decides where each weight lies on a
-//! device and uploads it. [`DummySource`] makes weights up. This crate knows no model, no
+//! device and uploads it. [`DummySource`] makes weights up, [`Outline`] describes weights that
+//! are not here. This crate knows no model, no
 //! kernel and no backend.
 #![deny(unsafe_code)]
 
@@ -18,6 +19,7 @@ mod index;
 mod load;
 mod map;
 mod memory;
+mod outline;
 mod place;
 mod safetensors;
 mod source;
@@ -30,8 +32,10 @@ pub use error::{Problem, WeightsError};
 pub use file::{read_bounded, read_text};
 pub use gguf::{Gguf, GgufValue, Metadata, Renamed};
 pub use load::Progress;
+pub use memory::available as available_memory;
+pub use outline::{Outline, OutlineTensor, index_of};
 pub use place::{Piece, Placed, PlacedTable, Placement, TableChunk};
-pub use source::{FileType, Shard, TensorInfo, TensorSource};
+pub use source::{Extent, FileType, Shard, TensorInfo, TensorSource};
 
 /// Result of everything in this crate.
 pub type Result<T> = std::result::Result<T, WeightsError>;

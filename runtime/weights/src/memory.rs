@@ -14,7 +14,7 @@ const CONTAINER: [&str; 2] = [
 
 /// Bytes that can be had without driving out other programs; `None` if the system does not
 /// say.
-pub(crate) fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     available_from(|path| std::fs::read_to_string(path).ok())
 }
 

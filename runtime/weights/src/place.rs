@@ -107,7 +107,12 @@ impl Placement {
         source: &dyn TensorSource,
         info: &DeviceInfo,
     ) -> Result<Placement> {
-        let bound = bind(declared, source)?;
+        Placement::of(bind(declared, source)?, source, info)
+    }
+
+    /// Decides where the weights of `bound`, which [`bind`] tied to `source`, go. Errors: a
+    /// weight that the device cannot hold in one piece.
+    pub fn of(bound: Bound, source: &dyn TensorSource, info: &DeviceInfo) -> Result<Placement> {
         let mut planner = Planner::new(&bound, source, info);
         let (mut matrices, mut tables) = (HashMap::new(), HashMap::new());
         for weight in &bound.weights {
@@ -172,7 +177,7 @@ impl Planner {
             false => max_piece,
         };
         let cut = |weight: &BoundWeight| together(weight, align, max_table);
-        let in_place = InPlace::plan(bound, source.shards(), info, cut);
+        let in_place = InPlace::plan(bound, source, info, cut);
         let planned = |window: &Window| Planned {
             bytes: window.end - window.start,
             content: Content::Window(*window),

@@ -68,6 +68,15 @@ impl fmt::Debug for Shard {
     }
 }
 
+/// How large a shard is and how it lies in memory: what placing needs to know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// True if its memory begins a page of the system, so that devices can take its pages.
+    pub begins_page: bool,
+}
+
 /// Tensors by name. Every [`TensorInfo`] it returns lies within its shard.
 pub trait TensorSource: Send + Sync {
     /// Every name, in a fixed order.
@@ -78,6 +87,16 @@ pub trait TensorSource: Send + Sync {
 
     /// The shards that tensors lie in.
     fn shards(&self) -> &[Shard];
+
+    /// The extent of a shard, also where its bytes are described and not there
+    /// ([`crate::Outline`]).
+    fn extent(&self, shard: usize) -> Extent {
+        let bytes = self.shards().get(shard).map_or(&[][..], Shard::bytes);
+        Extent {
+            bytes: bytes.len() as u64,
+            begins_page: (bytes.as_ptr() as u64).is_multiple_of(4096),
+        }
+    }
 
     /// Where tensors are looked for, for messages: the file, or the index of several.
     fn origin(&self) -> String {
