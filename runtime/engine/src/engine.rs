@@ -9,15 +9,15 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use hadal_device::{BufferId, Device, DeviceKind, Error, Inputs, PAGE, Problem, select};
-use hadal_graph::{Form, Graph, Lowered, MoeForm, Request, Target, Verified, WorkLimit};
-use hadal_models::Outputs;
+use hadal_device::{BufferId, Device, DeviceInfo, DeviceKind, Error, Inputs, KernelRow, PAGE};
+use hadal_graph::{Form, Graph, Lowered, MoeForm, Verified, WorkLimit};
 use hadal_weights::Progress;
 
 use crate::home::Home;
-use crate::model::Kind;
 use crate::pace::Pace;
+use crate::plan::{Ask, Budget, Planned};
 use crate::prepared::{Prepared, Running};
+use crate::programs::{ProgramKey, Programs};
 use crate::seat::Seat;
 use crate::step::{Done, Step};
 use crate::{EngineError, Model, Recovery, Result};
@@ -25,8 +25,13 @@ use crate::{EngineError, Model, Recovery, Result};
 /// How a model is put on a device. The default suits nearly everyone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineOptions {
-    /// Tokens a session holds; `None`: 4,096, or what the model allows if that is less.
+    /// Tokens a session holds; `None`: what fits, up to 16,384 (or `least_context`) and to
+    /// what the model allows.
     pub context: Option<u32>,
+    /// Where `context` is `None`: tokens that a session must hold at least.
+    pub least_context: u32,
+    /// Memory that may be used; the default is what there is.
+    pub budget: Budget,
     /// Most tokens a step works on: prompts are fed in pieces of this size.
     pub chunk: u32,
     /// Form of attention; `None`: by token count, as the device prefers.
@@ -40,6 +45,13 @@ pub struct EngineOptions {
     pub dispatch_budget: Option<Duration>,
 }
 
+impl EngineOptions {
+    /// Most tokens of any step: a chunk, and at least a token with its draft.
+    pub(crate) fn step_tokens(&self) -> u32 {
+        self.chunk.max(2)
+    }
+}
+
 /// Far below the two seconds after which Windows takes a GPU for hung, and short enough that
 /// a desktop stays usable.
 pub const DISPATCH_BUDGET: Duration = Duration::from_millis(100);
@@ -48,6 +60,8 @@ impl Default for EngineOptions {
     fn default() -> EngineOptions {
         EngineOptions {
             context: None,
+            least_context: 1,
+            budget: Budget::default(),
             chunk: 256,
             form: None,
             moe: MoeForm::Auto,
@@ -56,10 +70,6 @@ impl Default for EngineOptions {
         }
     }
 }
-
-/// Context of a session where nothing else is asked for. Small on purpose: the cache is
-/// allocated whole, and most conversations are short.
-const DEFAULT_CONTEXT: u32 = 4096;
 
 /// A model on a device.
 pub struct Engine {
@@ -80,15 +90,6 @@ pub(crate) struct State {
     pub pace: Pace,
     /// The newest step, until its time is known.
     pub running: Option<(ProgramKey, Running)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct ProgramKey {
-    pub kind: Kind,
-    pub outputs: Outputs,
-    pub bucket: u32,
-    pub logit_rows: u32,
-    pub form: Form,
 }
 
 impl State {
@@ -124,7 +125,8 @@ impl State {
 }
 
 impl Engine {
-    /// Puts the model on the device. `progress` sees bytes as they are uploaded and may stop
+    /// Puts the model on the device, as [`crate::Plan`] says; what does not fit is refused
+    /// before any weight is read ([`EngineError::WouldNotFit`]). `progress` sees bytes as they are uploaded and may stop
     /// the load (`EngineError::Cancelled`); nothing stays allocated then.
     pub fn load(
         model: Arc<Model>,
@@ -132,20 +134,9 @@ impl Engine {
         options: EngineOptions,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Engine> {
-        let max = model.config.max_position_embeddings;
-        let context = options.context.unwrap_or(DEFAULT_CONTEXT.min(max));
-        if context == 0 || context > max {
-            return Err(EngineError::Option(format!(
-                "a context of {context} tokens is not possible; the model allows 1 to {max}"
-            )));
-        }
-        if options.chunk == 0 || options.chunk > 4096 {
-            return Err(EngineError::Option(format!(
-                "a chunk of {} tokens is not possible; choose 1 to 4096",
-                options.chunk
-            )));
-        }
-        let home = Home::open(&model, device, context, progress)?;
+        let planned = Planned::of(&model, device.info(), &options, &Ask::default())?;
+        let (context, placement) = (planned.plan.context, planned.fitting()?);
+        let home = Home::open(&model, device, placement, context, progress)?;
         let state = State::on(&home, &options);
         Ok(Engine {
             model,
@@ -216,9 +207,9 @@ impl Engine {
         self.context.next_multiple_of(PAGE)
     }
 
-    /// Most tokens of any step: a chunk, and at least a token with its draft.
+    /// Most tokens of any step.
     pub(crate) fn step_tokens(&self) -> u32 {
-        self.options.chunk.max(2)
+        self.options.step_tokens()
     }
 
     /// Tokens a step may have if all of them are to give logits on this device: the rows of
@@ -230,12 +221,17 @@ impl Engine {
     }
 
     pub(crate) fn form_for(&self, bucket: u32) -> Form {
-        self.options
-            .form
-            .unwrap_or(match self.device().info().expand_from_tokens {
-                Some(from) if bucket >= from => Form::Expanded,
-                _ => Form::Absorbed,
-            })
+        self.programs(self.device().info()).form_for(bucket)
+    }
+
+    /// What decides the engine's programs, on the device of `info`.
+    fn programs<'a>(&'a self, info: &'a DeviceInfo) -> Programs<'a> {
+        Programs {
+            model: &self.model,
+            info,
+            options: &self.options,
+            context: self.context,
+        }
     }
 
     fn key(&self, step: &Step<'_>) -> ProgramKey {
@@ -260,51 +256,20 @@ impl Engine {
         Ok(state.pace.chunk() as usize)
     }
 
-    fn request(&self, key: &ProgramKey, limit: Option<WorkLimit>) -> Request {
-        Request {
-            bucket: key.bucket,
-            logit_rows: key.logit_rows,
-            sequences: 1,
-            page_stride: self.cache_rows() / PAGE,
-            cache_rows: self.cache_rows(),
-            context: self.context,
-            moe: self.options.moe,
-            limit,
-        }
-    }
-
     /// The graph of a program after all passes.
     pub(crate) fn optimised(&self, key: &ProgramKey) -> Result<Verified<Graph>> {
-        let graph = self.model.graph(key.kind, key.outputs)?;
-        let table = hadal_shaders::table();
-        let device = self.device();
-        let runs = |problem: &Problem| select(table, device.info(), problem).is_ok();
-        let quantise = self.options.quantise_activations;
-        let target = Target {
-            form: key.form,
-            quantise: quantise.then(|| self.model.act_scale()),
-            rows: key.bucket,
-            runs: &runs,
-        };
-        Ok(hadal_graph::optimise(graph, &target)?)
+        self.programs(self.device().info()).optimised(key)
     }
 
     pub(crate) fn lower(&self, key: &ProgramKey, limit: Option<WorkLimit>) -> Result<Lowered> {
-        let graph = self.optimised(key)?;
-        let table = hadal_shaders::table();
         let home = self.home();
         let device = &home.device;
-        let mut pipelines = |row: &hadal_device::KernelRow, constants: &[(&'static str, u32)]| {
+        let programs = self.programs(device.info());
+        let mut pipelines = |row: &KernelRow, constants: &[(&'static str, u32)]| {
             device.pipeline(row.name, &row.body, constants)
         };
-        Ok(hadal_graph::lower(
-            &graph,
-            self.request(key, limit),
-            table,
-            device.info(),
-            &home.placement,
-            &mut pipelines,
-        )?)
+        let graph = programs.optimised(key)?;
+        programs.lower(&graph, key, limit, &home.placement, &mut pipelines)
     }
 
     /// Scratch memory of at least `bytes` bytes. The old one goes first, so that growing

@@ -70,6 +70,12 @@ pub enum EngineError {
     /// An option that cannot be met.
     #[error("{0}")]
     Option(String),
+    /// The model does not fit the memory; nothing was allocated and no weight was read.
+    #[error("{}", plan.verdict())]
+    WouldNotFit {
+        /// What would lie where, and the nearest things that fit.
+        plan: Box<crate::Plan>,
+    },
     /// No device of that name, or none at all.
     #[error("{0}")]
     NoDevice(String),

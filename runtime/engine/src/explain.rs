@@ -3,7 +3,7 @@
 use hadal_graph::{Graph, Lowered};
 use hadal_models::Outputs;
 
-use crate::engine::ProgramKey;
+use crate::programs::ProgramKey;
 use crate::{Engine, EngineError, Kind, Result};
 
 impl Engine {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hadal_device::{BufferDesc, BufferId, Device, Span, Ticket};
+use hadal_models::Config;
 use hadal_weights::{Placement, Progress};
 
 use crate::{Model, Result};
@@ -26,16 +27,16 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Uploads the weights of `model` and the rotary table of `context` positions. Nothing
-    /// stays allocated on an error.
+    /// Uploads the weights of `model` to where `placement` says, and the rotary table of
+    /// `context` positions. Nothing stays allocated on an error.
     pub fn open(
         model: &Model,
         device: Arc<dyn Device>,
+        placement: Placement,
         context: u32,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Home> {
         let source = model.source.as_ref();
-        let placement = Placement::plan(&model.declared, source, device.info())?;
         let rope_table = upload_rope_table(model, device.as_ref(), context)?;
         let weights = placement
             .load(device.as_ref(), source, progress)
@@ -105,13 +106,18 @@ impl Drop for Home {
 /// Positions of the rotary table that are made at a time.
 const ROPE_BLOCK: usize = 4096;
 
+/// Bytes of the rotary table of `context` positions.
+pub(crate) fn rope_table_bytes(config: &Config, context: u32) -> u64 {
+    4 * u64::from(context) * u64::from(config.qk_rope_head_dim)
+}
+
 /// Cosine and sine of every position and pair, computed in `f64`: `[context, rope]`,
 /// interleaved, times the YaRN multiplier.
 fn upload_rope_table(model: &Model, device: &dyn Device, context: u32) -> Result<BufferId> {
     let frequencies = model.config.inv_freq();
     let multiplier = model.config.rope_multiplier();
     let row_bytes = 8 * frequencies.len() as u64;
-    let bytes = u64::from(context) * row_bytes;
+    let bytes = rope_table_bytes(&model.config, context);
     let buffer = device.alloc(&BufferDesc::new("rope table", bytes))?;
     for first in (0..context).step_by(ROPE_BLOCK) {
         let positions = first..context.min(first.saturating_add(ROPE_BLOCK as u32));

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod activations;
+pub mod bandwidth;
 mod decode;
 mod engine;
 mod error;
@@ -17,13 +18,17 @@ mod generate;
 mod gguf;
 mod home;
 mod model;
+mod outline;
 mod pace;
 mod perplexity;
+pub mod plan;
 mod prepared;
+mod programs;
 mod recovery;
 pub mod registry;
 mod seat;
 mod session;
+pub mod stage;
 mod step;
 mod trace;
 
@@ -38,7 +43,9 @@ pub use hadal_graph::{Form, Graph, Lowered, MoeForm};
 pub use hadal_tokens::SamplingOptions;
 pub use hadal_weights::Progress;
 pub use model::{Kind, Model};
+pub use outline::{Described, describe};
 pub use perplexity::{Perplexity, perplexity};
+pub use plan::{Budget, Plan};
 pub use recovery::Recovery;
 pub use session::{Cancel, Session};
 pub use trace::Traced;

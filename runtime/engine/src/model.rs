@@ -9,7 +9,7 @@ use hadal_graph::{ActScale, Graph, Verified};
 use hadal_models::manifest::mtp_copies;
 use hadal_models::{Config, Outputs};
 use hadal_tokens::TextModel;
-use hadal_weights::{Checkpoint, Declared, FileType, TensorSource};
+use hadal_weights::{Bound, Checkpoint, Declared, FileType, TensorSource};
 
 use crate::{EngineError, Result};
 
@@ -23,6 +23,8 @@ pub struct Model {
     pub text: std::result::Result<TextModel, String>,
     /// Every weight the graphs read.
     pub declared: Vec<Declared>,
+    /// Where they lie in the files.
+    pub(crate) bound: Bound,
 }
 
 impl Model {
@@ -56,9 +58,10 @@ impl Model {
             source,
             text,
             declared: Vec::new(),
+            bound: Bound::default(),
         };
         model.declared = model.declare()?;
-        hadal_weights::bind(&model.declared, model.source.as_ref())?;
+        model.bound = hadal_weights::bind(&model.declared, model.source.as_ref())?;
         Ok(model)
     }
 

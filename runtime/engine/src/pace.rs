@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use hadal_graph::WorkLimit;
 
-use crate::engine::ProgramKey;
 use crate::model::Kind;
+use crate::programs::ProgramKey;
 
 /// Units a second where nothing was measured: less than what GPUs of the last ten years do,
 /// so that the first steps are short on the slowest of them.

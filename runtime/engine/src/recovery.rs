@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hadal_device::{Device, DeviceInfo, Error};
 use hadal_models::Outputs;
-use hadal_weights::Progress;
+use hadal_weights::{Placement, Progress};
 
 use crate::engine::State;
 use crate::home::Home;
@@ -81,7 +81,10 @@ impl Engine {
                     error: Box::new(error),
                 })?;
             let mut progress = |progress| recovery.progress(progress);
-            match Home::open(&self.model, device, self.context, &mut progress) {
+            let (bound, source) = (self.model.bound.clone(), self.model.source.as_ref());
+            let placement = Placement::of(bound, source, device.info())?;
+            let context = self.context;
+            match Home::open(&self.model, device, placement, context, &mut progress) {
                 Ok(opened) => break self.move_to(opened),
                 // While the weights went there.
                 Err(error) => lost = error.into_lost()?,

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use hadal_device::{BufferId, PAGE};
+use hadal_models::Config;
 
 use crate::home::Home;
-use crate::{Engine, EngineError, Result};
+use crate::{Engine, EngineError, EngineOptions, Result};
 
 /// Memory of one sequence.
 pub(crate) struct Seat {
@@ -22,8 +23,7 @@ impl Seat {
     /// Memory for `layers` layers and `engine.context()` tokens in `home`, allocated whole.
     pub fn new(engine: &Engine, home: &Arc<Home>, layers: u32) -> Result<Seat> {
         let config = &engine.model().config;
-        let width = config.kv_lora_rank + config.qk_rope_head_dim;
-        let cache_bytes = 4 * u64::from(engine.cache_rows()) * u64::from(width);
+        let cache_bytes = layer_cache_bytes(config, engine.context());
         let info = home.device.info();
         let limit = info.limits.max_binding_bytes;
         if cache_bytes > limit {
@@ -31,12 +31,10 @@ impl Seat {
                 "a context of {} tokens needs {cache_bytes} bytes a layer, and {} binds at most {limit}; choose a context of at most {}",
                 engine.context(),
                 info.id(),
-                limit / (4 * u64::from(width)) / u64::from(PAGE) * u64::from(PAGE),
+                context_within(config, limit),
             )));
         }
-        // A program is prepared for a bucket, so its hidden rows are too.
-        let rows = engine.step_tokens().next_power_of_two();
-        let hidden_bytes = 4 * u64::from(rows) * u64::from(config.hidden_size);
+        let hidden_bytes = hidden_bytes(config, engine.options());
         // Dropping it frees what there is; no buffer has these numbers.
         let mut seat = Seat {
             home: home.clone(),
@@ -52,6 +50,28 @@ impl Seat {
         seat.next_hidden = home.alloc("next-token hidden states", hidden_bytes)?;
         Ok(seat)
     }
+}
+
+/// Bytes of one token in the cache of one layer: its latent and its rotated key.
+pub(crate) fn cache_row_bytes(config: &Config) -> u64 {
+    4 * u64::from(config.kv_lora_rank + config.qk_rope_head_dim)
+}
+
+/// Bytes of the cache of one layer for `context` tokens: whole pages.
+pub(crate) fn layer_cache_bytes(config: &Config, context: u32) -> u64 {
+    u64::from(context).next_multiple_of(PAGE.into()) * cache_row_bytes(config)
+}
+
+/// The longest context whose cache of one layer has at most `bytes` bytes.
+pub(crate) fn context_within(config: &Config, bytes: u64) -> u64 {
+    let pages = bytes / cache_row_bytes(config).max(1) / u64::from(PAGE);
+    pages * u64::from(PAGE)
+}
+
+/// Bytes of the hidden rows of a step. A program is prepared for a bucket, so they are too.
+pub(crate) fn hidden_bytes(config: &Config, options: &EngineOptions) -> u64 {
+    let rows = options.step_tokens().next_power_of_two();
+    4 * u64::from(rows) * u64::from(config.hidden_size)
 }
 
 impl Drop for Seat {

@@ -11,7 +11,7 @@ use hadal_device::Span;
 use hadal_models::Outputs;
 
 use crate::model::Kind;
-use crate::seat::Seat;
+use crate::seat::{Seat, layer_cache_bytes};
 use crate::step::{Done, Step};
 use crate::{Engine, EngineError, Result};
 
@@ -105,8 +105,7 @@ impl Session {
     /// Bytes of cache it holds.
     pub fn cache_bytes(&self) -> u64 {
         let config = &self.engine.model().config;
-        let width = config.kv_lora_rank + config.qk_rope_head_dim;
-        4 * u64::from(self.layers) * u64::from(self.engine.cache_rows()) * u64::from(width)
+        u64::from(self.layers) * layer_cache_bytes(config, self.engine.context())
     }
 
     /// Checks ids and room before anything runs.

@@ -8,9 +8,10 @@ use hadal_device::{BufferId, DType, Inputs, Span};
 use hadal_graph::{Dim, OutputPlace};
 use hadal_models::Outputs;
 
-use crate::engine::{ProgramKey, State};
+use crate::engine::State;
 use crate::home::Home;
 use crate::model::Kind;
+use crate::programs::ProgramKey;
 use crate::seat::Seat;
 use crate::{EngineError, Result};
 

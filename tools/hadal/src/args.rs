@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hadal_engine::DISPATCH_BUDGET;
 use hadal_engine::registry::Isa;
+use hadal_engine::{Budget, DISPATCH_BUDGET};
 
 use crate::commands;
 
@@ -59,6 +59,8 @@ pub enum Command {
     Forward(commands::forward::ForwardArgs),
     /// Which kernel each step of a model takes, and why others were refused.
     Explain(commands::explain::ExplainArgs),
+    /// Where a model would lie, whether it fits, and how fast it would be.
+    Plan(commands::plan::PlanArgs),
     /// Measure tokens per second and memory bandwidth.
     Bench(commands::bench::BenchArgs),
     /// Check that a device computes what it must, case by case.
@@ -113,10 +115,14 @@ pub struct DeviceArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
-    /// Most tokens of prompt and output together [default: what is needed, at least 4096 or
-    /// what the model allows].
+    /// Most tokens of prompt and output together [default: what fits and the model allows, up
+    /// to 16384 or what is needed].
     #[arg(long, value_name = "TOKENS")]
     pub context: Option<u32>,
+    /// Memory that may be used, where it is not all that is free: `device=20GiB,host=64GiB`.
+    /// What does not fit is refused before weights are read.
+    #[arg(long, value_name = "MEMORY=SIZE,...", value_parser = crate::budget::parse)]
+    pub budget: Option<Budget>,
     /// Tokens that are fed at once, up to 4096.
     #[arg(
         long,

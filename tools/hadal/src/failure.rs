@@ -9,6 +9,8 @@ use std::process::ExitCode;
 
 use hadal_engine::EngineError;
 
+use crate::plan_text;
+
 /// What kind of failure, for the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -24,6 +26,8 @@ pub struct Failure {
     kind: Kind,
     message: String,
     cause: Option<String>,
+    /// Shown as it is, below the message.
+    details: Option<String>,
     help: Option<String>,
 }
 
@@ -36,6 +40,7 @@ impl Failure {
             kind,
             message: message.to_string(),
             cause: None,
+            details: None,
             help: None,
         }
     }
@@ -92,6 +97,9 @@ impl Failure {
         if let Some(cause) = &self.cause {
             anstream::eprintln!("{CYAN}cause:{RESET} {cause}");
         }
+        if let Some(details) = &self.details {
+            anstream::eprintln!("\n{details}");
+        }
         if let Some(help) = &self.help {
             anstream::eprintln!("{CYAN}help:{RESET} {help}");
         }
@@ -129,6 +137,10 @@ impl From<EngineError> for Failure {
                 .help("`hadal devices` lists what this machine has; `--device host` always works"),
             EngineError::Device(hadal_device::Error::Unavailable { .. }) => Failure::failed(error)
                 .help("`hadal devices` lists what this machine has; `--device host` always works"),
+            EngineError::WouldNotFit { plan } => Failure {
+                details: Some(plan_text::memory(&plan)),
+                ..Failure::failed(plan.verdict()).help(plan_text::help(&plan))
+            },
             EngineError::Io { path, source } => Failure {
                 cause: Some(source.to_string()),
                 ..Failure::failed(format!("cannot read {path}"))

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod budget;
 mod commands;
 mod console;
 mod environment;
@@ -11,6 +12,7 @@ mod figures;
 mod input;
 mod open;
 mod output;
+mod plan_text;
 mod sampling;
 mod template;
 

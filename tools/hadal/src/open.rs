@@ -33,7 +33,8 @@ fn not_a_model(path: &Path) -> Failure {
         .help("--model takes a .gguf file, or the folder that holds config.json and the weights")
 }
 
-fn embedded() -> Result<Model> {
+/// The model inside this program.
+pub fn embedded() -> Result<Model> {
     let config = Config::from_json(hadal_tiny::CONFIG)?;
     let source = Checkpoint::from_static(&[("embedded model", hadal_tiny::WEIGHTS)])
         .map_err(hadal_engine::EngineError::from)?;
@@ -188,10 +189,23 @@ fn go_on(cancel: &Cancel) -> ControlFlow<()> {
     }
 }
 
-/// Options of the engine with a context of `context` where none was asked for.
+/// Options of the engine for requests of `tokens` tokens or more, where no context was asked
+/// for.
+pub fn options_for(args: &EngineArgs, model: &Model, tokens: usize) -> EngineOptions {
+    let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+    EngineOptions {
+        least_context: tokens.clamp(1, model.config.max_position_embeddings),
+        ..engine_options(args, None)
+    }
+}
+
+/// Options of the engine with a context of `context` where none was asked for; `None`: what
+/// fits.
 pub fn engine_options(args: &EngineArgs, context: Option<u32>) -> EngineOptions {
     EngineOptions {
         context: args.context.or(context),
+        least_context: 1,
+        budget: args.budget.unwrap_or_default(),
         chunk: args.chunk,
         form: args.form.map(|form| match form {
             FormArg::Absorbed => Form::Absorbed,
@@ -206,16 +220,6 @@ pub fn engine_options(args: &EngineArgs, context: Option<u32>) -> EngineOptions 
         dispatch_budget: Some(Duration::from_millis(args.dispatch_budget))
             .filter(|budget| !budget.is_zero()),
     }
-}
-
-/// Context where a model allows more: memory for a longer one is a wish, not a default.
-const USUAL_CONTEXT: u32 = 4096;
-
-/// The context for a request of `tokens` tokens where none was asked for.
-pub fn context_for(model: &Model, tokens: usize) -> Option<u32> {
-    let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
-    let most = model.config.max_position_embeddings;
-    Some(tokens.max(USUAL_CONTEXT).min(most))
 }
 
 /// Loads of fewer bytes are over before a bar could be read.

@@ -16,7 +16,7 @@ mod view;
 mod work;
 
 pub use types::{Explained, Lowered, MoeForm, OutputPlace, Request, SlotUse};
-pub use work::{Work, WorkLimit};
+pub use work::{Amount, Work, WorkLimit};
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,17 +1,15 @@
 //! `hadal bench`: tokens per second at given depths, beside what the memory can do.
 //!
 //! Decides what is measured; `measure.rs` does it, `kernels.rs` takes the time of single
-//! dispatches, `bandwidth.rs` measures the memory and `arithmetic.rs` products, which
+//! dispatches, the engine measures the memory and `arithmetic.rs` products, which
 //! `floor.rs` makes a floor of, `report.rs` and `trace.rs` write it down. Figures are medians;
 //! nothing else should run on the machine.
 
 mod arithmetic;
-mod bandwidth;
 mod floor;
 mod kernels;
 mod measure;
 mod report;
-mod stage;
 mod trace;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +19,7 @@ use clap::Args;
 use clap::builder::RangedI64ValueParser;
 use hadal_conformance::Lacking;
 use hadal_device::Features;
+use hadal_engine::bandwidth::{self, Bandwidth, Effort};
 use hadal_engine::{Engine, EngineError, Model};
 use hadal_models::Config;
 use hadal_models::manifest::{mtp_copies, official_manifest};
@@ -31,7 +30,6 @@ use crate::console::{Console, Interrupts, Unit};
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::{figures, open};
-use bandwidth::Bandwidth;
 use floor::Floors;
 use kernels::Phase;
 use measure::{Measured, Plan};
@@ -141,7 +139,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
     let threads = args.device.threads.map(usize::from);
     let memory = engines
         .iter()
-        .map(|engine| bandwidth::of_device(engine.device().as_ref(), threads))
+        .map(|engine| bandwidth::of_device(engine.device().as_ref(), threads, Effort::THOROUGH))
         .collect::<hadal_device::Result<Vec<_>>>()
         .map_err(EngineError::from)?;
     let floors = floors(&engines, &memory, &kernels).map_err(EngineError::from)?;

@@ -69,7 +69,7 @@ pub fn run(args: &ChatArgs, console: &Console) -> Result<()> {
     let vocab = model.config.vocab_size;
     let sampling = args.sampling.checked(Some(text.generation()), vocab)?;
     let options = args.output.options(&args.model, sampling);
-    let settings = open::engine_options(&args.engine, open::context_for(&model, 0));
+    let settings = open::options_for(&args.engine, &model, 0);
     let device = open::device(&args.device, console)?;
     let engine = open::engine(model, device, settings, &interrupts.cancel, console)?;
     let mut chat = Chat {

@@ -57,7 +57,7 @@ pub fn run(args: &ForwardArgs, console: &Console) -> Result<()> {
     let model = open::model(&args.model)?;
     // The last token of the continuation is chosen and not fed.
     let wanted = ids.len() + args.greedy.saturating_sub(1) as usize;
-    let settings = open::engine_options(&args.engine, open::context_for(&model, wanted));
+    let settings = open::options_for(&args.engine, &model, wanted);
     check_room(&model, wanted, settings.context)?;
     let out = Output::create("--out", &args.out)?;
     let device = open::device(&args.device, console)?;

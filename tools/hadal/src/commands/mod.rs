@@ -9,6 +9,7 @@ pub mod forward;
 pub mod imatrix;
 pub mod info;
 pub mod perplexity;
+pub mod plan;
 pub mod quantize;
 pub mod render;
 pub mod run;
@@ -32,6 +33,7 @@ pub fn run(command: &Command, console: &Console) -> Result<()> {
         Command::Imatrix(args) => imatrix::run(args, console),
         Command::Forward(args) => forward::run(args, console),
         Command::Explain(args) => explain::run(args, console),
+        Command::Plan(args) => plan::run(args, console),
         Command::Bench(args) => bench::run(args, console),
         Command::Conformance(args) => conformance::run(args, console),
     }

@@ -41,6 +41,9 @@ const MAX_TEXT_BYTES: usize = 1 << 30;
 /// A window has a token to begin with, one to score, and as much again to overlap.
 const LEAST_CONTEXT: u32 = 4;
 
+/// Window where none is asked for. Never what the memory allows: scores would hang on it.
+const USUAL_WINDOW: u32 = 4096;
+
 /// Runs the command.
 pub fn run(args: &PerplexityArgs, console: &Console) -> Result<()> {
     let text = text_file(&args.text, MAX_TEXT_BYTES)?;
@@ -49,7 +52,8 @@ pub fn run(args: &PerplexityArgs, console: &Console) -> Result<()> {
     }
     let interrupts = Interrupts::install()?;
     let model = open::model(&args.model)?;
-    let context = args.window.or_else(|| open::context_for(&model, 0));
+    let usual = USUAL_WINDOW.min(model.config.max_position_embeddings);
+    let context = args.window.or(Some(usual));
     let settings = open::engine_options(&args.engine, context);
     if let Some(few) = settings.context.filter(|context| *context < LEAST_CONTEXT) {
         let why = format!("a context of {few} tokens is too small to score a text");

@@ -114,7 +114,7 @@ pub fn run(args: &RunArgs, console: &Console) -> Result<()> {
     let interrupts = Interrupts::install()?;
     let ids = prompt_ids(&model, &prompt, args)?;
     let wanted = ids.len().saturating_add(options.max_tokens.unwrap_or(0));
-    let settings = open::engine_options(&args.engine, open::context_for(&model, wanted));
+    let settings = open::options_for(&args.engine, &model, wanted);
     let device = open::device(&args.device, console)?;
     let engine = open::engine(model, device, settings, &interrupts.cancel, console)?;
     let mut session = Session::new(&engine, !args.output.no_draft)?;

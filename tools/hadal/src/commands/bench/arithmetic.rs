@@ -11,8 +11,7 @@ use hadal_device::{
     Problem, Result, SCALE_BLOCK, Step, coded_words, flags, select,
 };
 use hadal_engine::DISPATCH_BUDGET;
-
-use super::stage::{Buffers, bind, program};
+use hadal_engine::stage::{Buffers, bind, program};
 
 /// The product whose rate bounds a dispatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

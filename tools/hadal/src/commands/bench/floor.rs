@@ -12,7 +12,7 @@ use hadal_engine::Traced;
 use serde_json::{Value, json};
 
 use super::arithmetic::{self, Product, Rate};
-use super::bandwidth::{self, Bandwidth};
+use hadal_engine::bandwidth::{self, Bandwidth, Effort};
 
 /// What a device can do at best.
 pub struct Floors {
@@ -91,7 +91,7 @@ impl Floors {
     ) -> Result<Floors> {
         let copy = match memory.threads {
             None => memory.bytes_per_second,
-            Some(_) => bandwidth::copying(device)?,
+            Some(_) => bandwidth::copying(device, Effort::THOROUGH)?,
         };
         let products: BTreeSet<Product> = traced.map(product).collect();
         let rates = products

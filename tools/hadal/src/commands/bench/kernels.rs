@@ -9,11 +9,11 @@ use hadal_engine::{Cancel, Engine, EngineError, Session, Traced};
 use serde_json::{Value, json};
 
 use super::BenchArgs;
-use super::bandwidth::Bandwidth;
 use super::floor::{Floor, Floors};
 use super::measure::{start, tokens};
 use crate::failure::Result;
 use crate::figures;
+use hadal_engine::bandwidth::Bandwidth;
 
 /// The dispatches of one kind of step.
 #[derive(Debug)]

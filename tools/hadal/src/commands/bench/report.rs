@@ -3,10 +3,10 @@
 use hadal_engine::{Engine, Kind};
 use serde_json::{Value, json};
 
-use super::bandwidth::Bandwidth;
 use super::measure::Measured;
 use super::{Found, kernels};
 use crate::{figures, open};
+use hadal_engine::bandwidth::Bandwidth;
 
 impl Found<'_> {
     /// Each row with its engine and that one's memory, in the order of the table.

@@ -3,6 +3,7 @@
 //! Every device can copy a buffer. On the host reading alone is the larger figure, since what
 //! is written is read first: there every thread sums a buffer of its own that no cache holds.
 //! The best of several passes counts, since everything else that runs only makes it slower.
+//! [`Store`] keeps what was measured, so that it is measured once.
 
 use std::hint::black_box;
 use std::sync::{Barrier, OnceLock};
@@ -11,7 +12,11 @@ use std::time::Instant;
 
 use hadal_device::{Access, Device, DeviceKind, Error, Step};
 
-use super::stage::{Buffers, bind, program};
+use crate::stage::{Buffers, bind, program};
+
+mod store;
+
+pub use store::{Measured, Store};
 
 /// What the memory gave.
 #[derive(Clone, Copy, Debug)]
@@ -33,38 +38,76 @@ impl Bandwidth {
     }
 }
 
+/// How much is read how often.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Bytes: several times the largest caches.
+    pub bytes: u64,
+    /// Passes, of which the best counts.
+    pub passes: usize,
+}
+
+impl Effort {
+    /// For reports.
+    pub const THOROUGH: Effort = Effort {
+        bytes: 512 << 20,
+        passes: 6,
+    };
+    /// For a forecast: over in a fifth of a second on a desktop's memory.
+    const SHORT: Effort = Effort {
+        bytes: 192 << 20,
+        passes: 4,
+    };
+    /// The same for a software adapter, which is slow and takes the host's memory.
+    const SOFTWARE: Effort = Effort {
+        bytes: 32 << 20,
+        passes: 4,
+    };
+
+    /// A short one for devices of this kind.
+    pub fn short(kind: DeviceKind) -> Effort {
+        match kind {
+            DeviceKind::Software => Effort::SOFTWARE,
+            _ => Effort::SHORT,
+        }
+    }
+}
+
 /// Measures the memory of `device`; the host's with `threads` threads, or one a core.
 ///
 /// # Errors
 /// Those of the device.
-pub fn of_device(device: &dyn Device, threads: Option<usize>) -> hadal_device::Result<Bandwidth> {
+pub fn of_device(
+    device: &dyn Device,
+    threads: Option<usize>,
+    effort: Effort,
+) -> hadal_device::Result<Bandwidth> {
     match device.info().kind {
-        DeviceKind::Cpu => Ok(measure(threads)),
+        DeviceKind::Cpu => Ok(measure(threads, effort)),
         _ => Ok(Bandwidth {
-            bytes_per_second: copying(device)?,
+            bytes_per_second: copying(device, effort)?,
             threads: None,
         }),
     }
 }
 
-/// Bytes that a device copies: several times the largest caches.
-const COPIED_BYTES: u64 = 512 << 20;
-
 /// Bytes a second, read and written, of a program that copies as much as there is memory for.
 ///
 /// # Errors
 /// Those of the device.
-pub fn copying(device: &dyn Device) -> hadal_device::Result<f64> {
-    let mut bytes = COPIED_BYTES.min(device.info().limits.max_buffer_bytes / 16 * 16);
+pub fn copying(device: &dyn Device, effort: Effort) -> hadal_device::Result<f64> {
+    let mut bytes = effort
+        .bytes
+        .min(device.info().limits.max_buffer_bytes / 16 * 16);
     loop {
-        match copying_bytes(device, bytes) {
+        match copying_bytes(device, bytes, effort.passes) {
             Err(Error::OutOfMemory { .. }) if bytes > 1 << 20 => bytes /= 2,
             result => return result,
         }
     }
 }
 
-fn copying_bytes(device: &dyn Device, bytes: u64) -> hadal_device::Result<f64> {
+fn copying_bytes(device: &dyn Device, bytes: u64, passes: usize) -> hadal_device::Result<f64> {
     let mut buffers = Buffers::new(device);
     buffers.add("copied from", bytes)?;
     buffers.add("copied to", bytes)?;
@@ -81,35 +124,37 @@ fn copying_bytes(device: &dyn Device, bytes: u64) -> hadal_device::Result<f64> {
     device.wait(filled)?;
     let mut copy = device.prepare(&program(2, copy))?;
     let mut best = f64::MAX;
-    for _ in 0..PASSES {
+    for _ in 0..passes {
         best = best.min(buffers.seconds(copy.as_mut())?);
     }
     Ok(2.0 * bytes as f64 / best)
 }
 
-/// Memory of all threads together: several times the largest caches.
-const TOTAL_BYTES: usize = 512 << 20;
-const PASSES: usize = 6;
 /// Independent sums, so that the processor waits for memory and not for its adders.
 const LANES: usize = 32;
 
 /// Reads with `threads` threads, or one a core.
-fn measure(threads: Option<usize>) -> Bandwidth {
+fn measure(threads: Option<usize>, effort: Effort) -> Bandwidth {
     let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = threads.unwrap_or_else(cores).max(1);
-    let words = (TOTAL_BYTES / 8 / threads).next_multiple_of(LANES);
+    let words = (effort.bytes as usize / 8 / threads).next_multiple_of(LANES);
     // Made when it is known how many there are: the system may refuse some of the threads.
     let barrier: OnceLock<Barrier> = OnceLock::new();
+    let count = effort.passes;
     let (seconds, threads) = std::thread::scope(|scope| {
-        let work = || Builder::new().spawn_scoped(scope, || passes(words, barrier.wait()));
+        let work = || Builder::new().spawn_scoped(scope, || passes(words, count, barrier.wait()));
         let workers: Vec<_> = (1..threads).map_while(|_| work().ok()).collect();
         let threads = workers.len() + 1;
-        let mut times = vec![passes(words, barrier.get_or_init(|| Barrier::new(threads)))];
+        let mut times = vec![passes(
+            words,
+            count,
+            barrier.get_or_init(|| Barrier::new(threads)),
+        )];
         let workers = workers.into_iter();
-        times.extend(workers.map(|worker| worker.join().unwrap_or([f64::MAX; PASSES])));
+        times.extend(workers.map(|worker| worker.join().unwrap_or_else(|_| vec![f64::MAX; count])));
         // A pass is over when its slowest thread is.
         let slowest = |pass: usize| times.iter().map(|t| t[pass]).fold(0.0, f64::max);
-        let best = (0..PASSES).map(slowest).fold(f64::MAX, f64::min);
+        let best = (0..count).map(slowest).fold(f64::MAX, f64::min);
         (best, threads)
     });
     Bandwidth {
@@ -118,10 +163,10 @@ fn measure(threads: Option<usize>) -> Bandwidth {
     }
 }
 
-fn passes(words: usize, barrier: &Barrier) -> [f64; PASSES] {
+fn passes(words: usize, count: usize, barrier: &Barrier) -> Vec<f64> {
     // Not zero: untouched zero pages are all the same page.
     let memory = vec![1u64; words];
-    let mut seconds = [0.0; PASSES];
+    let mut seconds = vec![0.0; count];
     for time in &mut seconds {
         barrier.wait();
         let started = Instant::now();

@@ -1,0 +1,157 @@
+//! Tokens a second to expect of decoding: bytes over bandwidth, with what keeps devices from
+//! reaching it.
+//!
+//! Decides the constants, which are measured and not derived; each says where it is from.
+//! A step takes the time to read its weights, that of attention over the cache, by bytes or
+//! by multiply-adds, whichever is longer, and a little for each dispatch.
+
+use hadal_device::DeviceKind;
+use hadal_graph::Amount;
+
+use super::{Decoding, PartKind, Planner};
+use crate::bandwidth::Measured;
+use crate::model::Kind;
+
+/// What a kind of device makes of its bandwidth.
+struct Reach {
+    /// Share of the bandwidth at which weights are read.
+    efficiency: f64,
+    /// Multiply-adds of attention in the time of reading a byte.
+    macs_per_byte: f64,
+    /// Seconds of a dispatch beyond its bytes.
+    dispatch: f64,
+}
+
+impl Reach {
+    fn of(kind: DeviceKind) -> Reach {
+        match kind {
+            DeviceKind::Cpu => HOST,
+            DeviceKind::Software => SOFTWARE,
+            DeviceKind::DiscreteGpu | DeviceKind::IntegratedGpu | DeviceKind::VirtualGpu => GPU,
+        }
+    }
+}
+
+const HOST: Reach = Reach {
+    efficiency: 0.8,
+    macs_per_byte: 1.0,
+    dispatch: 10e-6,
+};
+const SOFTWARE: Reach = Reach {
+    efficiency: 0.2,
+    macs_per_byte: 0.2,
+    dispatch: 100e-6,
+};
+const GPU: Reach = Reach {
+    efficiency: 0.6,
+    macs_per_byte: 2.0,
+    dispatch: 5e-6,
+};
+
+/// Work of a step that decodes one token.
+struct OneToken {
+    dispatches: u64,
+    macs: Amount,
+    cache: Amount,
+}
+
+impl Planner<'_> {
+    /// With empty caches, with full ones, and with full ones of all sequences.
+    pub(super) fn forecasts(&self, bandwidth: Measured, context: u32) -> Vec<Decoding> {
+        let Some(work) = self.one_token(context) else {
+            return Vec::new();
+        };
+        let mut asked = vec![(1, 0), (1, context)];
+        if self.ask.batch > 1 {
+            asked.push((self.ask.batch, context));
+        }
+        let forecasts = asked.into_iter();
+        forecasts
+            .map(|(batch, depth)| self.forecast(&work, bandwidth, batch, depth))
+            .collect()
+    }
+
+    fn one_token(&self, context: u32) -> Option<OneToken> {
+        let programs = self.programs(context);
+        let key = programs.key(Kind::Main, 1, 1);
+        let (_, graph) = self.graphs.iter().find(|(it, _)| *it == key)?;
+        let lowered = self.lower(&programs, &key, graph).ok()?;
+        let mut work = OneToken {
+            dispatches: lowered.explained.len() as u64,
+            macs: Amount::default(),
+            cache: Amount::default(),
+        };
+        for step in &lowered.explained {
+            work.macs.position += step.work.macs.position;
+            work.cache.position += step.work.bytes.position;
+        }
+        Some(work)
+    }
+
+    fn forecast(&self, work: &OneToken, bandwidth: Measured, batch: u32, depth: u32) -> Decoding {
+        let reach = Reach::of(self.info.kind);
+        let (weight_bytes, experts) = self.read_by(batch);
+        let sequences = u64::from(batch);
+        let cache_bytes = sequences * work.cache.at(depth);
+        let attention_macs = sequences * work.macs.at(depth);
+        let rate = bandwidth.bytes_per_second.max(1.0);
+        let weights = weight_bytes as f64 / (rate * reach.efficiency);
+        let by_bytes = cache_bytes as f64 / (rate * reach.efficiency);
+        let by_macs = attention_macs as f64 / (rate * reach.macs_per_byte);
+        let attention = by_bytes.max(by_macs);
+        let dispatching = work.dispatches as f64 * reach.dispatch;
+        let seconds = weights + attention + dispatching;
+        let ms = |seconds: f64| format!("{:.3} ms", seconds * 1e3);
+        let bound = if by_macs > by_bytes {
+            "multiply-adds"
+        } else {
+            "bytes"
+        };
+        let mut reason = format!(
+            "{:.2} GB of weights at {:.0} % of {:.1} GB/s take {}, attention over {depth} tokens {} (by its {bound}), {} dispatches {}",
+            weight_bytes as f64 / 1e9,
+            reach.efficiency * 100.0,
+            rate / 1e9,
+            ms(weights),
+            ms(attention),
+            work.dispatches,
+            ms(dispatching),
+        );
+        if batch > 1 {
+            reason.push_str(&format!(
+                "; a bound for steps that decode a token of each of {batch} sequences, which touch {experts:.1} experts a layer"
+            ));
+        }
+        Decoding {
+            batch,
+            depth,
+            weight_bytes,
+            experts,
+            cache_bytes,
+            attention_macs,
+            dispatches: work.dispatches,
+            efficiency: reach.efficiency,
+            // Three decimals are more than a forecast knows.
+            tokens_per_second: (f64::from(batch) / seconds * 1e3).round() / 1e3,
+            reason,
+        }
+    }
+
+    /// Bytes of weights that a step of one token of each of `batch` sequences reads, and the
+    /// experts of a layer that independent tokens touch.
+    fn read_by(&self, batch: u32) -> (u64, f64) {
+        let config = &self.model.config;
+        let all = f64::from(config.n_routed_experts.max(1));
+        let missed = (1.0 - f64::from(config.num_experts_per_tok) / all).powf(batch.into());
+        let experts = all * (1.0 - missed);
+        let read = self.weights.each.iter().map(|weight| match weight.kind {
+            PartKind::NextToken => 0,
+            PartKind::Embedding if !config.tie_word_embeddings => {
+                weight.bytes / u64::from(weight.rows.max(1)) * u64::from(batch)
+            }
+            PartKind::RoutedExperts => (weight.bytes as f64 * experts / all) as u64,
+            _ => weight.bytes,
+        });
+        (read.sum(), experts)
+    }
+}

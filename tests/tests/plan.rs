@@ -1,0 +1,376 @@
+//! A plan is what happens: every byte that loading and running a model allocates or adopts is
+//! counted and compared with the plan made before; what does not fit is refused before
+//! anything is allocated.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hadal_device::{
+    Body, BufferDesc, BufferId, DType, Device, DeviceInfo, Executable, Pages, PipelineId, Program,
+    Result, SetupCounts, Span, Ticket,
+};
+use hadal_engine::plan::{Ask, Memory, Nearest, PartKind};
+use hadal_engine::{
+    Budget, Cancel, Described, Engine, EngineError, EngineOptions, Model, Plan, SamplingOptions,
+    Session, describe,
+};
+use hadal_models::Config;
+use hadal_models::counts::Counts;
+use hadal_models::manifest::official_manifest;
+use hadal_tests::checkpoint::Family;
+use hadal_tests::devices;
+use hadal_weights::Checkpoint;
+use serde_json::json;
+
+/// A device that notes what is allocated and adopted.
+struct Counting {
+    inner: Arc<dyn Device>,
+    live: Mutex<BTreeMap<u64, (String, u64)>>,
+}
+
+impl Counting {
+    fn new(inner: Arc<dyn Device>) -> Arc<Counting> {
+        Arc::new(Counting {
+            inner,
+            live: Mutex::default(),
+        })
+    }
+
+    fn note(&self, buffer: BufferId, label: &str, bytes: u64) {
+        let mut live = self.live.lock().expect("no test panics inside");
+        live.insert(buffer.0, (label.to_string(), bytes));
+    }
+
+    /// Bytes that are held under labels that begin so.
+    fn bytes(&self, is: impl Fn(&str) -> bool) -> u64 {
+        let live = self.live.lock().expect("no test panics inside");
+        let wanted = live.values().filter(|(label, _)| is(label));
+        wanted.map(|(_, bytes)| bytes).sum()
+    }
+}
+
+impl Device for Counting {
+    fn info(&self) -> &DeviceInfo {
+        self.inner.info()
+    }
+    fn alloc(&self, desc: &BufferDesc) -> Result<BufferId> {
+        let buffer = self.inner.alloc(desc)?;
+        self.note(buffer, &desc.label, desc.bytes);
+        Ok(buffer)
+    }
+    fn free(&self, buffer: BufferId) {
+        let mut live = self.live.lock().expect("no test panics inside");
+        live.remove(&buffer.0);
+        self.inner.free(buffer);
+    }
+    fn write(&self, to: Span, bytes: &[u8]) -> Result<()> {
+        self.inner.write(to, bytes)
+    }
+    fn read(&self, from: Span, bytes: &mut [u8]) -> Result<()> {
+        self.inner.read(from, bytes)
+    }
+    fn pipeline(
+        &self,
+        name: &str,
+        body: &Body,
+        constants: &[(&'static str, u32)],
+    ) -> Result<PipelineId> {
+        self.inner.pipeline(name, body, constants)
+    }
+    fn prepare(&self, program: &Program) -> Result<Box<dyn Executable>> {
+        self.inner.prepare(program)
+    }
+    fn wait(&self, ticket: Ticket) -> Result<()> {
+        self.inner.wait(ticket)
+    }
+    fn completed(&self) -> Ticket {
+        self.inner.completed()
+    }
+    fn adopt(&self, pages: Pages) -> Option<BufferId> {
+        let bytes = (*pages).as_ref().len() as u64;
+        let buffer = self.inner.adopt(pages)?;
+        self.note(buffer, "weights", bytes);
+        Some(buffer)
+    }
+    fn setup_counts(&self) -> SetupCounts {
+        self.inner.setup_counts()
+    }
+    fn gpu_time(&self, ticket: Ticket) -> Option<Duration> {
+        self.inner.gpu_time(ticket)
+    }
+}
+
+fn model(family: Family) -> Arc<Model> {
+    let file = ("m".to_string(), Arc::new(family.safetensors(7)) as _);
+    let source = Checkpoint::from_pages(vec![file]).expect("the small checkpoint opens");
+    let text = Err("a small checkpoint has no tokenizer".to_string());
+    Arc::new(Model::new(family.config(), Arc::new(source), text).expect("it binds"))
+}
+
+fn load(model: &Arc<Model>, device: Arc<dyn Device>, options: &EngineOptions) -> Engine {
+    let mut quiet = |_| ControlFlow::Continue(());
+    Engine::load(model.clone(), device, options.clone(), &mut quiet).expect("it loads")
+}
+
+#[test]
+fn what_is_allocated_is_what_was_planned() {
+    let model = model(Family::V3);
+    for named in devices::all() {
+        let options = named.fit(EngineOptions {
+            chunk: 64,
+            ..EngineOptions::default()
+        });
+        let plan = Plan::of(&model, named.device.info(), &options, &Ask::default());
+        let plan = plan.unwrap_or_else(|error| panic!("{}: {error}", named.name));
+        assert!(plan.fits && plan.drafts, "{}: {plan:?}", named.name);
+        let counting = Counting::new(named.device.clone());
+        let engine = Arc::new(load(&model, counting.clone(), &options));
+        assert_eq!(engine.context(), plan.context, "{}", named.name);
+        let rope = |label: &str| label == "rope table";
+        let weights = counting.bytes(|label| !rope(label));
+        assert_eq!(weights, plan.weight_bytes(), "{}", named.name);
+        assert_eq!(counting.bytes(rope), plan.part(PartKind::RotaryTable));
+
+        let mut session = Session::new(&engine, true).expect("there is room");
+        let cache = counting.bytes(|label| label.starts_with("latent cache"));
+        assert_eq!(cache, plan.part(PartKind::Cache), "{}", named.name);
+        assert_eq!(cache, session.cache_bytes());
+        let ids: Vec<u32> = (0..40).map(|id| id % 100).collect();
+        run(&mut session, &ids);
+        let scratch = counting.bytes(|label| label == "scratch");
+        let planned = plan.part(PartKind::Scratch);
+        assert!(
+            scratch > 0 && scratch <= planned,
+            "{}: {scratch} of {planned}",
+            named.name
+        );
+        let all = counting.bytes(|_| true);
+        let tier = &plan.tiers[0];
+        assert!(
+            all <= tier.bytes(),
+            "{}: {all} of {}",
+            named.name,
+            tier.bytes()
+        );
+        println!(
+            "{}: weights {weights}, cache {cache}, scratch {scratch} of {planned}, all {all} of {}",
+            named.name,
+            tier.bytes()
+        );
+    }
+}
+
+/// A prompt and some tokens, with drafts.
+fn run(session: &mut Session, ids: &[u32]) {
+    let greedy = SamplingOptions::greedy();
+    let cancel = Cancel::new();
+    let mut decoder = hadal_engine::Decoder::start(session, ids, greedy, &cancel, &mut |_, _| {})
+        .expect("starts");
+    for _ in 0..6 {
+        decoder.advance().expect("it goes on");
+    }
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_refused_before_anything_is_allocated() {
+    let model = model(Family::V3);
+    let counting = Counting::new(devices::host().device);
+    let tight = |bytes: u64| EngineOptions {
+        budget: Budget {
+            device: None,
+            host: Some(bytes),
+        },
+        ..EngineOptions::default()
+    };
+    let mut quiet = |_| ControlFlow::Continue(());
+    let engine = Engine::load(model.clone(), counting.clone(), tight(1000), &mut quiet);
+    let Err(EngineError::WouldNotFit { plan }) = engine else {
+        panic!("it must not fit in 1000 bytes");
+    };
+    assert!(!plan.fits && plan.longest_context == 0);
+    assert_eq!(counting.setup_counts().buffers, 0);
+    assert!(
+        plan.verdict().contains("does not fit host"),
+        "{}",
+        plan.verdict()
+    );
+    let budget = plan.nearest.iter().find_map(|nearest| match nearest {
+        Nearest::Budget {
+            memory: Memory::Host,
+            bytes,
+        } => Some(*bytes),
+        _ => None,
+    });
+    let bytes = budget.expect("a budget that would do is named");
+
+    // The budget that it names does, and one byte less gives a shorter context.
+    let ask = Ask::default();
+    let info = counting.info();
+    let enough = Plan::of(&model, info, &tight(bytes), &ask).expect("it is planned");
+    assert!(enough.fits && enough.context == plan.context);
+    let less = Plan::of(&model, info, &tight(bytes - 1), &ask).expect("it is planned");
+    assert!(less.fits && less.context < plan.context, "{}", less.context);
+    let asked = EngineOptions {
+        context: Some(plan.context),
+        ..tight(bytes - 1)
+    };
+    let refused = Plan::of(&model, info, &asked, &ask).expect("it is planned");
+    assert!(!refused.fits);
+    let tokens = less.context;
+    assert!(
+        refused.nearest.contains(&Nearest::Context { tokens }),
+        "{:?}",
+        refused.nearest
+    );
+    let engine = load(&model, counting.clone(), &tight(bytes - 1));
+    assert_eq!(engine.context(), less.context);
+}
+
+#[test]
+fn a_plan_survives_json() {
+    let model = model(Family::V3);
+    let host = devices::host().device;
+    let ask = Ask {
+        batch: 3,
+        bandwidth: Some(hadal_engine::bandwidth::Measured {
+            bytes_per_second: 1e10,
+            at: None,
+        }),
+        ..Ask::default()
+    };
+    let plan = Plan::of(&model, host.info(), &EngineOptions::default(), &ask);
+    let plan = plan.expect("it is planned");
+    assert_eq!(plan.decoding.len(), 3);
+    assert!(plan.decoding[0].tokens_per_second > plan.decoding[1].tokens_per_second);
+    let text = serde_json::to_string(&plan).expect("it is data");
+    let again: Plan = serde_json::from_str(&text).expect("it is the same data");
+    assert_eq!(again, plan);
+}
+
+/// The published configuration of this name.
+fn config(name: &str) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/fixtures/configs");
+    std::fs::read_to_string(format!("{folder}/{name}.json")).expect("it is part of the repository")
+}
+
+/// Files of `per_file` tensors each with whole headers and holes for data, and their index.
+fn write_headers(folder: &Path, config: &Config, per_file: usize) -> usize {
+    let manifest = official_manifest(config);
+    let mut index = serde_json::Map::new();
+    for (number, tensors) in manifest.chunks(per_file).enumerate() {
+        let name = format!("model-{number:05}.safetensors");
+        let mut header = serde_json::Map::new();
+        let mut end = 0;
+        for tensor in tensors {
+            let dtype = match tensor.dtype {
+                DType::F8E4M3 => "F8_E4M3",
+                DType::Bf16 => "BF16",
+                _ => "F32",
+            };
+            let begin = end;
+            end += tensor.bytes();
+            let entry =
+                json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [begin, end]});
+            header.insert(tensor.name.clone(), entry);
+            index.insert(tensor.name.clone(), name.clone().into());
+        }
+        let header = serde_json::Value::Object(header).to_string();
+        let mut file = File::create(folder.join(&name)).expect("the folder is new");
+        file.write_all(&(header.len() as u64).to_le_bytes())
+            .expect("there is room");
+        file.write_all(header.as_bytes()).expect("there is room");
+        file.set_len(8 + header.len() as u64 + end)
+            .expect("holes take no room");
+    }
+    let index = json!({"metadata": {}, "weight_map": index}).to_string();
+    std::fs::write(folder.join("model.safetensors.index.json"), index).expect("there is room");
+    manifest.len()
+}
+
+#[test]
+fn the_largest_models_are_planned_from_headers_alone() {
+    let host = devices::host().device;
+    for (name, tensors) in [
+        ("deepseek_v3", Some(91_991)),
+        ("kimi_k2", None),
+        ("moonlight_16b", None),
+    ] {
+        let folder = tempfile::tempdir().expect("there is room");
+        let text = config(name);
+        std::fs::write(folder.path().join("config.json"), &text).expect("there is room");
+        let count = write_headers(folder.path(), &Config::from_json(&text).unwrap(), 600);
+        assert!(tensors.is_none_or(|tensors| tensors == count), "{count}");
+        let plan = |wanted: Described| {
+            let started = Instant::now();
+            let (model, described) = describe(folder.path()).expect("it is described");
+            assert_eq!(described, wanted);
+            let options = EngineOptions::default();
+            let plan = Plan::of(&model, host.info(), &options, &Ask::default());
+            let took = started.elapsed();
+            println!("{name}, {count} tensors, {described:?}: {took:?}");
+            // A second where it counts; builds for tests are slower, and so are busy machines.
+            assert!(took < Duration::from_secs(120), "{name}: {took:?}");
+            plan.expect("it is planned")
+        };
+        let whole = plan(Described::Headers);
+        std::fs::remove_file(folder.path().join("model-00001.safetensors")).expect("it is there");
+        let indexed = plan(Described::Index);
+        std::fs::remove_file(folder.path().join("model.safetensors.index.json"))
+            .expect("it is there");
+        let alone = plan(Described::Config);
+        for other in [&indexed, &alone] {
+            // All the same but for the headers of the files.
+            for kind in whole.tiers[0]
+                .parts
+                .keys()
+                .filter(|kind| **kind != PartKind::Unused)
+            {
+                assert_eq!(other.part(*kind), whole.part(*kind), "{name}, {kind:?}");
+            }
+        }
+        let counts = Counts::of(&Config::from_json(&text).unwrap());
+        let weights = whole.weight_bytes() - whole.part(PartKind::Unused);
+        assert_eq!(weights, counts.bytes(), "{name}");
+    }
+}
+
+#[test]
+fn a_forecast_reads_the_bytes_of_the_published_roofline() {
+    // 8 of 256 experts in 58 layers and everything else but the embedding: 37.67 GB; twice
+    // the tokens touch 15.75 experts and read 57.5 GB.
+    let host = devices::host().device;
+    let folder = tempfile::tempdir().expect("there is room");
+    let file = folder.path().join("config.json");
+    std::fs::write(&file, config("deepseek_v3")).expect("there is room");
+    let (model, _) = describe(&file).expect("it is described");
+    let ask = Ask {
+        batch: 2,
+        bandwidth: Some(hadal_engine::bandwidth::Measured {
+            bytes_per_second: 1e12,
+            at: None,
+        }),
+        ..Ask::default()
+    };
+    let plan = Plan::of(&model, host.info(), &EngineOptions::default(), &ask);
+    let plan = plan.expect("it is planned");
+    let [empty, full, both] = plan.decoding.as_slice() else {
+        panic!("three forecasts are made: {:?}", plan.decoding);
+    };
+    let is = |bytes: u64, gigabytes: f64| (bytes as f64 / 1e9 - gigabytes).abs() < 0.05;
+    assert!(is(empty.weight_bytes, 37.67), "{}", empty.weight_bytes);
+    assert!(is(both.weight_bytes, 57.5), "{}", both.weight_bytes);
+    assert!((both.experts - 15.75).abs() < 1e-9);
+    // 576 numbers of 4 bytes in each of 61 layers.
+    assert_eq!(full.cache_bytes, 140_544 * u64::from(plan.context));
+    let needed: Vec<_> = plan
+        .nearest
+        .iter()
+        .filter(|n| matches!(n, Nearest::Budget { .. }))
+        .collect();
+    assert_eq!(needed.len(), 1);
+}

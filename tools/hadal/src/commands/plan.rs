@@ -1,0 +1,134 @@
+//! `hadal plan`: what of a model would lie where, whether it fits, and how fast it would be.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use hadal_engine::bandwidth::{Measured, Store};
+use hadal_engine::plan::Ask;
+use hadal_engine::{Described, EngineError, Model, Plan, describe};
+use serde_json::{Value, json};
+
+use crate::args::{DeviceArgs, EngineArgs};
+use crate::console::Console;
+use crate::failure::{Failure, Result};
+use crate::{figures, open, plan_text};
+
+/// Where a model would lie, whether it fits, and how fast it would be.
+///
+/// Reads headers only: no weight is touched. `hadal run` follows the same plan.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    hadal plan\n  \
+    hadal plan ~/DeepSeek-V3\n  \
+    hadal plan config.json --context 32768 --batch 4\n  \
+    hadal plan ~/Moonlight-16B --device vulkan --budget device=20GiB --json\n\n\
+    A folder of config.json and model.safetensors.index.json, or a config.json alone, is \
+    enough. Sizes are then those of the published files.")]
+pub struct PlanArgs {
+    /// Folder of a checkpoint, whose weights may be absent, or a config.json. Without it: the
+    /// model inside this program.
+    #[arg(value_name = "MODEL")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Sessions, each with a cache of its own.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
+    batch: u32,
+    /// Bandwidth of the device's memory, in GB/s [default: measured once, and kept].
+    #[arg(long, value_name = "GB/S", value_parser = bandwidth)]
+    bandwidth: Option<f64>,
+    /// Measure nothing and forecast nothing.
+    #[arg(long, conflicts_with = "bandwidth")]
+    no_measure: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+fn bandwidth(text: &str) -> std::result::Result<f64, String> {
+    let value = text.parse().ok();
+    let value = value.filter(|value| (0.001..=1e6).contains(value));
+    value.ok_or_else(|| "write GB a second, as 31.8".to_string())
+}
+
+/// Runs the command.
+pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
+    let (model, described) = model(args.model.as_deref())?;
+    let chosen = open::device(&args.device, console)?;
+    let options = open::engine_options(&args.engine, None);
+    let ask = Ask {
+        batch: args.batch,
+        bandwidth: measured(args, chosen.device.as_ref())?,
+        ..Ask::default()
+    };
+    let plan = Plan::of(&model, chosen.device.info(), &options, &ask)?;
+    let name = match &args.model {
+        Some(path) => path.display().to_string(),
+        None => hadal_tiny::NAME.to_string(),
+    };
+    console.report(
+        || report(&name, described, &plan),
+        || text(&name, described, &plan),
+    )
+}
+
+fn model(path: Option<&Path>) -> Result<(Model, Described)> {
+    match path {
+        Some(path) => describe(path).map_err(|error| open::about_gguf(path, unreadable(error))),
+        None => Ok((open::embedded()?, Described::Headers)),
+    }
+}
+
+fn unreadable(error: EngineError) -> Failure {
+    let is_io = matches!(error, EngineError::Io { .. });
+    let failure = Failure::from(error);
+    match is_io {
+        true => failure.help("give the folder of a checkpoint, or its config.json"),
+        false => failure,
+    }
+}
+
+fn measured(args: &PlanArgs, device: &dyn hadal_device::Device) -> Result<Option<Measured>> {
+    if args.no_measure {
+        return Ok(None);
+    }
+    if let Some(rate) = args.bandwidth {
+        return Ok(Some(Measured {
+            bytes_per_second: rate * 1e9,
+            at: None,
+        }));
+    }
+    let threads = args.device.threads.map(usize::from);
+    let measured = Store::of_the_user().measured(device, threads);
+    Ok(Some(measured.map_err(EngineError::from)?))
+}
+
+fn text(name: &str, described: Described, plan: &Plan) -> String {
+    let sizes = match described {
+        Described::Headers => "sizes as the files have them",
+        Described::Index => "some files are not here; sizes follow from index and config",
+        Described::Config => "weights are not here; sizes follow from the config",
+    };
+    format!(
+        "{name}: {} parameters, {} active a token, on {}; {sizes}\n{}",
+        figures::parameters(plan.model.parameters),
+        figures::parameters(plan.model.active_parameters),
+        plan.device.id,
+        plan_text::whole(plan)
+    )
+}
+
+fn report(name: &str, described: Described, plan: &Plan) -> Value {
+    json!({
+        "name": name,
+        "described_by": described,
+        "verdict": plan.verdict(),
+        "plan": plan,
+        "weight_bytes": plan.weight_bytes(),
+        "peak_process_bytes": figures::peak_process_bytes(),
+    })
+}
