@@ -42,7 +42,7 @@ fn run_refuses_with_the_plan_what_does_not_fit() {
     let base = ["perplexity", "--model", &model, "--device", "host"];
     let text = folder.path().join("text").display().to_string();
     std::fs::write(&text, "Once").unwrap();
-    let ran = hadal(&[&base[..], &["--budget", "host=1kB", &text]].concat());
+    let ran = hadal(&[&base[..], &["--budget", "host=1kB", "--text", &text]].concat());
     ran.fails(
         1,
         &[
