@@ -26,10 +26,20 @@ pub fn gguf_file(path: &Path) -> Option<PathBuf> {
 
 pub(crate) fn open(path: &Path) -> Result<Model> {
     let file = Gguf::open(path)?;
-    let config = gguf::config(file.metadata(), &file)?;
-    let split = config.split_kv_b;
-    let source = Renamed::new(&file, &|name, info| gguf::published(name, info, split))?;
     let text = text_of(file.metadata()).map_err(|error| error.to_string());
+    model(&file, text)
+}
+
+/// The model without its text side, whose lists are long.
+pub(crate) fn without_text(path: &Path) -> Result<Model> {
+    let no_text = "only the headers of the model were opened".to_string();
+    model(&Gguf::open(path)?, Err(no_text))
+}
+
+fn model(file: &Gguf, text: std::result::Result<TextModel, String>) -> Result<Model> {
+    let config = gguf::config(file.metadata(), file)?;
+    let split = config.split_kv_b;
+    let source = Renamed::new(file, &|name, info| gguf::published(name, info, split))?;
     Model::new(config, Arc::new(source), text)
 }
 

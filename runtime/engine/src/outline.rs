@@ -29,13 +29,16 @@ pub enum Described {
     Config,
 }
 
-/// The model of a checkpoint's folder or of a config.json, whose weights may be absent, and
+/// The model of a GGUF file, of a checkpoint's folder or of a config.json, whose weights may be absent, and
 /// what is known of them. It can be planned; it has no text side, and of absent weights no
 /// engine can be made.
 ///
 /// # Errors
 /// Those of [`Model::open`], but for missing files.
 pub fn describe(path: &Path) -> Result<(Model, Described)> {
+    if let Some(file) = crate::gguf_file(path) {
+        return Ok((crate::gguf::without_text(&file)?, Described::Headers));
+    }
     let (folder, file) = match path.is_dir() {
         true => (Some(path), path.join("config.json")),
         false => (None, path.to_path_buf()),

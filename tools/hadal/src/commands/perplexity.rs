@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use hadal_engine::EngineError;
+use hadal_engine::{EngineError, Model};
 use serde_json::json;
 
 use crate::args::{DeviceArgs, EngineArgs, ModelArgs};
@@ -44,6 +44,11 @@ const LEAST_CONTEXT: u32 = 4;
 /// Window where none is asked for. Never what the memory allows: scores would hang on it.
 const USUAL_WINDOW: u32 = 4096;
 
+/// Tokens a window of a model where none are asked for.
+pub fn usual_window(model: &Model) -> u32 {
+    USUAL_WINDOW.min(model.config.max_position_embeddings)
+}
+
 /// Runs the command.
 pub fn run(args: &PerplexityArgs, console: &Console) -> Result<()> {
     let text = text_file(&args.text, MAX_TEXT_BYTES)?;
@@ -52,8 +57,7 @@ pub fn run(args: &PerplexityArgs, console: &Console) -> Result<()> {
     }
     let interrupts = Interrupts::install()?;
     let model = open::model(&args.model)?;
-    let usual = USUAL_WINDOW.min(model.config.max_position_embeddings);
-    let context = args.window.or(Some(usual));
+    let context = args.window.or(Some(usual_window(&model)));
     let settings = open::engine_options(&args.engine, context);
     if let Some(few) = settings.context.filter(|context| *context < LEAST_CONTEXT) {
         let why = format!("a context of {few} tokens is too small to score a text");

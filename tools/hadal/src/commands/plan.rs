@@ -78,7 +78,7 @@ pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
 
 fn model(path: Option<&Path>) -> Result<(Model, Described)> {
     match path {
-        Some(path) => describe(path).map_err(|error| open::about_gguf(path, unreadable(error))),
+        Some(path) => describe(path).map_err(unreadable),
         None => Ok((open::embedded()?, Described::Headers)),
     }
 }
@@ -87,7 +87,7 @@ fn unreadable(error: EngineError) -> Failure {
     let is_io = matches!(error, EngineError::Io { .. });
     let failure = Failure::from(error);
     match is_io {
-        true => failure.help("give the folder of a checkpoint, or its config.json"),
+        true => failure.help("give a .gguf file, the folder of a checkpoint, or its config.json"),
         false => failure,
     }
 }

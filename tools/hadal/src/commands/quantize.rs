@@ -15,6 +15,7 @@ use hadal_quantize::{
 };
 
 use crate::args::{DeviceArgs, ModelArgs};
+use crate::commands::perplexity;
 use crate::console::{Console, Interrupts, Unit};
 use crate::failure::{Failure, Result};
 use crate::input::text_file;
@@ -245,7 +246,7 @@ fn score(
     console: &Console,
 ) -> Result<Perplexity> {
     let options = EngineOptions {
-        context: args.window.or_else(|| open::context_for(&model, 0)),
+        context: Some(args.window.unwrap_or(perplexity::usual_window(&model))),
         ..EngineOptions::default()
     };
     let device = open::device(&args.device, console)?;
