@@ -5,137 +5,15 @@
 //! The logits' tolerance of the golden README is what a whole model may add up to; a single
 //! operation must be as near as `f32` comes, and chosen experts must be equal.
 
-use std::collections::BTreeMap;
-use std::sync::LazyLock;
-
 use hadal_device::{
     COUNT_ALL, DType, OpKind, PAGE, Params, Problem, e4m3_to_f32, f32_to_e4m3, flags,
 };
-use hadal_tests::devices::{self, Named};
-use hadal_tests::dispatch::{Argument, Done, run};
-use hadal_tests::golden::{self, Expected, worst};
-use serde_json::Value;
+use hadal_tests::dispatch::Argument;
+use hadal_tests::golden::worst;
+use hadal_tests::unit::{DEVICES, Unit, dense, inputs, judge, ratio, share};
 
 /// Largest difference of a value, as a share of the case's largest.
 const SINGLE: f64 = 1e-6;
-
-/// Opened once: opening a GPU costs more than the tests.
-static DEVICES: LazyLock<Vec<Named>> = LazyLock::new(devices::with_mocks);
-
-struct Unit {
-    test: &'static str,
-    tensors: BTreeMap<String, Expected>,
-    cases: Value,
-}
-
-impl Unit {
-    fn open(test: &'static str) -> Option<Unit> {
-        let folder = golden::folder(test)?.join("unit");
-        let cases = std::fs::read(folder.join("unit.json")).expect("unit.json");
-        Some(Unit {
-            test,
-            tensors: golden::read(&folder.join("unit.safetensors")),
-            cases: serde_json::from_slice(&cases).expect("unit.json is JSON"),
-        })
-    }
-
-    fn values(&self, name: &str) -> &[f64] {
-        &self.tensors[name].values
-    }
-
-    fn f32s(&self, name: &str) -> Vec<f32> {
-        self.values(name).iter().map(|&v| v as f32).collect()
-    }
-
-    fn floats(&self, name: &str) -> Argument {
-        Argument::floats(&self.f32s(name))
-    }
-
-    fn codes(&self, name: &str) -> Vec<u8> {
-        self.values(name).iter().map(|&v| v as u8).collect()
-    }
-
-    fn shape(&self, name: &str) -> &[usize] {
-        &self.tensors[name].shape
-    }
-
-    /// Does one operation, or says that the device cannot. Only a device that never takes the
-    /// expanded form of attention may lack it; the other operations are every device's.
-    fn run(&self, on: &Named, problem: &Problem, arguments: &[Argument]) -> Option<Done> {
-        let op = problem.op;
-        match run(&*on.device, problem, arguments) {
-            Ok(done) => Some(done),
-            Err(rejected) => {
-                let info = on.device.info();
-                let may = op == OpKind::AttendExpanded && info.expand_from_tokens.is_none();
-                assert!(may, "{}: no row for {}: {rejected:?}", on.name, op.name());
-                println!(
-                    "NOT RUN: {} on {}: no row for {}",
-                    self.test,
-                    on.name,
-                    op.name()
-                );
-                None
-            }
-        }
-    }
-
-    /// Does one operation on every device; `difference` of what comes out is at most `limit`.
-    fn check(
-        &self,
-        case: &str,
-        (op, weight, params): (OpKind, DType, Params),
-        arguments: &[Argument],
-        limit: f64,
-        difference: impl Fn(&str, &Done) -> f64,
-    ) {
-        let problem = Problem { op, weight, params };
-        for on in DEVICES.iter() {
-            if let Some(done) = self.run(on, &problem, arguments) {
-                let place = format!("{case} on {} by {}", on.name, done.row);
-                judge(&place, difference(&place, &done), limit);
-            }
-        }
-    }
-}
-
-fn judge(place: &str, difference: f64, limit: f64) {
-    println!("{place}: largest difference {difference:.1e}");
-    assert!(difference <= limit, "{place}: off by {difference:e}");
-}
-
-/// The largest difference as a share of the largest value.
-fn share(found: &[f64], want: &[f64]) -> f64 {
-    worst(found, want) / want.iter().fold(0.0, |most: f64, v| most.max(v.abs()))
-}
-
-/// The largest difference as a share of its own value.
-fn ratio(found: &[f64], want: &[f64]) -> f64 {
-    let pairs = found.iter().zip(want).filter(|(found, want)| found != want);
-    let (found, want): (Vec<_>, Vec<_>) = pairs.map(|(f, w)| ((f - w) / w.abs(), 0.0)).unzip();
-    worst(&found, &want)
-}
-
-/// Parameters of dense rows of `k` values that become rows of `n`.
-fn dense(rows: usize, k: usize, n: usize) -> Params {
-    Params {
-        rows: rows as u32,
-        count_word: COUNT_ALL,
-        count_scale: 1,
-        n: n as u32,
-        k: k as u32,
-        x_stride: k as u32,
-        y_stride: n as u32,
-        b_stride: n as u32,
-        row_count: n as u32,
-        ..Params::default()
-    }
-}
-
-/// `inputs` of rows whose positions are 0, 1, ...
-fn inputs(rows: usize) -> Argument {
-    Argument::inputs(&(0..rows as u32).collect::<Vec<_>>(), &[])
-}
 
 #[test]
 fn every_routing_case_takes_the_same_experts_with_the_same_weights() {
@@ -493,48 +371,5 @@ fn latent_attention_with_absorbed_projections_agrees() {
         let y = step(OpKind::HeadLinear, values, y, VALUE);
         let place = format!("mla absorbed on {} by {}", on.name, taken.join(", "));
         judge(&place, share(&y, unit.values("mla.out")), SINGLE);
-    }
-}
-
-/// Unit vectors that are multiplied at once.
-const UNIT_VECTORS: usize = 64;
-
-/// Every block format of GGUF, multiplied with each unit vector in turn.
-#[test]
-fn block_formats_are_what_their_vectors_say() {
-    let Some(unit) = Unit::open("block_formats_are_what_their_vectors_say") else {
-        return;
-    };
-    let formats = unit.cases["gguf"].as_array().expect("a list of formats");
-    for format in formats {
-        let name = format["name"].as_str().expect("a name");
-        let dtype = DType::from_name(&name.to_lowercase()).expect("a known format");
-        let k = dtype.block_values() as usize;
-        let want = unit.values(&format!("gguf.{name}.values"));
-        let n = want.len() / k;
-        // Few at a time: some devices bind 128 KiB.
-        for first in (0..k).step_by(UNIT_VECTORS) {
-            let rows = UNIT_VECTORS.min(k - first);
-            let vectors: Vec<f32> = (0..rows * k)
-                .map(|i| f32::from(u8::from(first + i / k == i % k)))
-                .collect();
-            let params = Params {
-                flags: flags::format_bits(dtype),
-                ..dense(rows, k, n)
-            };
-            let arguments = [
-                inputs(rows),
-                Argument::floats(&vectors),
-                Argument::In(unit.codes(&format!("gguf.{name}.blocks"))),
-                Argument::Out(rows * n),
-            ];
-            let part: Vec<f64> = (0..rows * n)
-                .map(|i| want[i % n * k + first + i / n])
-                .collect();
-            let problem = (OpKind::Linear, dtype, params);
-            unit.check(name, problem, &arguments, SINGLE, |_, done| {
-                share(&done.floats(0), &part)
-            });
-        }
     }
 }

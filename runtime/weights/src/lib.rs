@@ -30,7 +30,7 @@ pub use checkpoint::Checkpoint;
 pub use dummy::{DummySource, DummyTensor};
 pub use error::{Problem, WeightsError};
 pub use file::{read_bounded, read_text};
-pub use gguf::{Gguf, GgufValue, Metadata, Renamed};
+pub use gguf::{Gguf, GgufValue, Metadata, Rename, Renamed};
 pub use load::Progress;
 pub use memory::available as available_memory;
 pub use outline::{Outline, OutlineTensor, index_of};

@@ -136,7 +136,7 @@ impl Described {
         let (dtype, values, bytes) = format(self.kind)
             .ok_or_else(|| format!("its number format {} is not one of GGUF", self.kind))?;
         let row = self.dims.first().copied().unwrap_or(1);
-        if row % values != 0 {
+        if !row.is_multiple_of(values) {
             return Err(format!("{row} values a row are no whole blocks of {dtype}"));
         }
         let mut rows = self.dims.iter().skip(1).copied();
@@ -144,7 +144,7 @@ impl Described {
             .checked_mul(bytes)
             .and_then(|bytes| rows.try_fold(bytes, u64::checked_mul))
             .ok_or_else(|| format!("its shape {:?} is not possible", self.dims))?;
-        if self.offset % alignment != 0 {
+        if !self.offset.is_multiple_of(alignment) {
             return Err(format!("its offset {} is not aligned", self.offset));
         }
         let offset = first.checked_add(self.offset);

@@ -163,6 +163,9 @@ fn check_part(shard: &Shard, metadata: &Metadata, number: usize, count: usize) -
     Err(damaged(&shard.name, why))
 }
 
+/// The names and infos that a tensor is to have.
+pub type Rename<'r> = dyn Fn(&str, &TensorInfo) -> Vec<(String, TensorInfo)> + 'r;
+
 /// A source under other names: tensors of another source, whole or cut along their slowest
 /// axis, as whoever knows both names describes them.
 #[derive(Debug)]
@@ -176,10 +179,7 @@ impl Renamed {
     ///
     /// # Errors
     /// Two tensors under one name, or one that is not within its shard.
-    pub fn new(
-        source: &dyn TensorSource,
-        rename: &dyn Fn(&str, &TensorInfo) -> Vec<(String, TensorInfo)>,
-    ) -> Result<Renamed> {
+    pub fn new(source: &dyn TensorSource, rename: &Rename<'_>) -> Result<Renamed> {
         let mut tensors = BTreeMap::new();
         for name in source.names() {
             let Some(info) = source.get(name) else {
