@@ -59,7 +59,7 @@ fn main() -> Result<()> {
         text: files_source(units.iter().map(|unit| &unit.name)),
         is_cheap: false,
     }];
-    for name in ["stacks", "block", "launch"] {
+    for name in ["stacks", "block", "async", "units", "launch"] {
         files.push(Unit {
             name: name.to_string(),
             text: fs::read_to_string(root.join(format!("cpu/{name}.cpp")))?,
@@ -226,7 +226,7 @@ fn compile(headers: &Path, out: &Path, files: &[Unit]) -> Result<()> {
         .flag("-Wno-unused-variable")
         .flag("-Wno-unknown-pragmas");
     let mut common = String::new();
-    for header in ["hadal_cpu.h", "runner.h"] {
+    for header in ["hadal_cpu.h", "async.h", "runner.h"] {
         common.push_str(&fs::read_to_string(headers.join(header))?);
     }
     let compiler = build.get_compiler();

@@ -25,7 +25,9 @@ pub const KERNELS: &[(&str, &str)] = files!(
 );
 
 /// What they include.
-pub const HEADERS: &[(&str, &str)] = files!("blocks.h" "dots.h" "formats.h" "params.h" "patterns.h" "portable.h" "reduce.h" "units.h" "units8.h" "weights.h");
+pub const HEADERS: &[(&str, &str)] = files!(
+    "blocks.h" "dots.h" "formats.h" "hopper.h" "params.h" "patterns.h" "portable.h" "reduce.h" "units.h" "units8.h" "weights.h"
+);
 
 /// What the images were compiled with: a change makes all of them anew.
 pub const IMAGE_COMPILER: &str = "clang 22.1.8";

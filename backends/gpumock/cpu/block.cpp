@@ -14,6 +14,20 @@ void barrier() { worker->barrier(); }
 u32 wave_exchange(u32 value, u32 lane) { return worker->exchange(value, lane); }
 void wave_share(const void* mine, size_t bytes, void* all) { worker->share(mine, bytes, all); }
 void* shared(int id, size_t bytes) { return worker->shared(id, bytes); }
+u32 dynamic_address() { return worker->async.address(); }
+void phase_init(u32 at, u32 count) { worker->async.init(at, count); }
+void phase_arrive(u32 at) { worker->async.arrive(at); }
+void phase_wait(u32 at, u32 parity) { worker->async.wait(at, parity); }
+void copy_async(u32 to, const void* from, u32 bytes) { worker->async.copy(to, from, bytes); }
+void copies_arrive(u32 at) { worker->async.copies_arrive(at); }
+void store_quad(u32 to, const void* from) { worker->async.store(to, from); }
+void fence_proxy() { worker->async.fence(); }
+void units_fence() { worker->units.fence(); }
+void units_multiply(UnitFormat format, float* sums, u32 columns, u64 a, u64 b, bool add) {
+    worker->units.multiply(format, sums, columns, a, b, add);
+}
+void units_commit() { worker->units.commit(); }
+void units_wait(u32 left) { worker->units.wait(left); }
 
 Worker::Worker() : block_memory(SPACE + 256) {}
 
@@ -38,7 +52,10 @@ std::string Worker::run(const Work& launch, u64 index) {
         free_stacks[t] = MAX_THREADS - 1 - t;
     }
     ready_count = free_count = threads;
+    async.begin();
+    units.begin();
     run_fibers();
+    units.end();
     check_shared();
     return failure;
 }
@@ -51,15 +68,19 @@ void Worker::run_fibers() {
     }
 }
 
-// A thread that can go on, which `place` then names.
+// A thread that can go on, which `place` then names. Copies under way end among them.
 u32 Worker::pick() {
-    if (ready_count == 0 || !failure.empty()) {
-        return NONE;
+    while (failure.empty() && ready_count + async.under_way() > 0) {
+        const u32 at = random.below(ready_count + async.under_way());
+        if (at >= ready_count) {
+            async.land(at - ready_count);
+            continue;
+        }
+        const u32 thread = ready[at];
+        ready[at] = ready[--ready_count];
+        return place.thread = thread;
     }
-    const u32 at = random.below(ready_count);
-    const u32 thread = ready[at];
-    ready[at] = ready[--ready_count];
-    return place.thread = thread;
+    return NONE;
 }
 
 // Where to switch to for a thread that was picked.
@@ -196,12 +217,8 @@ void* Worker::shared(int id, size_t count) {
         used += region.bytes;
     }
     if (used > limit || block_used + rounded + 2 * MARGIN > SPACE) {
-        fail("a block asks for " + std::to_string(used) + " bytes of block memory, of " +
+        stop("a block asks for " + std::to_string(used) + " bytes of block memory, of " +
              std::to_string(limit));
-        // The thread must not go on, and nothing switches back to it.
-        for (;;) {
-            wait();
-        }
     }
     // As the strictest type that is copied into it asks.
     const size_t base = 128 - (size_t)block_memory.data() % 128;
@@ -228,14 +245,24 @@ void Worker::check_shared() {
 }
 
 void Worker::find_deadlock() {
-    u32 barriers = 0, exchanges = 0;
+    u32 barriers = 0, exchanges = 0, phases = 0;
     for (u32 t = 0; t < threads; t++) {
         barriers += state[t] == AT_BARRIER;
-        exchanges += state[t] == AT_EXCHANGE || state[t] == AT_SHARE;
+        exchanges += state[t] == AT_EXCHANGE || state[t] == AT_SHARE || state[t] == AT_UNITS;
+        phases += state[t] == AT_PHASE;
     }
     fail("deadlock of " + std::to_string(threads) + " threads: " + std::to_string(barriers) +
          " wait at a barrier, " + std::to_string(exchanges) + " at a wave's exchange, " +
+         (phases > 0 ? std::to_string(phases) + " for the end of a phase, " : "") +
          std::to_string(done) + " have returned");
+}
+
+void Worker::stop(const std::string& what) {
+    fail(what);
+    // Nothing switches back to this thread.
+    for (;;) {
+        wait();
+    }
 }
 
 void Worker::fail(const std::string& what) {

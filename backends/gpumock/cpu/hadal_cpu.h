@@ -41,6 +41,21 @@ void wave_share(const void* mine, size_t bytes, void* all);
 // Memory of the block: the same for the same id and size, poisoned when the block begins.
 void* shared(int id, size_t bytes);
 
+// Barriers, copies and matrix units of compute capability 9.0: `async.h`.
+enum UnitFormat : u32 { E4M3, BF16 };
+u32 dynamic_address();
+void phase_init(u32 at, u32 count);
+void phase_arrive(u32 at);
+void phase_wait(u32 at, u32 parity);
+void copy_async(u32 to, const void* from, u32 bytes);
+void copies_arrive(u32 at);
+void store_quad(u32 to, const void* from);
+void fence_proxy();
+void units_fence();
+void units_multiply(UnitFormat format, float* sums, u32 columns, u64 a, u64 b, bool add);
+void units_commit();
+void units_wait(u32 left);
+
 inline u32 atomic_add(u32* at, u32 value) {
     return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
 }

@@ -1,6 +1,7 @@
 // Between the files of the runner: stacks, blocks and the table of kernels.
 #pragma once
 
+#include "async.h"
 #include "hadal_cpu.h"
 
 #include <string>
@@ -72,8 +73,13 @@ class Worker {
     void share(const void* mine, size_t bytes, void* all);
     void* shared(int id, size_t bytes);
 
+    Async async{*this};
+    Units units{*this};
+
   private:
-    enum State : u8 { NEW, READY, AT_BARRIER, AT_EXCHANGE, AT_SHARE, DONE };
+    friend class Async;
+    friend class Units;
+    enum State : u8 { NEW, READY, AT_BARRIER, AT_EXCHANGE, AT_SHARE, AT_PHASE, AT_UNITS, DONE };
     struct Region {
         int id;
         size_t bytes;
@@ -89,6 +95,8 @@ class Worker {
     bool arrive(State state);
     void release_wave(u32 first, u32 count);
     void fail(const std::string& what);
+    // The same in a thread that cannot go on.
+    [[noreturn]] void stop(const std::string& what);
     void find_deadlock();
     void check_shared();
     u32 wave_first() const;

@@ -195,6 +195,18 @@ pub fn launch(
     args: &mut [Arg<'_>],
     seed: u64,
 ) -> Result<(), String> {
+    launch_with(name, wave, grid, args, 0, seed)
+}
+
+/// [`launch`] with `shared` bytes of block memory that the kernel does not declare.
+pub fn launch_with(
+    name: &str,
+    wave: u32,
+    grid: [u32; 3],
+    args: &mut [Arg<'_>],
+    shared: u32,
+    seed: u64,
+) -> Result<(), String> {
     let (file, entry) = match name.split_once(':') {
         Some((file, entry)) => (Some(file), entry),
         None => (None, name),
@@ -236,5 +248,5 @@ pub fn launch(
         .collect();
     // SAFETY: this is a function of tests, whose documentation asks for long enough slices;
     // they are borrowed until the launch has ended.
-    unsafe { kernel.run(grid, &words, 0, seed) }
+    unsafe { kernel.run(grid, &words, shared, seed) }
 }

@@ -31,6 +31,6 @@ mod rtc;
 mod state;
 mod steer;
 
-pub use cpu::{Arg, Kernel, Parameter, find, kernels, launch};
+pub use cpu::{Arg, Kernel, Parameter, find, kernels, launch, launch_with};
 pub use locate::{driver_folder, library};
 pub use steer::Steer;

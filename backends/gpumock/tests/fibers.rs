@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use hadal_gpumock::{Arg, find, kernels, launch};
+use hadal_gpumock::{Arg, find, kernels, launch, launch_with};
 
 fn bytes<T: Copy>(values: &[T]) -> &[u8] {
     // SAFETY: the tests' values are numbers without padding.
@@ -133,13 +133,18 @@ fn arguments_are_checked() {
 }
 
 #[test]
-fn every_file_of_the_kernels_is_there_at_both_waves() {
+fn every_file_of_the_kernels_is_there_at_its_waves() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shaders/gpu");
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|ext| ext == "cu") {
             let file = path.file_stem().unwrap().to_str().unwrap();
-            for wave in [32, 64] {
+            let waves = if file.starts_with("hopper") {
+                &[32][..]
+            } else {
+                &[32, 64]
+            };
+            for &wave in waves {
                 let of_file = |k: &&hadal_gpumock::Kernel| k.file == file && k.wave == wave;
                 assert!(kernels().iter().any(|k| of_file(&k)), "{file} at {wave}");
             }
@@ -150,6 +155,83 @@ fn every_file_of_the_kernels_is_there_at_both_waves() {
         (kernel.threads, kernel.argument_bytes()),
         (128, 128 + 5 * 8)
     );
+}
+
+/// Products of lines of 32 codes by the kernel, and as they are. `mistake` counts from 1 as
+/// `units.cu` names them.
+fn products(swizzle: u32, mistake: u32, seed: u64) -> Result<(Vec<f32>, Vec<f32>), String> {
+    // Bits 0x38 + 8 n stand for the n-th power of two; zeros and signs are among the codes.
+    let code = |i: u32| match i.wrapping_mul(2_654_435_761) >> 20 & 15 {
+        0..4 => (0, 0.0f32),
+        n @ 4..10 => (0x38 + 8 * (n as u8 - 4), (1 << (n - 4)) as f32),
+        n => (0xb8 + 8 * (n as u8 - 10), -((1 << (n - 10)) as f32)),
+    };
+    let (a, a_values): (Vec<u8>, Vec<f32>) = (0..64 * 32).map(code).unzip();
+    let (b, b_values): (Vec<u8>, Vec<f32>) = (9000..9000 + 128 * 32).map(code).unzip();
+    // Copies ask for addresses of sixteen.
+    let aligned = |codes: &[u8]| -> Vec<u128> {
+        let quads = codes.chunks_exact(16);
+        quads
+            .map(|quad| u128::from_le_bytes(quad.try_into().unwrap()))
+            .collect()
+    };
+    let (a, b) = (aligned(&a), aligned(&b));
+    let mut out = vec![0f32; 64 * 128];
+    let (swizzle, mistake) = (Arg::word(swizzle), Arg::word(mistake));
+    let args = &mut [
+        Arg::Read(bytes(&a)),
+        Arg::Read(bytes(&b)),
+        Arg::Value(&swizzle),
+        Arg::Value(&mistake),
+        Arg::Write(bytes_mut(&mut out)),
+    ];
+    launch_with("test_units", 32, [1; 3], args, 64 << 10, seed)?;
+    let line = |values: &[f32], i: usize| values[i * 32..][..32].to_vec();
+    let want = (0..64 * 128).map(|i| {
+        let (a, b) = (line(&a_values, i / 128), line(&b_values, i % 128));
+        a.iter().zip(b).map(|(a, b)| a * b).sum()
+    });
+    Ok((out, want.collect()))
+}
+
+#[test]
+fn units_multiply_tiles_of_every_swizzle() {
+    for swizzle in 0..4 {
+        for seed in 0..5 {
+            let (out, want) = products(swizzle, 0, seed).unwrap();
+            assert!(out == want, "swizzle {swizzle}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn mistakes_around_the_units_show() {
+    for (mistake, what) in [
+        (2, "no fence let them see"),
+        (4, "without the fence before them"),
+        (6, "lanes of a wave"),
+        (7, "four waves of a group"),
+        (8, "128 for the end of a phase"),
+        (9, "a barrier that is not there"),
+        (11, "does not begin where its swizzle does"),
+    ] {
+        for seed in 0..5 {
+            let error = products(1, mistake, seed).unwrap_err();
+            assert!(error.contains(what), "{mistake}: {error}");
+        }
+    }
+    // Without the wait for copies either the fence came too early, or nothing was there yet.
+    // Sums that nobody waited for, or that were not committed, are not numbers.
+    for mistake in [1, 3, 5] {
+        for seed in 0..5 {
+            if let Ok((out, want)) = products(1, mistake, seed) {
+                assert!(out != want, "{mistake} at seed {seed}");
+            }
+        }
+    }
+    // The units may have been quick or not.
+    let changed = |seed| products(1, 10, seed).map_or(true, |(out, want)| out != want);
+    assert!((0..20).any(changed));
 }
 
 /// Prints speeds; run alone: `cargo test --release -p hadal-gpumock -- --ignored --nocapture`.

@@ -1,0 +1,127 @@
+// What compute capability 9.0 has of its own, by NVIDIA's documentation (PTX ISA: "mbarrier",
+// "cp.async", "Async proxy", "Asynchronous Warpgroup Level Matrix Instructions"): barriers with
+// phases, copies that arrive at them, and matrix units that read block memory by descriptors.
+// As strict as the documentation allows: a copy is seen when the phase that it arrives at ends
+// and not before, sums are seen after the wait for them, and until then both are not numbers.
+#pragma once
+
+#include "hadal_cpu.h"
+
+#include <map>
+#include <memory>
+#include <vector>
+
+namespace hadal_cpu {
+
+class Worker;
+
+// Memory that a launch gives a block, by address; barriers and copies.
+class Async {
+  public:
+    explicit Async(Worker& of) : worker(of) {}
+    // A block begins.
+    void begin();
+    // Where the memory begins: anywhere that sixteen divides.
+    u32 address();
+    void init(u32 at, u32 count);
+    void arrive(u32 at);
+    void wait(u32 at, u32 parity);
+    void copy(u32 to, const void* from, u32 bytes);
+    void copies_arrive(u32 at);
+    void store(u32 to, const void* from);
+    void fence();
+    // Copies under way, by thread and arrival; any of them may be the next to end.
+    u32 under_way() const { return (u32)flights.size(); }
+    void land(u32 which);
+    // What threads have let the units see: all that landed before this time.
+    u32 fenced(u32 thread) const { return fences[thread]; }
+    // Sixteen bytes for the units, which see what landed before `fence`.
+    bool read(u32 at, u32 fence, u8* to);
+
+  private:
+    struct Copy {
+        u32 to;
+        const void* from;
+        u32 bytes;
+    };
+    struct Flight {
+        u32 barrier;
+        std::vector<Copy> copies;
+    };
+    struct Phases {
+        u32 count, left, ended;
+        std::vector<Copy> arrived;
+        std::vector<u32> waiting;
+    };
+
+    Phases* find(u32 at, const char* what);
+    void arrived(Phases& phases);
+    u8* bytes_at(u32 at, u32 count);
+
+    Worker& worker;
+    u8* memory = nullptr;
+    u32 first = 0, clock = 0;
+    std::map<u32, Phases> barriers;
+    std::vector<Flight> flights;
+    // By thread; times by sixteen bytes of memory.
+    std::vector<std::vector<Copy>> open;
+    std::vector<u32> fences, landed;
+};
+
+// The matrix units: waves in fours multiply, each its sixteen of the 64 lines.
+class Units {
+  public:
+    explicit Units(Worker& of) : worker(of) {}
+    void begin();
+    // What the waves of a group did must have been the same.
+    void end();
+    void fence();
+    void multiply(UnitFormat format, float* sums, u32 columns, u64 a, u64 b, bool add);
+    void commit();
+    void wait(u32 left);
+
+  private:
+    static const u32 LINES = 16, DEPTH_BYTES = 32, MOST_COLUMNS = 256, LANES = 32;
+    struct Order {
+        UnitFormat format;
+        float* sums;
+        u32 columns;
+        u64 a, b;
+        bool add;
+    };
+    // Sums under way, and the registers that they go to.
+    struct Sums {
+        float* registers[LANES];
+        u32 columns, orders;
+        float values[LINES * MOST_COLUMNS];
+    };
+    struct Step {
+        Order order;
+        Sums* sums;
+        u32 fence, batch;
+        bool done;
+    };
+    struct Wave {
+        std::vector<Step> steps;
+        std::vector<std::unique_ptr<Sums>> sums;
+        u32 batch;
+        u64 trace;
+    };
+
+    Wave& wave();
+    void issue(u32 first);
+    Sums* sums_of(u32 first);
+    void run(Step& step, u32 number);
+    void run_all(Wave& of, u32 number);
+    void give_back(Sums& sums);
+    bool load(u64 descriptor, UnitFormat format, u32 line, u32 fence, float* to);
+    u32 locate(u64 descriptor, u32 line, u32 byte);
+
+    Worker& worker;
+    std::vector<Wave> waves;
+    std::vector<Order> orders;
+    std::vector<u8> may_begin;
+    std::vector<float> b;
+};
+
+}  // namespace hadal_cpu

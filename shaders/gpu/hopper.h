@@ -1,0 +1,145 @@
+// What compute capability 9.0 has of its own: matrix units of four waves that read block memory
+// by themselves, and barriers that copies arrive at. Block memory is named by its 32-bit
+// addresses, as these instructions take them.
+//
+// A *group* is four waves that follow each other, 128 threads; it multiplies 64 lines of A by
+// 128 lines of B, both along the depth, 32 bytes of it at a time. The CPU's side of this file
+// is the mock's, written from the documentation of the instructions and not from the kernels.
+
+static const u32 GROUP = 128;
+
+// Bytes of a line of a tile, and of the eight lines that the swizzle repeats after.
+static const u32 LINE = 128, ATOM = 8 * LINE;
+static const u32 UNIT_BYTES = 32, UNIT_ROWS = 64, UNIT_SUMS = 64;
+
+// Where sixteen bytes lie in a tile: their number in the line is mixed with the line's own, so
+// that eight lines' are in different banks (PTX ISA, "128B swizzling", by depth).
+DEVICE u32 swizzled(u32 line, u32 quad) { return line * LINE + (quad ^ line % 8) * 16; }
+
+// How the units find a tile that begins an atom, or some units' bytes into its lines (PTX ISA,
+// "Matrix Descriptor Format"): its address, a word that swizzled tiles have no use for, the
+// distance of atoms, and the swizzle.
+DEVICE u64 described(u32 address) {
+    return (u64)(address >> 4) | (u64)1 << 16 | (u64)(ATOM >> 4) << 32 | (u64)1 << 62;
+}
+
+// Of the 64 lines and 128 columns of a group: what sum `i` of this thread is (PTX ISA, "Register
+// Fragments for wgmma.mma_async.m64nNk32", D).
+DEVICE u32 unit_row(u32 i) { return wave() % 4 * 16 + lane() / 4 + i % 4 / 2 * 8; }
+DEVICE u32 unit_column(u32 i) { return i / 4 * 8 + lane() % 4 * 2 + i % 2; }
+
+#if defined(HADAL_CPU)
+
+// Memory that the launch gave the block.
+DEVICE u32 dynamic_memory() { return hadal_cpu::dynamic_address(); }
+
+DEVICE void phase_init(u32 at, u32 count) { hadal_cpu::phase_init(at, count); }
+DEVICE void phase_arrive(u32 at) { hadal_cpu::phase_arrive(at); }
+DEVICE void phase_wait(u32 at, u32 parity) { hadal_cpu::phase_wait(at, parity); }
+
+DEVICE void copy_async(u32 to, const void* from, u32 bytes) {
+    hadal_cpu::copy_async(to, from, bytes);
+}
+DEVICE void copies_arrive(u32 at) { hadal_cpu::copies_arrive(at); }
+DEVICE void store_quad(u32 to, const Quad& quad) { hadal_cpu::store_quad(to, &quad); }
+DEVICE void fence_units_memory() { hadal_cpu::fence_proxy(); }
+
+DEVICE void units_fence(float (&)[UNIT_SUMS]) { hadal_cpu::units_fence(); }
+DEVICE void units_multiply8(float (&sum)[UNIT_SUMS], u64 a, u64 b, bool add) {
+    hadal_cpu::units_multiply(hadal_cpu::E4M3, sum, 2 * UNIT_SUMS, a, b, add);
+}
+DEVICE void units_multiply16(float (&sum)[UNIT_SUMS], u64 a, u64 b) {
+    hadal_cpu::units_multiply(hadal_cpu::BF16, sum, 2 * UNIT_SUMS, a, b, true);
+}
+DEVICE void units_commit() { hadal_cpu::units_commit(); }
+DEVICE void units_wait(float (&)[UNIT_SUMS]) { hadal_cpu::units_wait(0); }
+
+#else
+
+extern __shared__ Quad hadal_dynamic_memory[];
+
+DEVICE u32 dynamic_memory() {
+    u32 address;
+    asm("{ .reg .u64 shared; cvta.to.shared.u64 shared, %1; cvt.u32.u64 %0, shared; }"
+        : "=r"(address)
+        : "l"(hadal_dynamic_memory));
+    return address;
+}
+
+// A barrier of `count` arrivals a phase.
+DEVICE void phase_init(u32 at, u32 count) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory");
+}
+DEVICE void phase_arrive(u32 at) {
+    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(at)
+                 : "memory");
+}
+// Until the phase of this parity has ended; before the first one, that of parity 1 has.
+DEVICE void phase_wait(u32 at, u32 parity) {
+    u32 ended;
+    do {
+        asm volatile("{ .reg .pred ended; mbarrier.try_wait.parity.shared.b64 ended, [%1], %2; "
+                     "selp.u32 %0, 1, 0, ended; }"
+                     : "=r"(ended)
+                     : "r"(at), "r"(parity)
+                     : "memory");
+    } while (!ended);
+}
+
+// Sixteen bytes to block memory: `bytes` of them from `from`, zeros behind.
+DEVICE void copy_async(u32 to, const void* from, u32 bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
+                 : "memory");
+}
+// An arrival once all copies are there that this thread began so far.
+DEVICE void copies_arrive(u32 at) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(at) : "memory");
+}
+DEVICE void store_quad(u32 to, const Quad& quad) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(quad.word[0]),
+                 "r"(quad.word[1]), "r"(quad.word[2]), "r"(quad.word[3])
+                 : "memory");
+}
+// What threads and their copies wrote to block memory is there for the units, which have their
+// own way to it.
+DEVICE void fence_units_memory() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+#define SUMS_4(I) "+f"(sum[I]), "+f"(sum[I + 1]), "+f"(sum[I + 2]), "+f"(sum[I + 3])
+#define SUMS_16(I) SUMS_4(I), SUMS_4(I + 4), SUMS_4(I + 8), SUMS_4(I + 12)
+#define ALL_SUMS SUMS_16(0), SUMS_16(16), SUMS_16(32), SUMS_16(48)
+#define NAMES_OF_SUMS                                                                          \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                  \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "         \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "         \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
+
+// The sums are named where they may be touched by the units only after, and by the thread only
+// after: a compiler does not know that the units write them later.
+DEVICE void units_fence(float (&sum)[UNIT_SUMS]) {
+    asm volatile("wgmma.fence.sync.aligned;" : ALL_SUMS::"memory");
+}
+// Adds to the sums, or begins them anew, what 32 codes of the lines give.
+DEVICE void units_multiply8(float (&sum)[UNIT_SUMS], u64 a, u64 b, bool add) {
+    asm volatile("{ .reg .pred add; setp.ne.u32 add, %66, 0; "
+                 "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 " NAMES_OF_SUMS
+                 ", %64, %65, add, 1, 1; }"
+                 : ALL_SUMS
+                 : "l"(a), "l"(b), "r"((u32)add));
+}
+// Adds to the sums what sixteen bf16 of the lines give.
+DEVICE void units_multiply16(float (&sum)[UNIT_SUMS], u64 a, u64 b) {
+    asm volatile("{ .reg .pred add; setp.eq.u32 add, 0, 0; "
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_OF_SUMS
+                 ", %64, %65, add, 1, 1, 0, 0; }"
+                 : ALL_SUMS
+                 : "l"(a), "l"(b));
+}
+DEVICE void units_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Until all that was committed is done.
+DEVICE void units_wait(float (&sum)[UNIT_SUMS]) {
+    asm volatile("wgmma.wait_group.sync.aligned 0;" : ALL_SUMS::"memory");
+}
+
+#endif
