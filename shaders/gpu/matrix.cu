@@ -7,6 +7,7 @@
 #include "portable.h"
 #include "params.h"
 #include "weights.h"
+#include "parts.h"
 #include "units.h"
 
 static const u32 THREADS = 256, SIDE = 64, DEPTH = 32;
@@ -21,20 +22,6 @@ template <> struct Parts<F8> { static const u32 COUNT = 1; };
 template <> struct Parts<Bf16> { static const u32 COUNT = 1; };
 template <> struct Parts<F16> { static const u32 COUNT = 2; };
 template <> struct Parts<F32> { static const u32 COUNT = 3; };
-
-// The next part of `rest`, as bf16; `rest` loses it.
-DEVICE u16 take_part(float& rest) {
-    u32 bits = bits_of(rest);
-    const u32 magnitude = bits & 0x7fffffffu;
-    if (magnitude >= 0x7f800000u) {
-        // Infinite or not a number: whole in its first part.
-        bits = magnitude > 0x7f800000u ? 0x7fc00000u : bits;
-        rest = 0.0f;
-        return (u16)(bits >> 16);
-    }
-    rest -= float_of(bits & 0xffff0000u);
-    return (u16)(bits >> 16);
-}
 
 // Four neighbours along the depth to `tile`, and their parts to the tiles behind it.
 template <u32 PARTS> DEVICE void store_parts(const float (&values)[4], u16* tile, u32 at) {

@@ -20,14 +20,26 @@ macro_rules! files {
 
 /// Files of kernels: a module each.
 pub const KERNELS: &[(&str, &str)] = files!(
-    "attend.cu" "blocks.cu" "experts.cu" "head_linear.cu" "linear.cu" "matrix.cu" "matrix8.cu" "memory.cu" "route.cu" "tile.cu"
+    "attend.cu" "blocks.cu" "experts.cu" "head_linear.cu" "hopper.cu" "hopper8.cu" "linear.cu" "matrix.cu" "matrix8.cu"
+    "memory.cu" "route.cu" "tile.cu"
     "values.cu"
 );
 
 /// What they include.
 pub const HEADERS: &[(&str, &str)] = files!(
-    "blocks.h" "dots.h" "formats.h" "hopper.h" "params.h" "patterns.h" "portable.h" "reduce.h" "units.h" "units8.h" "weights.h"
+    "blocks.h" "dots.h" "formats.h" "hopper.h" "params.h" "parts.h" "patterns.h" "portable.h" "reduce.h" "ring.h"
+    "units.h" "units8.h" "weights.h"
 );
+
+/// Files that are for one architecture alone; all others have no module of theirs.
+const OF_ONE: &[(&str, &str)] = &[("hopper", "sm_90a"), ("hopper8", "sm_90a")];
+
+/// Whether kernel file `file` (without its extension) is compiled for the architecture.
+pub fn is_for(file: &str, arch: &str) -> bool {
+    OF_ONE
+        .iter()
+        .all(|(name, only)| *name != file || *only == arch)
+}
 
 /// What the images were compiled with: a change makes all of them anew.
 pub const IMAGE_COMPILER: &str = "clang 22.1.8";

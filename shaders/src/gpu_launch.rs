@@ -3,7 +3,7 @@
 //! Threads a block and outputs a wave are those of the sources in `shaders/gpu`; a test
 //! compares them.
 
-use hadal_device::{DType, DeviceInfo, Launch, Problem, flags};
+use hadal_device::{DType, DeviceInfo, Launch, OpKind, Problem, flags};
 
 use crate::wgsl_fit::*;
 use crate::wgsl_launch::spread;
@@ -16,6 +16,19 @@ pub const THREADS: u32 = 256;
 
 /// Rows and outputs of a tile (`SIDE`).
 const SIDE: u32 = 64;
+
+/// Rows and outputs of a block on Hopper's units (`ring.h`: `ROWS`, `OUTPUTS`), and its threads.
+const HOPPER_SIDE: u32 = 128;
+const HOPPER_THREADS: u32 = 384;
+
+/// Memory of a ring: what aligning takes, tiles of 128 lines of 128 bytes, two barriers each.
+const fn ring_bytes(stages: u32, tiles: u32) -> u32 {
+    1024 + stages * (tiles * 128 * 128 + 16)
+}
+
+/// The rings of `hopper8.cu` and `hopper.cu`.
+const CODES_RING: u32 = ring_bytes(6, 2);
+const SPLIT_RING: u32 = ring_bytes(3, 4);
 
 /// Rows that share a reading of the weights (`ROWS`, `GROUPED_ROWS`).
 const ROWS: u32 = 4;
@@ -58,6 +71,53 @@ pub fn codes(problem: &Problem) -> Option<&'static str> {
 
 pub fn grouped_codes(problem: &Problem) -> Option<&'static str> {
     grouped_tile_fits(problem).or_else(|| codes(problem))
+}
+
+/// Blocks of 128 rows, of which half are there.
+fn half_a_block(problem: &Problem) -> Option<&'static str> {
+    unless(
+        problem.params.rows >= HOPPER_SIDE / 2,
+        "needs 64 rows or more",
+    )
+}
+
+/// The same with a quarter for an expert of average popularity.
+fn quarter_of_a_block(problem: &Problem) -> Option<&'static str> {
+    let p = &problem.params;
+    unless(
+        p.rows / (HOPPER_SIDE / 4) >= p.experts,
+        "needs 32 rows an expert",
+    )
+}
+
+/// Lines of a weight are copied sixteen bytes at a time.
+fn split(problem: &Problem) -> Option<&'static str> {
+    weight_is(problem, DType::Bf16).or_else(|| {
+        unless(
+            problem.params.k.is_multiple_of(8),
+            "needs rows of whole 16 bytes",
+        )
+    })
+}
+
+pub fn hopper_codes(problem: &Problem) -> Option<&'static str> {
+    half_a_block(problem).or_else(|| codes(problem))
+}
+
+pub fn grouped_hopper_codes(problem: &Problem) -> Option<&'static str> {
+    quarter_of_a_block(problem).or_else(|| grouped_codes(problem))
+}
+
+pub fn hopper_split(problem: &Problem) -> Option<&'static str> {
+    half_a_block(problem)
+        .or_else(|| split(problem))
+        .or_else(|| matrices(problem))
+}
+
+pub fn grouped_hopper_split(problem: &Problem) -> Option<&'static str> {
+    quarter_of_a_block(problem)
+        .or_else(|| split(problem))
+        .or_else(|| grouped_tiles(problem))
 }
 
 pub fn grouped_tiles(problem: &Problem) -> Option<&'static str> {
@@ -197,6 +257,32 @@ pub fn launch_grouped_tile(problem: &Problem, info: &DeviceInfo) -> Launch {
     let p = &problem.params;
     let [x, y] = spread(p.n.div_ceil(SIDE), info);
     launch([x, y, p.expert_count], THREADS)
+}
+
+/// A ring for `codes` or for values. Two weights share a block's outputs.
+fn launch_ring(problem: &Problem, info: &DeviceInfo, codes: bool) -> Launch {
+    let p = &problem.params;
+    let weights = match problem.op {
+        OpKind::GateUp | OpKind::GroupedGateUp => 2,
+        _ => 1,
+    };
+    let (outputs, z) = match problem.op {
+        OpKind::GroupedLinear | OpKind::GroupedGateUp => (p.n, p.expert_count),
+        _ => (p.row_count, p.rows.div_ceil(HOPPER_SIDE)),
+    };
+    let [x, y] = spread(outputs.div_ceil(HOPPER_SIDE / weights), info);
+    let mut made = launch([x, y, z], HOPPER_THREADS);
+    let bytes = if codes { CODES_RING } else { SPLIT_RING };
+    made.constants.push(("SHARED", bytes));
+    made
+}
+
+pub fn launch_codes_ring(problem: &Problem, info: &DeviceInfo) -> Launch {
+    launch_ring(problem, info, true)
+}
+
+pub fn launch_split_ring(problem: &Problem, info: &DeviceInfo) -> Launch {
+    launch_ring(problem, info, false)
 }
 
 pub fn launch_attend_tile(problem: &Problem, _: &DeviceInfo) -> Launch {

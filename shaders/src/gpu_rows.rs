@@ -132,6 +132,7 @@ macro_rules! fp8_units {
 /// All C++ rows, faster ones above.
 pub fn rows() -> Vec<KernelRow> {
     let mut rows = Vec::new();
+    rows.extend(hopper_rows());
     rows.extend(fp8_rows());
     rows.extend(matrix_rows());
     rows.extend(tile_rows());
@@ -142,6 +143,44 @@ pub fn rows() -> Vec<KernelRow> {
     rows.extend(routing_rows());
     rows.extend(value_rows());
     rows
+}
+
+/// For more rows, of codes and of values: units of four waves, fed by copies that run ahead.
+fn hopper_rows() -> Vec<KernelRow> {
+    let codes = [
+        plain!(Linear "hopper8" "linear_wgmma8", "rrrrw",
+            |problem| linear_fits(problem).or_else(|| hopper_codes(problem)), launch_codes_ring),
+        plain!(Linear "hopper8" "linear_residual_wgmma8", "rrrrrw",
+            |problem| linear_residual_fits(problem).or_else(|| hopper_codes(problem)),
+            launch_codes_ring),
+        plain!(GateUp "hopper8" "gate_up_wgmma8", "rrrrrrw", hopper_codes, launch_codes_ring),
+        plain!(GroupedLinear "hopper8" "grouped_linear_wgmma8", "rrrttw",
+            grouped_hopper_codes, launch_codes_ring),
+        plain!(GroupedGateUp "hopper8" "grouped_gate_up_wgmma8", "rrrttttw",
+            grouped_hopper_codes, launch_codes_ring),
+    ];
+    let values = [
+        plain!(Linear "hopper" "linear_wgmma_bf16", "rrrw",
+            |problem| linear_fits(problem).or_else(|| hopper_split(problem)), launch_split_ring),
+        plain!(Linear "hopper" "linear_residual_wgmma_bf16", "rrrrw",
+            |problem| linear_residual_fits(problem).or_else(|| hopper_split(problem)),
+            launch_split_ring),
+        plain!(GateUp "hopper" "gate_up_wgmma_bf16", "rrrrw", hopper_split, launch_split_ring),
+        plain!(GroupedLinear "hopper" "grouped_linear_wgmma_bf16", "rrrtw",
+            grouped_hopper_split, launch_split_ring),
+        plain!(GroupedGateUp "hopper" "grouped_gate_up_wgmma_bf16", "rrrttw",
+            grouped_hopper_split, launch_split_ring),
+    ];
+    let codes = codes.map(|row| KernelRow {
+        needs: row.needs.with(Features::FP8_MMA),
+        ..row
+    });
+    let rows = codes.into_iter().chain(values);
+    rows.map(|row| KernelRow {
+        needs: row.needs.with(Features::HOPPER),
+        ..row
+    })
+    .collect()
 }
 
 /// For many rows of codes: a tile of rows and outputs a block, on units for E4M3.

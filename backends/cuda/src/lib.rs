@@ -56,7 +56,8 @@ const OLDEST: (u32, u32) = (7, 5);
 /// the latest first.
 const PORTABLE: [((u32, u32), &str); 2] = [((8, 9), "sm_89"), ((8, 0), "sm_80")];
 
-/// The oldest driver that translates PTX with products of E4M3.
+/// The oldest driver that translates PTX with products of E4M3, and that of Hopper's images, for
+/// whose own kernels no older image can stand in.
 const FP8_DRIVER: (i32, i32) = (12, 4);
 
 /// What a device can do, or why it is not used.
@@ -79,7 +80,7 @@ fn offer(found: &Found) -> std::result::Result<Offer, String> {
     if capability >= (8, 9) && found.version >= FP8_DRIVER {
         features = features.with(Features::FP8_MMA);
     }
-    if capability == (9, 0) {
+    if capability == (9, 0) && found.version >= FP8_DRIVER {
         features = features.with(Features::HOPPER);
     }
     let older = PORTABLE.iter().filter(|(least, _)| capability >= *least);
@@ -142,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn an_old_driver_leaves_fp8_out() {
+    fn an_old_driver_leaves_fp8_and_hopper_out() {
         let old = Found {
             version: (12, 3),
             ..found(9, 0)
         };
         let offer = offer(&old).expect("it is used");
-        assert!(!offer.features.has(Features::FP8_MMA));
+        assert_eq!(offer.features, Features::MMA_SYNC);
     }
 
     #[test]

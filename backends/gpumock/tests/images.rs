@@ -21,8 +21,9 @@ fn every_kernel_of_every_image_takes_the_arguments_of_the_cpu_build() {
         api.configure(&format!("arch={arch}"));
         api.open(0);
         let mut found = 0;
-        for (file, _) in gpu::KERNELS {
-            let file = file.trim_end_matches(".cu");
+        let files = gpu::KERNELS.iter();
+        let files = files.map(|(file, _)| file.trim_end_matches(".cu"));
+        for file in files.filter(|file| gpu::is_for(file, arch)) {
             let module = api.module(&gpu::image(arch, file).unwrap());
             let module = module.unwrap_or_else(|_| panic!("{arch} {file}: {}", api.complaints()));
             for kernel in kernels().iter().filter(|k| k.file == file && k.wave == 32) {

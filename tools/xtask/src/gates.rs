@@ -18,7 +18,7 @@ const MOST_SHARED: u32 = 48 << 10;
 /// Vector registers with which a block of 256 threads still runs on AMD's GPUs.
 const MOST_VECTOR_REGISTERS: u32 = 256;
 
-/// Registers with which a block of 256 threads still fits twice on NVIDIA's.
+/// Registers with which a block of 384 threads still fits on NVIDIA's.
 const MOST_REGISTERS: u32 = 168;
 
 /// What a code object says of a kernel.
@@ -68,14 +68,17 @@ pub fn complaints(arch: &Arch, file: &str, module: &[u8]) -> io::Result<Vec<Stri
         Some(_) => of_ptx(&String::from_utf8_lossy(module)),
         None => of_code_object(arch, file, module)?,
     };
-    if let Some(word) = matrix_instruction(arch.name, file) {
+    let words = matrix_instructions(arch.name, file);
+    if !words.is_empty() {
         let text = match arch.ptx {
             Some(_) => String::from_utf8_lossy(module).into_owned(),
             None => tool("llvm-objdump-22", &["-d", "-"], module)?,
         };
-        if !text.contains(word) {
-            found.push(format!("{file}: no {word}"));
-        }
+        let lacking = words.iter().filter(|word| !text.contains(**word));
+        found.extend(lacking.map(|word| format!("{file}: no {word}")));
+    }
+    if HOPPER.contains(&file) {
+        found.extend(without_a_ring(&String::from_utf8_lossy(module)));
     }
     Ok(found
         .into_iter()
@@ -84,20 +87,50 @@ pub fn complaints(arch: &Arch, file: &str, module: &[u8]) -> io::Result<Vec<Stri
 }
 
 /// What the matrix rows of a file and an architecture are made of.
-fn matrix_instruction(arch: &str, file: &str) -> Option<&'static str> {
+fn matrix_instructions(arch: &str, file: &str) -> &'static [&'static str] {
     let amd = arch.starts_with("gfx");
     match (file, arch) {
-        ("matrix", "gfx90a" | "gfx942" | "gfx950") => Some("v_mfma_f32_16x16x16"),
-        ("matrix", "gfx1030") => None,
-        ("matrix", _) if amd => Some("v_wmma_f32_16x16x16_bf16"),
-        ("matrix", _) => Some("mma.sync.aligned.m16n8k16"),
-        ("matrix8", "gfx942" | "gfx950") => Some("v_mfma_f32_16x16x32_fp8_fp8"),
-        ("matrix8", "gfx1200" | "gfx1201") => Some("v_wmma_f32_16x16x16_fp8_fp8"),
-        ("matrix8", _) if amd => None,
-        ("matrix8", "sm_80") => None,
-        ("matrix8", _) => Some("mma.sync.aligned.m16n8k32"),
-        _ => None,
+        ("matrix", "gfx90a" | "gfx942" | "gfx950") => &["v_mfma_f32_16x16x16"],
+        ("matrix", "gfx1030") => &[],
+        ("matrix", _) if amd => &["v_wmma_f32_16x16x16_bf16"],
+        ("matrix", _) => &["mma.sync.aligned.m16n8k16"],
+        ("matrix8", "gfx942" | "gfx950") => &["v_mfma_f32_16x16x32_fp8_fp8"],
+        ("matrix8", "gfx1200" | "gfx1201") => &["v_wmma_f32_16x16x16_fp8_fp8"],
+        ("matrix8", _) if amd => &[],
+        ("matrix8", "sm_80") => &[],
+        ("matrix8", _) => &["mma.sync.aligned.m16n8k32"],
+        ("hopper", _) => &["wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16"],
+        ("hopper8", _) => &["wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3"],
+        _ => &[],
     }
+}
+
+/// Files for units of four warps that read a ring of tiles in shared memory.
+const HOPPER: [&str; 2] = ["hopper", "hopper8"];
+
+/// What every kernel with such a ring is made of: copies, their arrival, the wait for it, the
+/// fence between the two ways to shared memory, and the units' own fences and waits.
+const RING: [&str; 9] = [
+    "cp.async.cg.shared.global",
+    "cp.async.mbarrier.arrive.noinc.shared.b64",
+    "mbarrier.init.shared.b64",
+    "mbarrier.arrive.shared.b64",
+    "mbarrier.try_wait.parity.shared.b64",
+    "fence.proxy.async.shared::cta",
+    "wgmma.fence.sync.aligned",
+    "wgmma.commit_group.sync.aligned",
+    "wgmma.wait_group.sync.aligned",
+];
+
+/// Kernels of PTX that lack a part of the ring.
+fn without_a_ring(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for part in text.split(".visible .entry ").skip(1) {
+        let name = part.split('(').next().unwrap_or_default();
+        let lacking = RING.iter().filter(|word| !part.contains(**word));
+        found.extend(lacking.map(|word| format!("{name}: no {word}")));
+    }
+    found
 }
 
 /// Files that have kernels for matrix units alone.
@@ -142,7 +175,7 @@ fn of_code_object(arch: &Arch, file: &str, module: &[u8]) -> io::Result<Vec<Stri
     };
     let mut found = Vec::new();
     if kernels.is_empty()
-        && (!UNITS.contains(&file) || matrix_instruction(arch.name, file).is_some())
+        && (!UNITS.contains(&file) || !matrix_instructions(arch.name, file).is_empty())
     {
         found.push(format!("{file}: no kernels"));
     }
@@ -223,6 +256,10 @@ pub fn assembled(ptxas: &str, arch: &Arch, module: &[u8]) -> io::Result<Vec<Stri
     }
     let (mut found, mut kernel) = (Vec::new(), "");
     for line in text.lines() {
+        // What it says where it cannot let the units run beside the threads.
+        if line.contains("serialized") {
+            found.push(format!("{}: {}", arch.name, line.trim()));
+        }
         if let Some((_, rest)) = line.split_once("Compiling entry function '") {
             kernel = rest.split('\'').next().unwrap_or_default();
         }

@@ -146,13 +146,18 @@ pub struct Modules {
     pub modules: Vec<(String, Vec<u8>)>,
 }
 
-/// Every kernel file compiled for every architecture, on all processors.
+/// Every kernel file compiled for every architecture that it is for, on all processors.
 pub fn compile_all(compiler: &Compiler) -> io::Result<Vec<Modules>> {
-    let files: Vec<&str> = gpu::KERNELS
-        .iter()
-        .filter_map(|(name, _)| name.strip_suffix(".cu"))
-        .collect();
-    let jobs = ARCHS.len() * files.len();
+    let mut jobs: Vec<(usize, &str)> = Vec::new();
+    for (at, arch) in ARCHS.iter().enumerate() {
+        let files = gpu::KERNELS.iter();
+        let files = files.filter_map(|(name, _)| name.strip_suffix(".cu"));
+        jobs.extend(
+            files
+                .filter(|file| gpu::is_for(file, arch.name))
+                .map(|file| (at, file)),
+        );
+    }
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
     std::thread::scope(|scope| {
@@ -160,11 +165,10 @@ pub fn compile_all(compiler: &Compiler) -> io::Result<Vec<Modules>> {
             scope.spawn(|| {
                 loop {
                     let job = next.fetch_add(1, Ordering::Relaxed);
-                    if job >= jobs {
+                    let Some((at, file)) = jobs.get(job) else {
                         break;
-                    }
-                    let made =
-                        compiler.compile(&ARCHS[job / files.len()], files[job % files.len()]);
+                    };
+                    let made = compiler.compile(&ARCHS[*at], file);
                     let mut done = done.lock().unwrap_or_else(|e| e.into_inner());
                     done.push((job, made));
                 }
@@ -173,17 +177,16 @@ pub fn compile_all(compiler: &Compiler) -> io::Result<Vec<Modules>> {
     });
     let mut done = done.into_inner().unwrap_or_else(|e| e.into_inner());
     done.sort_by_key(|(job, _)| *job);
-    let mut all: Vec<Modules> = Vec::new();
+    let mut all: Vec<Modules> = ARCHS
+        .iter()
+        .map(|arch| Modules {
+            arch,
+            modules: Vec::new(),
+        })
+        .collect();
     for (job, made) in done {
-        let arch = &ARCHS[job / files.len()];
-        if job % files.len() == 0 {
-            let modules = Vec::new();
-            all.push(Modules { arch, modules });
-        }
-        if let Some(last) = all.last_mut() {
-            last.modules
-                .push((files[job % files.len()].to_string(), made?));
-        }
+        let (at, file) = jobs[job];
+        all[at].modules.push((file.to_string(), made?));
     }
     Ok(all)
 }

@@ -28,6 +28,12 @@ pub fn shapes(op: OpKind) -> Vec<Shape> {
                 ..dense(17, 15, 70, 144, 8)
             },
             dense(70, 2, 150, 400, 4),
+            // Deep enough for a ring of stages to come round more than once.
+            Shape {
+                first: 128,
+                after: 3,
+                ..dense(140, 3, 136, 1680, 4)
+            },
         ],
         OpKind::GroupedLinear | OpKind::GroupedGateUp => vec![
             Shape {
@@ -41,6 +47,13 @@ pub fn shapes(op: OpKind) -> Vec<Shape> {
                 after: 1,
                 top_k: 2,
                 ..dense(70, 3, 33, 144, 4)
+            },
+            // More rows for an expert than any tile has.
+            Shape {
+                experts: 2,
+                first: 1,
+                top_k: 2,
+                ..dense(220, 4, 136, 400, 0)
             },
         ],
         OpKind::ActQuant => vec![

@@ -7,6 +7,7 @@
 mod attention;
 mod blocks;
 mod coded;
+mod deep;
 mod dense;
 mod experts;
 mod layout;

@@ -1,0 +1,104 @@
+// Products of BF16 weights for many rows on the matrix units of compute capability 9.0. As in
+// matrix.cu nothing is rounded on the way in: an activation is the sum of three bf16. A stage
+// is 64 deep: three tiles of the rows' parts, which threads make, and one of the weight, which
+// is copied beside.
+
+#include "portable.h"
+#include "params.h"
+#include "weights.h"
+#include "parts.h"
+#include "hopper.h"
+#include "ring.h"
+
+struct Split {
+    static const u32 BYTES = 2, ROW_TILES = 3, STAGES = 3, ARRIVALS = 2 * GROUP;
+    static const bool SCALED = false;
+
+    // A quad of each part of eight values, to their tiles.
+    DEVICE_METHOD static void store_parts(const Floats (&values)[2], u32 to) {
+        float rest[8];
+        UNROLL
+        for (u32 i = 0; i < 8; i++) {
+            rest[i] = values[i / 4].value[i % 4];
+        }
+        UNROLL
+        for (u32 part = 0; part < ROW_TILES; part++) {
+            Quad quad;
+            UNROLL
+            for (u32 i = 0; i < 4; i++) {
+                const u32 low = take_part(rest[2 * i]), high = take_part(rest[2 * i + 1]);
+                quad.word[i] = low | high << 16;
+            }
+            store_quad(to + part * TILE, quad);
+        }
+    }
+
+    template <bool SECOND>
+    DEVICE_METHOD static void bring(const Params& p, const float* x, const Job& job, u32 r0,
+                                    u32 depth, const Ring<Split>& ring) {
+        const u32 line = own_line(), at = depth + own_quad() * 8;
+        const u32 place = swizzled(line, own_quad());
+        // Asked for before there is room for them.
+        Floats values[ROWS / LINES][2];
+        UNROLL
+        for (u32 i = 0; i < ROWS / LINES; i++) {
+            const u32 r = r0 + line + i * LINES;
+            values[i][0] = values[i][1] = {};
+            if (r < job.end && at < p.k) {
+                const Floats* const from = (const Floats*)(x + x_row(p, r) + at);
+                values[i][0] = from[0];
+                values[i][1] = from[1];
+            }
+        }
+        phase_wait(ring.empty(), ring.parity ^ 1);
+        bring_weight<Split, SECOND>(p, job, at * BYTES, ring.weight() + place);
+        copies_arrive(ring.full());
+        UNROLL
+        for (u32 i = 0; i < ROWS / LINES; i++) {
+            store_parts(values[i], ring.rows() + place + i * LINES * LINE);
+        }
+        phase_arrive(ring.full());
+    }
+
+    // Adds the products of a stage to `sum`, where the units add all of them.
+    template <bool SECOND>
+    DEVICE_METHOD static void multiply(const Params&, const float*, const Job&, u32, u32,
+                                       const Ring<Split>& ring, float (&sum)[UNIT_SUMS],
+                                       float (&)[UNIT_SUMS]) {
+        const u64 a = described(ring.rows() + group_row() * LINE), b = described(ring.weight());
+        units_fence(sum);
+        UNROLL
+        for (u32 i = 0; i < LINE / UNIT_BYTES; i++) {
+            const u32 on = i * UNIT_BYTES >> 4;
+            UNROLL
+            for (u32 part = 0; part < ROW_TILES; part++) {
+                units_multiply16(sum, a + (part * TILE >> 4) + on, b + on);
+            }
+        }
+        units_commit();
+        units_wait(sum);
+    }
+};
+
+#if (defined(HADAL_CUDA) && __CUDA_ARCH__ == 900) || (defined(HADAL_CPU) && HADAL_WAVE == 32)
+KERNEL(THREADS, linear_wgmma_bf16, Params p, const u32* inputs, const float* x, const u8* w,
+       float* y) {
+    dense<Split, false>(p, inputs, x, w, 0, 0, 0, 0, y);
+}
+KERNEL(THREADS, linear_residual_wgmma_bf16, Params p, const u32* inputs, const float* x,
+       const u8* w, const float* residual, float* y) {
+    dense<Split, false>(p, inputs, x, w, 0, 0, 0, residual, y);
+}
+KERNEL(THREADS, gate_up_wgmma_bf16, Params p, const u32* inputs, const float* x, const u8* w,
+       const u8* v, float* y) {
+    dense<Split, true>(p, inputs, x, w, 0, v, 0, 0, y);
+}
+KERNEL(THREADS, grouped_linear_wgmma_bf16, Params p, const u32*, const float* x,
+       const u32* offsets, const u64* w, float* y) {
+    grouped<Split, false>(p, x, offsets, w, 0, 0, 0, y);
+}
+KERNEL(THREADS, grouped_gate_up_wgmma_bf16, Params p, const u32*, const float* x,
+       const u32* offsets, const u64* w, const u64* v, float* y) {
+    grouped<Split, true>(p, x, offsets, w, 0, v, 0, y);
+}
+#endif
