@@ -234,6 +234,44 @@ fn mistakes_around_the_units_show() {
     assert!((0..20).any(changed));
 }
 
+/// Tolerances of whole suites do not see the last of the three parts of a value: here it is all
+/// that is left.
+#[test]
+fn the_last_part_of_a_value_counts_on_hopper() {
+    let (rows, n, k) = (64usize, 3usize, 128usize);
+    // 1 + 2^-9 + 2^-18 takes three bf16, and 1 + 2^-9 less than that.
+    let (half, last) = (2f32.powi(-9), 2f32.powi(-18));
+    let (whole, less) = (1.0 + half + last, 1.0 + half);
+    let x: Vec<f32> = (0..rows * k)
+        .map(|i| if i % 2 == 0 { whole } else { less })
+        .collect();
+    let w: Vec<u16> = (0..n * k)
+        .map(|i| if i % 2 == 0 { 0x3f80 } else { 0xbf80 })
+        .collect();
+    let quad = |eight: &[u16]| {
+        eight
+            .iter()
+            .rev()
+            .fold(0, |all, one| all << 16 | u128::from(*one))
+    };
+    let aligned: Vec<u128> = w.chunks(8).map(quad).collect();
+    let mut params = [0u32; 32];
+    // rows, the counts of all, n, k, strides, and the rows of the weight.
+    (params[0], params[1], params[2]) = (rows as u32, u32::MAX, 1);
+    (params[3], params[4]) = (n as u32, k as u32);
+    (params[6], params[9], params[27]) = (k as u32, n as u32, n as u32);
+    let mut y = vec![0f32; rows * n];
+    let args = &mut [
+        Arg::Value(bytes(&params)),
+        Arg::Read(bytes(&[0u32; 64])),
+        Arg::Read(bytes(&x)),
+        Arg::Read(bytes(&aligned)),
+        Arg::Write(bytes_mut(&mut y)),
+    ];
+    launch_with("linear_wgmma_bf16", 32, [1; 3], args, 227 << 10, 5).unwrap();
+    assert!(y.iter().all(|v| *v == 64.0 * last), "{:?}", &y[..3]);
+}
+
 /// Prints speeds; run alone: `cargo test --release -p hadal-gpumock -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]

@@ -4,13 +4,23 @@
 
 use hadal_device::{OpKind, flags};
 
-use super::coded;
 use super::shapes::dense;
+use super::{Twist, coded};
 use crate::shape::Shape;
 
 /// These shapes of an operation, behind those of codes, some of which are as deep.
-pub fn and_coded(op: OpKind) -> Vec<Shape> {
-    [coded::shapes(op), shapes(op)].concat()
+pub fn and_coded(op: OpKind) -> Vec<(Shape, Twist)> {
+    let all = coded::shapes(op).into_iter().chain(shapes(op));
+    let mut list: Vec<_> = all.map(|shape| (shape, Twist::Plain)).collect();
+    if matches!(op, OpKind::Linear | OpKind::GateUp) {
+        // A row of the weight ends within a block; what is no number begins the next one.
+        let shape = Shape {
+            flags: flags::CODED,
+            ..dense(64, 0, 9, 144, 0)
+        };
+        list.push((shape, Twist::Codes));
+    }
+    list
 }
 
 fn shapes(op: OpKind) -> Vec<Shape> {

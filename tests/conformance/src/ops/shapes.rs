@@ -71,7 +71,7 @@ pub(super) const fn dense(real: u32, spare: u32, n: u32, k: u32, gap: u32) -> Sh
 
 /// The shapes of a profile for one operation, and what each looks at.
 pub fn shapes(op: OpKind, profile: Profile) -> Listed {
-    let mut list = [core(op), plain(&deep::and_coded(op))].concat();
+    let mut list = [core(op), deep::and_coded(op)].concat();
     if profile != Profile::Core {
         list.extend(plain(&v3::decode(op)));
     }
