@@ -5,9 +5,7 @@
 //! The logits' tolerance of the golden README is what a whole model may add up to; a single
 //! operation must be as near as `f32` comes, and chosen experts must be equal.
 
-use hadal_device::{
-    COUNT_ALL, DType, OpKind, PAGE, Params, Problem, e4m3_to_f32, f32_to_e4m3, flags,
-};
+use hadal_device::{DType, OpKind, PAGE, Params, Problem, e4m3_to_f32, f32_to_e4m3, flags};
 use hadal_tests::dispatch::Argument;
 use hadal_tests::golden::worst;
 use hadal_tests::unit::{DEVICES, Unit, dense, inputs, judge, ratio, share};
