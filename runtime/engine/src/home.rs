@@ -11,13 +11,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hadal_device::{BufferDesc, BufferId, Device, Span, Ticket};
 use hadal_models::Config;
-use hadal_weights::{Placement, Progress};
+use hadal_weights::{Placement, Progress, TensorSource};
 
 use crate::{Model, Result};
 
 /// An open device with a model's weights.
 pub(crate) struct Home {
     pub device: Arc<dyn Device>,
+    /// Where the weights came from, and on some devices still lie.
+    pub source: Arc<dyn TensorSource>,
     pub placement: Placement,
     pub weights: Vec<BufferId>,
     pub rope_table: BufferId,
@@ -44,6 +46,7 @@ impl Home {
         let owned = weights.iter().copied().chain([rope_table]).collect();
         Ok(Home {
             device,
+            source: model.source.clone(),
             placement,
             weights,
             rope_table,

@@ -97,6 +97,8 @@ impl Done<'_> {
         let device = &self.home.device;
         let waits = device.completed() < self.home.newest();
         device.read(span, bytemuck::cast_slice_mut(&mut words))?;
+        // Zeros may have stood for weights.
+        self.home.source.check_pages()?;
         if let Some((_, running)) = self.state.running.as_ref().filter(|_| waits) {
             running.ended.set(Some(Instant::now()));
         }

@@ -83,6 +83,14 @@ pub enum WeightsError {
         /// Bytes that the machine, or its container, has left.
         available: u64,
     },
+    /// Pages of a mapped file were gone when they were needed.
+    #[error(
+        "{file} became shorter while it was used, or its disk cannot be read; put the file back as it was and open the model again"
+    )]
+    PagesLost {
+        /// The file.
+        file: String,
+    },
     /// A tensor was asked for that is not there.
     #[error(
         "there is no tensor {tensor} in {file}; see that config.json and all files belong to the same release of the model"

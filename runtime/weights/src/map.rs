@@ -1,5 +1,5 @@
-//! Maps a file into memory: the only unsafe line of this crate, and the only one outside the
-//! backends.
+//! Maps a file into memory: with `lost_pages.rs` the only unsafe code of this crate, and the
+//! only one outside the backends.
 //!
 //! It is an exception to the rule that unsafe code lies in backends. Weights are larger than
 //! memory and a process holds one copy of them, so they must be mapped; no safe interface
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use hadal_device::Pages;
 
 use crate::file;
+use crate::lost_pages::Watch;
 
 /// The bytes of a file, read when touched.
 pub(crate) fn map(path: &Path) -> std::io::Result<Pages> {
@@ -28,7 +29,22 @@ pub(crate) fn map(path: &Path) -> std::io::Result<Pages> {
     // process may write to or cut the file under the map: then the bytes change, which can
     // spoil numbers but no memory, since every byte sequence is a valid weight and headers
     // are checked before use; or a touched page is gone, which the system reports by ending
-    // the process. Any runtime that maps files accepts this.
+    // the process, unless the program asked for an error (`lost_pages.rs`).
     let map = unsafe { memmap2::Mmap::map(&file) }?;
-    Ok(Arc::new(map))
+    Ok(Arc::new(Mapped {
+        _watch: Watch::new(&map),
+        map,
+    }))
+}
+
+/// A mapped file whose pages are watched; the watch ends before the map does.
+struct Mapped {
+    _watch: Watch,
+    map: memmap2::Mmap,
+}
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use hadal_device::{DType, Pages};
 
-use crate::{Result, WeightsError};
+use crate::{Result, WeightsError, lost_pages};
 
 /// Number format of a tensor in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,6 +98,21 @@ pub trait TensorSource: Send + Sync {
         }
     }
 
+    /// An error if pages of a mapped file were gone when they were read, and zeros in their
+    /// place: whatever was computed since is wrong. See [`crate::survive_lost_pages`].
+    fn check_pages(&self) -> Result<()> {
+        match self
+            .shards()
+            .iter()
+            .find(|it| lost_pages::is_lost(it.bytes()))
+        {
+            Some(shard) => Err(WeightsError::PagesLost {
+                file: place_of(shard),
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Where tensors are looked for, for messages: the file, or the index of several.
     fn origin(&self) -> String {
         origin_of(self.shards())
@@ -117,14 +132,17 @@ pub trait TensorSource: Send + Sync {
 
 /// The only shard, or the first of several.
 pub(crate) fn origin_of(shards: &[Shard]) -> String {
-    let place = |shard: &Shard| match &shard.path {
-        Some(path) => path.display().to_string(),
-        None => shard.name.clone(),
-    };
     match shards {
         [] => "no file".to_string(),
-        [only] => place(only),
-        [first, rest @ ..] => format!("{} or {} files more", place(first), rest.len()),
+        [only] => place_of(only),
+        [first, rest @ ..] => format!("{} or {} files more", place_of(first), rest.len()),
+    }
+}
+
+fn place_of(shard: &Shard) -> String {
+    match &shard.path {
+        Some(path) => path.display().to_string(),
+        None => shard.name.clone(),
     }
 }
 

@@ -22,6 +22,8 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     environment::prepare();
+    // Without it a file that another program cuts short would end this one without a word.
+    let _ = hadal_weights::survive_lost_pages();
     let cli = args::Cli::parse();
     let console = console::Console::new(cli.json, cli.quiet);
     match commands::run(&cli.command, &console) {
