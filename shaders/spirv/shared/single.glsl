@@ -26,11 +26,13 @@ float code_of(uint which, uint e, uint i) {
 }
 
 // The four codes from element `i` on of a weight row that goes on for `left` of them; zero
-// behind its end.
+// behind its end. No loop: llvmpipe stops all loops of an invocation after 65,535 rounds.
 vec4 four_codes(uint which, uint e, uint i, uint left) {
     vec4 codes = vec4(0.0);
-    for (uint c = 0u; c < min(left, 4u); c += 1u) {
-        codes[c] = code_of(which, e, i + c);
+    [[unroll]] for (uint c = 0u; c < 4u; c += 1u) {
+        if (c < left) {
+            codes[c] = code_of(which, e, i + c);
+        }
     }
     return codes;
 }
@@ -41,8 +43,10 @@ vec4 four_of_x(uint i, uint left) {
         return x_quads[i >> 2];
     }
     vec4 values = vec4(0.0);
-    for (uint c = 0u; c < min(left, 4u); c += 1u) {
-        values[c] = x[i + c];
+    [[unroll]] for (uint c = 0u; c < 4u; c += 1u) {
+        if (c < left) {
+            values[c] = x[i + c];
+        }
     }
     return values;
 }

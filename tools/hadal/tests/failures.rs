@@ -27,12 +27,12 @@ fn a_missing_folder_is_named_with_the_cure() {
 }
 
 #[test]
-fn a_file_in_place_of_a_folder_is_refused() {
+fn a_file_that_is_no_model_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.gguf");
+    let path = folder.path().join("model.bin");
     std::fs::write(&path, b"GGUF").unwrap();
     let path = path.display().to_string();
-    hadal(&["run", "--model", &path, "Once"]).fails(2, &["is a file", "GGUF files"]);
+    hadal(&["run", "--model", &path, "Once"]).fails(2, &["no GGUF file", "config.json"]);
 }
 
 #[test]

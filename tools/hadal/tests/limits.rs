@@ -104,7 +104,7 @@ fn a_device_without_a_name_is_told_the_names() {
 }
 
 #[test]
-fn gguf_is_named_wherever_it_lies() {
+fn a_damaged_gguf_file_is_named_by_every_command() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.gguf");
     std::fs::write(&file, b"GGUF\xff\xfe").unwrap();
@@ -112,13 +112,17 @@ fn gguf_is_named_wherever_it_lies() {
         file.display().to_string(),
         folder.path().display().to_string(),
     );
-    hadal(&["info", "--model", &file]).fails(2, &["is not a text", "GGUF files"]);
-    hadal(&["bench", "--dummy-weights", &file]).fails(2, &["is not a text", "GGUF files"]);
-    hadal(&["info", "--model", &only]).fails(1, &["config.json", "GGUF files"]);
-    hadal(&["run", "--model", &only, "Once"]).fails(1, &["GGUF files are not read yet"]);
-    hadal(&["tokenize", "--model", &only, "Once"]).fails(1, &["GGUF files are not read yet"]);
+    let damaged = ["model.gguf is damaged", "cut short"];
+    for model in [&file, &only] {
+        hadal(&["info", "--model", model]).fails(1, &damaged);
+        hadal(&["plan", model]).fails(1, &damaged);
+        hadal(&["run", "--model", model, "Once"]).fails(1, &damaged);
+        hadal(&["tokenize", "--model", model, "Once"]).fails(1, &damaged);
+    }
+    hadal(&["bench", "--dummy-weights", &file]).fails(2, &["is not a text"]);
+    // Beside a config.json the folder is that of a checkpoint.
     std::fs::write(folder.path().join("config.json"), Family::V3.config_json()).unwrap();
-    hadal(&["run", "--model", &only, "Once"]).fails(1, &["GGUF files are not read yet"]);
+    hadal(&["run", "--model", &only, "Once"]).fails(1, &["holds no weights"]);
 }
 
 #[test]
