@@ -3,7 +3,7 @@
 
 use hadal_device::{DType, OpKind, flags};
 
-use super::shapes::dense;
+use super::shapes::{NONE, dense};
 use super::{OpCase, Twist};
 use crate::Profile;
 use crate::shape::Shape;
@@ -24,6 +24,7 @@ pub fn cases(op: OpKind, profile: Profile) -> Vec<OpCase> {
         OpKind::Linear | OpKind::Embed => &DType::BLOCKS,
         OpKind::GateUp
         | OpKind::HeadLinear
+        | OpKind::AttendExpanded
         | OpKind::GroupedLinear
         | OpKind::GroupedGateUp
         | OpKind::ExpertLinear
@@ -32,7 +33,14 @@ pub fn cases(op: OpKind, profile: Profile) -> Vec<OpCase> {
     };
     let of = |weight: &DType| {
         let weight = *weight;
-        let shapes = shapes(op, weight.block_values() as u32, profile);
+        let block = weight.block_values() as u32;
+        let mut shapes = shapes(op, block, profile);
+        if op == OpKind::Linear && FEW.contains(&weight) {
+            shapes.extend([
+                residual(dense(1, 0, 35, 3 * block, 5)),
+                residual(dense(20, 12, 70, 3 * block, 0)),
+            ]);
+        }
         shapes.into_iter().map(move |shape| OpCase {
             op,
             weight,
@@ -43,12 +51,15 @@ pub fn cases(op: OpKind, profile: Profile) -> Vec<OpCase> {
     formats.iter().flat_map(of).collect()
 }
 
-/// Shapes whose rows are multiples of `block` values.
-fn shapes(op: OpKind, block: u32, profile: Profile) -> Vec<Shape> {
-    let residual = |shape: Shape| Shape {
+fn residual(shape: Shape) -> Shape {
+    Shape {
         flags: flags::RESIDUAL,
         ..shape
-    };
+    }
+}
+
+/// Shapes whose rows are multiples of `block` values.
+fn shapes(op: OpKind, block: u32, profile: Profile) -> Vec<Shape> {
     match op {
         OpKind::Embed => vec![Shape {
             first: 7,
@@ -91,6 +102,18 @@ fn shapes(op: OpKind, block: u32, profile: Profile) -> Vec<Shape> {
                 ..dense(6, 2, 3 * block, 32, 0)
             },
         ],
+        OpKind::AttendExpanded => vec![Shape {
+            real: 3,
+            spare: 1,
+            context: 65,
+            gap: 5,
+            heads: 5,
+            latent: block,
+            rope: 18,
+            nope: 33,
+            value: 29,
+            ..NONE
+        }],
         // Enough rows an expert for tiles; table entries that are no whole words.
         _ => vec![Shape {
             experts: 3,
@@ -112,6 +135,7 @@ pub fn are_whole(case: &OpCase) -> bool {
     let width = match case.op {
         OpKind::Embed => case.shape.n,
         OpKind::HeadLinear if transposed => case.shape.n,
+        OpKind::AttendExpanded => case.shape.latent,
         _ => case.shape.k,
     };
     u64::from(width).is_multiple_of(case.weight.block_values())
