@@ -208,11 +208,12 @@ macro_rules! weightless {
     };
 }
 
-/// Rows that multiply FP8 weights in BF16.
-macro_rules! bf16_products {
+/// Rows that multiply FP8 weights in BF16, and blocks as integers.
+macro_rules! special_products {
     ($(($op:ident, $name:literal, $launch:ident),)*) => {
         &[$(
             row(OpKind::$op, concat!("host_", $name, "_f8_avx512bf16"), Features::AVX512_BF16, f8, $launch),
+            row(OpKind::$op, concat!("host_", $name, "_blocks_avx512vnni"), Features::AVX512_VNNI, blocks, $launch),
         )*]
     };
 }
@@ -231,7 +232,7 @@ pub fn rows() -> Vec<KernelRow> {
 }
 
 const BY_ISA: &[&[KernelRow]] = &[
-    bf16_products![
+    special_products![
         (Linear, "linear", by_outputs),
         (GateUp, "gate_up", by_outputs),
         (HeadLinear, "head_linear", by_heads),
@@ -239,6 +240,7 @@ const BY_ISA: &[&[KernelRow]] = &[
         (GroupedGateUp, "grouped_gate_up", by_experts),
         (ExpertLinear, "expert_linear", by_choices),
         (ExpertGateUp, "expert_gate_up", by_choices),
+        (AttendExpanded, "attend_expanded", by_expanded_heads),
     ],
     dense!("_avx512", AVX512),
     weightless!("_avx512", AVX512),

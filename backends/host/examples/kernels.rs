@@ -33,11 +33,21 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     println!("reading: {:.1} GB/s", read_bandwidth());
     for dtype in [DType::F8E4M3, DType::Bf16, DType::F16, DType::F32] {
         for rows in [1, 2, 4, 8, 16, 64, 512] {
-            linear(&*device, &filter, dtype, rows)?;
+            linear(&*device, ("linear", &filter), dtype, [rows, 8192, 7168])?;
         }
         for rows in [1, 512] {
             head(&*device, &filter, dtype, rows, true)?;
             head(&*device, &filter, dtype, rows, false)?;
+        }
+    }
+    for dtype in DType::BLOCKS {
+        for rows in [1, 2, 4, 8, 16, 128, 512] {
+            // More than caches hold where weights are read once; and a shape of a small model.
+            let n = if rows <= 4 { 16384 } else { 8192 };
+            let name = format!("blocks {dtype} {rows}.");
+            linear(&*device, (&name, &filter), dtype, [rows, n, 7168])?;
+            let name = format!("small {dtype} {rows}.");
+            linear(&*device, (&name, &filter), dtype, [rows, 1024, 1536])?;
         }
     }
     for (rows, cached) in [
@@ -77,6 +87,8 @@ fn read_bandwidth() -> f64 {
 /// Seconds: of this thread on a core if it is the only one, else of the clock.
 fn now(start: Instant) -> f64 {
     let alone = std::env::args().nth(3).as_deref() == Some("1");
+    // Being put aside brings the account up to date.
+    std::thread::yield_now();
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let on_core = text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok());
     match on_core {
@@ -167,7 +179,7 @@ impl<'d> Bench<'d> {
         let warm = Instant::now();
         executable.submit(&self.table)?;
         // The clock of a thread's own time is coarse.
-        let submits = (0.02 / warm.elapsed().as_secs_f64()).ceil().max(1.0);
+        let submits = (0.01 / warm.elapsed().as_secs_f64()).ceil().max(1.0);
         let mut best = f64::INFINITY;
         for _ in 0..RUNS {
             let clock = Instant::now();
@@ -191,11 +203,15 @@ fn report(name: &str, shape: String, seconds: f64, bytes: f64, products: f64) {
     );
 }
 
-fn linear(device: &dyn Device, filter: &str, dtype: DType, rows: u32) -> Result<()> {
-    if !"linear".contains(filter) {
+fn linear(
+    device: &dyn Device,
+    (what, filter): (&str, &str),
+    dtype: DType,
+    [rows, n, k]: [u32; 3],
+) -> Result<()> {
+    if !what.contains(filter) {
         return Ok(());
     }
-    let (n, k) = (8192u32, 7168u32);
     let mut bench = Bench::new(device);
     bench.inputs(&vec![rows; 8 + 4 * rows as usize])?;
     bench.operand(u64::from(rows * k) * 4, Access::Read)?;
@@ -210,6 +226,7 @@ fn linear(device: &dyn Device, filter: &str, dtype: DType, rows: u32) -> Result<
         x_stride: k,
         y_stride: n,
         row_count: n,
+        flags: flags::format_bits(dtype),
         ..Params::default()
     };
     let (seconds, name) = bench.time(
@@ -221,10 +238,13 @@ fn linear(device: &dyn Device, filter: &str, dtype: DType, rows: u32) -> Result<
         1,
     )?;
     let weights = f64::from(n) * f64::from(k);
-    let bytes = weights * dtype.block_bytes() as f64;
+    let bytes = f64::from(n) * dtype.row_bytes(k.into()) as f64;
     report(
         name,
-        format!("{rows} x {k} x {n}"),
+        match dtype.is_blocks() {
+            true => format!("{dtype} {rows} x {k} x {n}"),
+            false => format!("{rows} x {k} x {n}"),
+        },
         seconds,
         bytes,
         weights * f64::from(rows),

@@ -27,17 +27,20 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL (and all of `Avx2`).
     Avx512,
-    /// `Avx512` with its VBMI and BF16 extensions.
+    /// `Avx512` with its VNNI extension.
+    Avx512Vnni,
+    /// `Avx512Vnni` with the VBMI and BF16 extensions, which no processor has without VNNI.
     Avx512Bf16,
 }
 
 impl Isa {
     /// All of them; of those that one processor can have, wider ones later.
-    pub const ALL: [Isa; 5] = [
+    pub const ALL: [Isa; 6] = [
         Isa::Scalar,
         Isa::Neon,
         Isa::Avx2,
         Isa::Avx512,
+        Isa::Avx512Vnni,
         Isa::Avx512Bf16,
     ];
 
@@ -48,6 +51,7 @@ impl Isa {
             Isa::Neon => "neon",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Vnni => "avx512-vnni",
             Isa::Avx512Bf16 => "avx512-bf16",
         }
     }
@@ -67,7 +71,8 @@ impl Isa {
             Isa::Neon => cfg!(target_arch = "aarch64"),
             Isa::Avx2 => has_avx2(),
             Isa::Avx512 => has_avx2() && has_avx512(),
-            Isa::Avx512Bf16 => Isa::Avx512.available() && has_avx512_bf16(),
+            Isa::Avx512Vnni => Isa::Avx512.available() && has_avx512_vnni(),
+            Isa::Avx512Bf16 => Isa::Avx512Vnni.available() && has_avx512_bf16(),
         }
     }
 
@@ -78,7 +83,8 @@ impl Isa {
             Isa::Neon => Features::NEON,
             Isa::Avx2 => Features::AVX2,
             Isa::Avx512 => Features::AVX2.with(Features::AVX512),
-            Isa::Avx512Bf16 => Isa::Avx512.features().with(Features::AVX512_BF16),
+            Isa::Avx512Vnni => Isa::Avx512.features().with(Features::AVX512_VNNI),
+            Isa::Avx512Bf16 => Isa::Avx512Vnni.features().with(Features::AVX512_BF16),
         }
     }
 }
@@ -99,6 +105,11 @@ fn has_avx512() -> bool {
 }
 
 #[cfg(target_arch = "x86_64")]
+fn has_avx512_vnni() -> bool {
+    is_x86_feature_detected!("avx512vnni")
+}
+
+#[cfg(target_arch = "x86_64")]
 fn has_avx512_bf16() -> bool {
     is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512bf16")
 }
@@ -110,6 +121,11 @@ fn has_avx2() -> bool {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn has_avx512() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx512_vnni() -> bool {
     false
 }
 

@@ -6,6 +6,7 @@
 //! from adopted pages. Little-endian processors only, as the formats are. Read
 //! [`HostBackend`] first, then `execute`.
 
+mod activations;
 mod args;
 mod backend;
 mod core;

@@ -179,6 +179,7 @@ impl Common {
 
     /// Takes pieces of a step until none is left; false if the job failed.
     fn take_pieces(&self, index: usize, step: &Ready, scratch: &mut Scratch) -> bool {
+        scratch.panel.digits.forget();
         // The look before the claim keeps late threads from writing to the line.
         while step.next.load(Ordering::Relaxed) < step.units {
             if self.failed.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! Weights as they are stored, and rows of activations: the operands of a product.
+//! Weights as they are stored: an operand of a product.
 //!
 //! Decides how a stored number becomes an `f32` and where the scale of an FP8 block lies;
 //! knows nothing of operations or instruction sets. Read [`Matrix`] first. Source of the
@@ -6,8 +6,9 @@
 
 use hadal_device::{DType, SCALE_BLOCK};
 
+pub(crate) use crate::activations::{Place, Rows};
 use crate::args::{Fault, Operands, Region, Table};
-use crate::core::{Core, Grown, Lanes};
+use crate::core::{Core, Lanes, Panel};
 
 /// Edge of a scale block.
 pub(crate) const BLOCK: usize = SCALE_BLOCK as usize;
@@ -26,7 +27,7 @@ pub(crate) trait Weight: Copy + Send + Sync + 'static {
         x: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
-        panel: &mut Grown<f32>,
+        panel: &mut Panel,
     ) -> Result<(), Fault>;
 
     /// `Core::mix`, or the same of rows taken out of their blocks.
@@ -34,7 +35,7 @@ pub(crate) trait Weight: Copy + Send + Sync + 'static {
         p: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
-        panel: &mut Grown<f32>,
+        panel: &mut Panel,
     ) -> Result<(), Fault>;
 
     /// Row `row` as numbers.
@@ -53,16 +54,16 @@ impl<E: Elements> Weight for E {
         x: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
-        panel: &mut Grown<f32>,
+        panel: &mut Panel,
     ) -> Result<(), Fault> {
-        C::dots::<E>(x, w, out, panel)
+        C::dots::<E>(x, w, out, &mut panel.floats)
     }
 
     fn mix<C: Core>(
         p: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
-        _: &mut Grown<f32>,
+        _: &mut Panel,
     ) -> Result<(), Fault> {
         C::mix::<E>(p, w, out);
         Ok(())
@@ -95,7 +96,7 @@ impl Weight for Blocks {
         x: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
-        panel: &mut Grown<f32>,
+        panel: &mut Panel,
     ) -> Result<(), Fault> {
         C::block_dots(x, w, out, panel)
     }
@@ -104,9 +105,9 @@ impl Weight for Blocks {
         p: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
-        panel: &mut Grown<f32>,
+        panel: &mut Panel,
     ) -> Result<(), Fault> {
-        let floats = panel.take(w.rows * w.k)?;
+        let floats = panel.floats.take(w.rows * w.k)?;
         for (row, floats) in floats.chunks_exact_mut(w.k.max(1)).enumerate() {
             Blocks::decode_row(w, row, floats);
         }
@@ -431,93 +432,5 @@ impl<'a> Experts<'a> {
             [rows, k],
             0,
         )
-    }
-}
-
-/// Rows of activations: row `r` is `data[first + r * stride ..][..k]`.
-#[derive(Clone, Copy)]
-pub(crate) struct Rows<'a> {
-    data: &'a [f32],
-    stride: usize,
-    /// Number of rows.
-    pub count: usize,
-    /// Values of a row.
-    pub k: usize,
-}
-
-impl<'a> Rows<'a> {
-    /// `count` rows of an operand, from element `first` on.
-    pub fn of(
-        region: &Region<'a>,
-        first: usize,
-        count: usize,
-        k: usize,
-        stride: usize,
-    ) -> Result<Rows<'a>, Fault> {
-        let span = count.saturating_sub(1).saturating_mul(stride);
-        let span = if count == 0 {
-            0
-        } else {
-            span.saturating_add(k)
-        };
-        let data = region.f32s(first, span)?;
-        Ok(Rows {
-            data,
-            stride,
-            count,
-            k,
-        })
-    }
-
-    /// Rows of `k` values that lie `stride` apart in a slice that holds all of them.
-    pub fn strided(data: &'a [f32], count: usize, k: usize, stride: usize) -> Rows<'a> {
-        Rows {
-            data: &data[..count.saturating_sub(1) * stride + if count == 0 { 0 } else { k }],
-            stride,
-            count,
-            k,
-        }
-    }
-
-    /// Rows one after the other in a slice that holds all of them.
-    pub fn packed(data: &'a [f32], count: usize, k: usize) -> Rows<'a> {
-        Rows {
-            data: &data[..count * k],
-            stride: k,
-            count,
-            k,
-        }
-    }
-
-    /// Row `index`.
-    #[inline]
-    pub fn row(&self, index: usize) -> &'a [f32] {
-        &self.data[index * self.stride..][..self.k]
-    }
-
-    /// `k` columns from column `first` on.
-    pub fn columns(&self, first: usize, k: usize) -> Rows<'a> {
-        Rows {
-            data: if self.count == 0 {
-                &[]
-            } else {
-                &self.data[first..]
-            },
-            k,
-            ..*self
-        }
-    }
-
-    /// `count` rows from row `first` on.
-    pub fn rows(&self, first: usize, count: usize) -> Rows<'a> {
-        Rows {
-            data: if count == 0 {
-                &[]
-            } else {
-                &self.data[first * self.stride..]
-            },
-            count,
-            ..*self
-        }
     }
 }

@@ -68,6 +68,8 @@ features! {
     FP8_MFMA_FNUZ = 21, "fp8-mfma-fnuz";
     /// AMD's RDNA 4: matrix units for E4M3.
     FP8_WMMA = 22, "fp8-wmma";
+    /// AVX-512 products of 8-bit integers.
+    AVX512_VNNI = 23, "avx512-vnni";
 }
 
 impl Features {

@@ -160,6 +160,7 @@ pub enum IsaArg {
     Neon,
     Avx2,
     Avx512,
+    Avx512Vnni,
     Avx512Bf16,
 }
 
@@ -170,6 +171,7 @@ impl From<IsaArg> for Isa {
             IsaArg::Neon => Isa::Neon,
             IsaArg::Avx2 => Isa::Avx2,
             IsaArg::Avx512 => Isa::Avx512,
+            IsaArg::Avx512Vnni => Isa::Avx512Vnni,
             IsaArg::Avx512Bf16 => Isa::Avx512Bf16,
         }
     }

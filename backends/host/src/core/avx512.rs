@@ -1,6 +1,6 @@
 //! Registers of AVX-512 (F, BW, DQ, VL).
 //!
-//! VNNI is not used: it multiplies integers, which no weight format here is.
+//! VNNI is not used here: it multiplies integers, see `avx512_vnni`.
 
 use std::arch::x86_64::*;
 

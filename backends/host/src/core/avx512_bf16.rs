@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 
 use hadal_device::DType;
 
-use super::{Avx512, Core, Grown};
+use super::{Avx512, Core, Grown, Panel};
 use crate::args::Fault;
 use crate::weight::{BLOCK, E4M3, Elements, Matrix, Rows};
 
@@ -50,7 +50,7 @@ impl Core for Avx512Bf16 {
         x: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
-        panel: &mut Grown<f32>,
+        panel: &mut Panel,
     ) -> Result<(), Fault> {
         Avx512::block_dots(x, w, out, panel)
     }

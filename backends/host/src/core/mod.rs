@@ -9,6 +9,9 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
+mod digits;
 mod elementwise;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
@@ -23,6 +26,9 @@ pub(crate) use avx2::Avx2;
 pub(crate) use avx512::Avx512;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512_bf16::Avx512Bf16;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512_vnni::Avx512Vnni;
+pub(crate) use digits::Digits;
 pub(crate) use lanes::Lanes;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Neon;
@@ -39,11 +45,22 @@ pub(crate) struct Scratch {
     /// For a second array of a kernel.
     pub extra: Grown<f32>,
     /// For cores.
-    pub panel: Grown<f32>,
+    pub panel: Panel,
     /// Scores of the router.
     pub wide: Grown<f64>,
     /// Counts of the sort by expert.
     pub counts: Grown<u32>,
+}
+
+/// Memory of a core.
+#[derive(Default)]
+pub(crate) struct Panel {
+    /// Weights as floats.
+    pub floats: Grown<f32>,
+    /// Activations as integers.
+    pub digits: Digits,
+    /// Weights as integers.
+    pub lines: Grown<digits::Line>,
 }
 
 /// Numbers that grow in number and never shrink.
@@ -79,7 +96,7 @@ pub(crate) trait Core: 'static {
         x: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
-        panel: &mut Grown<f32>,
+        panel: &mut Panel,
     ) -> Result<(), Fault>;
 
     /// `out[r * w.k + c] += sum_i p[r][i] * w[i][c]` for all rows of `p`; `p.k = w.rows`.

@@ -9,8 +9,8 @@
 //! Every function here is `inline(always)`: it is compiled inside the functions of
 //! `vector_core` that carry the instruction set.
 
-use super::Grown;
 use super::lanes::Lanes;
+use super::{Grown, Panel};
 use crate::args::Fault;
 use crate::weight::{BLOCK, Blocks, Elements, F32, Matrix, Rows, Weight};
 
@@ -56,13 +56,13 @@ pub(super) unsafe fn block_dots<V: Lanes>(
     x: Rows<'_>,
     w: &Matrix<'_>,
     out: &mut [f32],
-    panel: &mut Grown<f32>,
+    panel: &mut Panel,
 ) -> Result<(), Fault> {
     assert!(out.len() >= x.count * w.rows && x.k == w.k);
     let stride = w.k + PANEL_PADDING;
     for first in (0..w.rows).step_by(TAKEN_ROWS) {
         let rows = TAKEN_ROWS.min(w.rows - first);
-        let floats = panel.take(rows * stride)?;
+        let floats = panel.floats.take(rows * stride)?;
         for (row, floats) in floats.chunks_exact_mut(stride).enumerate() {
             Blocks::decode_row(w, first + row, &mut floats[..w.k]);
         }

@@ -1,6 +1,6 @@
 //! The plain core: obvious loops in a fixed order.
 
-use super::{Core, Grown};
+use super::{Core, Grown, Panel};
 use crate::args::Fault;
 use crate::weight::{BLOCK, Blocks, Elements, F32, Matrix, Rows, Weight};
 
@@ -26,9 +26,9 @@ impl Core for Scalar {
         x: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
-        panel: &mut Grown<f32>,
+        panel: &mut Panel,
     ) -> Result<(), Fault> {
-        let floats = panel.take(w.k)?;
+        let floats = panel.floats.take(w.k)?;
         for i in 0..w.rows {
             Blocks::decode_row(w, i, floats);
             let row = Matrix::floats(floats, 1, w.k, w.k);

@@ -30,14 +30,14 @@ macro_rules! vector_core {
                 x: crate::weight::Rows<'_>,
                 w: &crate::weight::Matrix<'_>,
                 out: &mut [f32],
-                panel: &mut crate::core::Grown<f32>,
+                panel: &mut crate::core::Panel,
             ) -> Result<(), crate::args::Fault> {
                 #[target_feature(enable = $features)]
                 fn inner(
                     x: crate::weight::Rows<'_>,
                     w: &crate::weight::Matrix<'_>,
                     out: &mut [f32],
-                    panel: &mut crate::core::Grown<f32>,
+                    panel: &mut crate::core::Panel,
                 ) -> Result<(), crate::args::Fault> {
                     // SAFETY: as in `dots`.
                     unsafe { crate::core::products::block_dots::<$lanes>(x, w, out, panel) }

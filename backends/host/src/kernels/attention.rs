@@ -12,7 +12,7 @@ use hadal_device::{PAGE, Params};
 
 use super::at;
 use crate::args::{Args, Fault, Region, Steps};
-use crate::core::{Core, Grown, Scratch};
+use crate::core::{Core, Grown, Panel, Scratch};
 use crate::weight::{F32, Matrix, Rows, Weight};
 
 const PAGE_ROWS: usize = PAGE as usize;
@@ -143,7 +143,7 @@ pub(super) fn attend_latent<C: Core>(
             let keys = cache.page(sequence, page, count)?;
             let scores = &mut scores[..n * count];
             let key = Matrix::floats(keys, count, width, width);
-            C::dots::<F32>(q, &key, scores, &mut scratch.panel)?;
+            C::dots::<F32>(q, &key, scores, &mut scratch.panel.floats)?;
             let value = Matrix::floats(keys, count, latent, width);
             online.add::<C>(0, scores, p.scale, &value);
         }
@@ -251,7 +251,7 @@ struct Head<'a> {
 
 impl Head<'_> {
     /// All rows, a run of one sequence after the other.
-    fn attend<C: Core, W: Weight>(&mut self, panel: &mut Grown<f32>) -> Result<(), Fault> {
+    fn attend<C: Core, W: Weight>(&mut self, panel: &mut Panel) -> Result<(), Fault> {
         self.online.clear();
         let mut first = self.rows.start;
         while first < self.rows.end {
@@ -277,7 +277,7 @@ impl Head<'_> {
         rows: Range<usize>,
         start: usize,
         count: usize,
-        panel: &mut Grown<f32>,
+        panel: &mut Panel,
     ) -> Result<(), Fault> {
         let p = self.params;
         let (key, value) = (p.nope as usize + p.rope as usize, p.value as usize);
@@ -293,7 +293,7 @@ impl Head<'_> {
                 let q = Rows::of(&self.q, first, next - row, key, p.x_stride as usize)?;
                 let scores = &mut self.scores[..(next - row) * seen];
                 let keys = Matrix::floats(self.expanded.keys, seen, key, key);
-                C::dots::<F32>(q, &keys, scores, panel)?;
+                C::dots::<F32>(q, &keys, scores, &mut panel.floats)?;
                 let values = Matrix::floats(self.expanded.values, seen, value, value);
                 self.online
                     .add::<C>(row - self.rows.start, scores, p.scale, &values);
@@ -311,7 +311,7 @@ fn expand<C: Core, W: Weight>(
     w_key: &Matrix<'_>,
     w_value: &Matrix<'_>,
     to: &mut Expanded<'_>,
-    panel: &mut Grown<f32>,
+    panel: &mut Panel,
 ) -> Result<(), Fault> {
     let (nope, latent) = (w_key.rows, w_key.k);
     let width = stored.len() / count;

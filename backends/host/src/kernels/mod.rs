@@ -20,7 +20,7 @@ use crate::args::{Args, Fault};
 #[cfg(target_arch = "aarch64")]
 use crate::core::Neon;
 #[cfg(target_arch = "x86_64")]
-use crate::core::{Avx2, Avx512, Avx512Bf16};
+use crate::core::{Avx2, Avx512, Avx512Bf16, Avx512Vnni};
 use crate::core::{Scalar, Scratch};
 use crate::weight::{Bf16, Blocks, E4m3, F16, F32};
 
@@ -118,12 +118,13 @@ macro_rules! vectors {
     };
 }
 
-/// The products of the core that multiplies FP8 weights in BF16.
+/// The products of the cores that multiply FP8 weights in BF16 and blocks as integers.
 #[cfg(target_arch = "x86_64")]
-macro_rules! bf16_products {
+macro_rules! special_products {
     ($($name:literal, $operands:literal + $weights:literal, $optional:expr, $($path:ident)::+;)*) => {
         &[$(
             formats!(@ $name, "f8", "_avx512bf16", Features::AVX512_BF16, $operands + $weights, $optional, $($path)::+::<Avx512Bf16, E4m3>),
+            formats!(@ $name, "blocks", "_avx512vnni", Features::AVX512_VNNI, $operands, $optional, $($path)::+::<Avx512Vnni, Blocks>),
         )*]
     };
 }
@@ -154,7 +155,7 @@ macro_rules! core_plain {
 
 const KERNELS: &[&[HostKernel]] = &[
     #[cfg(target_arch = "x86_64")]
-    bf16_products! {
+    special_products! {
         "linear", 4 + 1, flags::RESIDUAL, linear::linear;
         "gate_up", 5 + 2, 0, linear::gate_up;
         "head_linear", 4 + 1, 0, linear::head_linear;
@@ -162,6 +163,7 @@ const KERNELS: &[&[HostKernel]] = &[
         "grouped_gate_up", 6 + 2, 0, experts::grouped_gate_up;
         "expert_linear", 5 + 1, 0, experts::expert_linear;
         "expert_gate_up", 6 + 2, 0, experts::expert_gate_up;
+        "attend_expanded", 5 + 1, 0, attention::attend_expanded;
     },
     #[cfg(target_arch = "x86_64")]
     core_kernels!("_avx512", Features::AVX512, Avx512),

@@ -6,6 +6,7 @@
 //! NaN in every input.
 
 mod attention;
+mod blocks;
 mod device;
 mod experts;
 mod linear;

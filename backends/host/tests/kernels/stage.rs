@@ -351,6 +351,8 @@ pub enum Want {
     Word(u32),
     /// Any NaN but the poison.
     Nan,
+    /// The same, or an infinity.
+    NoNumber,
 }
 
 pub fn check(name: &str, found: &[u32], want: &[Want]) {
@@ -362,6 +364,7 @@ pub fn check(name: &str, found: &[u32], want: &[Want]) {
             Want::Near(want, tolerance) => (value - want).abs() <= *tolerance,
             Want::Word(want) => found == want,
             Want::Nan => value.is_nan() && *found != POISON,
+            Want::NoNumber => !value.is_finite() && *found != POISON,
         };
         assert!(
             good,

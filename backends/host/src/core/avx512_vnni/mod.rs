@@ -1,0 +1,139 @@
+//! AVX-512 with VNNI: weights in block formats, which are integers, times activations as
+//! integers.
+//!
+//! Everything else is the AVX-512 core's. Read `format` first, then `split`.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "a number of a row or a column is an index of several arrays of registers"
+)]
+
+mod few;
+mod format;
+mod grids;
+mod many;
+mod split;
+mod stored;
+mod super_blocks;
+mod thirty_twos;
+
+use hadal_device::DType;
+
+use self::format::{Format, SPAN};
+use self::grids::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Tq1_0};
+use self::split::Record;
+use self::stored::Stored;
+use self::super_blocks::{Iq4Xs, Q2K, Q3K, Q6K, Q45K, Tq2_0};
+use self::thirty_twos::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+use super::digits::{Digits, Layout, Line};
+use super::{Avx512, Core, Grown, Panel};
+use crate::args::Fault;
+use crate::weight::{Elements, Matrix, Rows};
+
+/// The AVX-512 core with products of integers.
+pub(crate) struct Avx512Vnni;
+
+/// Rows of activations from which a panel of weights pays.
+const MANY_ROWS: usize = 5;
+/// Length of a sum from which two digits are enough for many rows.
+const LONG: usize = 512;
+
+impl Core for Avx512Vnni {
+    fn dots<W: Elements>(
+        x: Rows<'_>,
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        panel: &mut Grown<f32>,
+    ) -> Result<(), Fault> {
+        Avx512::dots::<W>(x, w, out, panel)
+    }
+
+    fn block_dots(
+        x: Rows<'_>,
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        panel: &mut Panel,
+    ) -> Result<(), Fault> {
+        const NO_BLOCKS: Fault = Fault::Shape("the weights are in no block format");
+        let format = w.format.ok_or(NO_BLOCKS)?;
+        let product = match format {
+            DType::Q8_0 => product::<Q8_0>,
+            DType::Q4_0 => product::<Q4_0>,
+            DType::Q4_1 => product::<Q4_1>,
+            DType::Q5_0 => product::<Q5_0>,
+            DType::Q5_1 => product::<Q5_1>,
+            DType::Iq4Nl => product::<Iq4Nl>,
+            DType::Q2K => product::<Q2K>,
+            DType::Q3K => product::<Q3K>,
+            DType::Q4K => product::<Q45K<0>>,
+            DType::Q5K => product::<Q45K<32>>,
+            DType::Q6K => product::<Q6K>,
+            DType::Iq4Xs => product::<Iq4Xs>,
+            DType::Tq2_0 => product::<Tq2_0>,
+            DType::Iq2Xxs => product::<Iq2Xxs>,
+            DType::Iq2Xs => product::<Iq2Xs>,
+            DType::Iq2S => product::<Iq2S>,
+            DType::Iq3Xxs => product::<Iq3Xxs>,
+            DType::Iq3S => product::<Iq3S>,
+            DType::Iq1S => product::<Iq1S>,
+            DType::Iq1M => product::<Iq1M>,
+            DType::Tq1_0 => product::<Tq1_0>,
+            _ => return Err(NO_BLOCKS),
+        };
+        product(x, w, out, panel)
+    }
+
+    fn mix<W: Elements>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]) {
+        Avx512::mix::<W>(p, w, out);
+    }
+
+    fn swiglu(gate: &mut [f32], up: &[f32]) {
+        Avx512::swiglu(gate, up);
+    }
+
+    fn exp(values: &mut [f32], shift: f32) -> f32 {
+        Avx512::exp(values, shift)
+    }
+
+    fn squares(values: &[f32]) -> f64 {
+        Avx512::squares(values)
+    }
+}
+
+fn product<F: Format>(
+    x: Rows<'_>,
+    w: &Matrix<'_>,
+    out: &mut [f32],
+    panel: &mut Panel,
+) -> Result<(), Fault> {
+    assert!(out.len() >= x.count * w.rows && x.k == w.k);
+    let w = Stored::new(w);
+    let Panel { digits, lines, .. } = panel;
+    if x.count < MANY_ROWS || x.k < LONG {
+        let records = records::<F, 3>(x, digits)?;
+        // SAFETY: `HostDevice::pipeline` gives out kernels of this core only on a processor
+        // whose features were detected.
+        unsafe { few::dots::<F, 3>(records, x.count, &w, out) };
+        Ok(())
+    } else {
+        let records = records::<F, 2>(x, digits)?;
+        // SAFETY: as above.
+        unsafe { many::dots::<F, 2>(records, x.count, &w, out, lines) }
+    }
+}
+
+/// Rows of activations as `D` digits.
+fn records<'d, F: Format, const D: usize>(
+    x: Rows<'_>,
+    digits: &'d mut Digits,
+) -> Result<&'d [Line], Fault> {
+    let count = x.k.div_ceil(SPAN) * x.count * Record::lines(D);
+    let layout = Layout {
+        format: F::TYPE,
+        digits: D,
+    };
+    digits.of(x, layout, count, |lines| {
+        // SAFETY: as in `product`.
+        unsafe { split::split::<F, D>(x, lines) }
+    })
+}

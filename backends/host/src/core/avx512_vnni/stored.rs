@@ -1,0 +1,59 @@
+//! Where the spans of weight rows lie.
+
+use std::arch::x86_64::*;
+
+use super::format::{Format, MOST_BYTES, SPAN, Span};
+use crate::weight::Matrix;
+
+/// How far ahead of the loads weights are asked for.
+const PREFETCH_BYTES: usize = 4096;
+
+/// Rows in a block format.
+pub(super) struct Stored<'a> {
+    w: &'a Matrix<'a>,
+    /// Spans of a row, the last of which may have fewer blocks than the others.
+    pub spans: usize,
+}
+
+impl<'a> Stored<'a> {
+    pub fn new(w: &'a Matrix<'a>) -> Stored<'a> {
+        Stored {
+            w,
+            spans: w.k.div_ceil(SPAN),
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.w.rows
+    }
+
+    /// Span `index` of row `row`.
+    ///
+    /// # Safety
+    /// See [`Format`].
+    #[inline(always)]
+    pub unsafe fn span<F: Format>(&self, row: usize, index: usize) -> Span {
+        let stored = &self.w.stored(row)[index * F::BYTES..];
+        // SAFETY: all bytes of a span are there, or were put there; a prefetch may have any
+        // address.
+        unsafe {
+            if stored.len() < F::BYTES {
+                return F::span(filled(stored).as_ptr());
+            }
+            for line in (0..F::BYTES).step_by(64) {
+                let at = stored.as_ptr().wrapping_add(PREFETCH_BYTES + line);
+                _mm_prefetch::<_MM_HINT_T0>(at.cast());
+            }
+            F::span(stored.as_ptr())
+        }
+    }
+}
+
+/// The blocks at the end of a row, and blocks of zeros.
+#[cold]
+fn filled(stored: &[u8]) -> [u8; MOST_BYTES] {
+    let mut bytes = [0; MOST_BYTES];
+    bytes[..stored.len()].copy_from_slice(stored);
+    bytes
+}

@@ -1,0 +1,59 @@
+//! Activations taken apart for integer products, kept while a step lasts.
+//!
+//! The pieces of a step that share rows of activations come to a thread one after the other:
+//! taking the rows apart once is enough. What is kept is known by where the rows lie, so it
+//! is forgotten when a step begins; rows outside of operands, which may change within a step,
+//! are never known.
+
+use hadal_device::DType;
+
+use super::Grown;
+use crate::args::Fault;
+use crate::weight::{Place, Rows};
+
+/// A cache line: a register of 512 bits.
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+pub(crate) struct Line(#[allow(dead_code, reason = "cores read registers")] pub [u32; 16]);
+
+/// How rows are taken apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Of the weights, whose columns may lie in an order of their own.
+    pub format: DType,
+    /// Digits of an activation.
+    pub digits: usize,
+}
+
+/// Rows taken apart.
+#[derive(Default)]
+pub(crate) struct Digits {
+    known: Option<(Place, Layout)>,
+    lines: Grown<Line>,
+}
+
+impl Digits {
+    /// What was kept may no longer be what the rows hold.
+    pub fn forget(&mut self) {
+        self.known = None;
+    }
+
+    /// `count` lines of `x` in `layout`, which `fill` fills if they are not known.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
+    pub fn of(
+        &mut self,
+        x: Rows<'_>,
+        layout: Layout,
+        count: usize,
+        fill: impl FnOnce(&mut [Line]),
+    ) -> Result<&[Line], Fault> {
+        let known = x.place().map(|place| (place, layout));
+        let lines = self.lines.take(count)?;
+        if known.is_none() || self.known != known {
+            self.known = None;
+            fill(lines);
+            self.known = known;
+        }
+        Ok(lines)
+    }
+}
