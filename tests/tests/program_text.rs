@@ -134,6 +134,7 @@ fn limited(
         cache_rows: 64,
         context: 128,
         moe: MoeForm::Auto,
+        rough: false,
         limit,
     };
     let mut next = 0;

@@ -46,6 +46,8 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             let n = if rows <= 4 { 16384 } else { 8192 };
             let name = format!("blocks {dtype} {rows}.");
             linear(&*device, (&name, &filter), dtype, [rows, n, 7168])?;
+            let name = format!("rough {dtype} {rows}.");
+            linear(&*device, (&name, &filter), dtype, [rows, n, 7168])?;
             let name = format!("small {dtype} {rows}.");
             linear(&*device, (&name, &filter), dtype, [rows, 1024, 1536])?;
         }
@@ -226,7 +228,12 @@ fn linear(
         x_stride: k,
         y_stride: n,
         row_count: n,
-        flags: flags::format_bits(dtype),
+        flags: flags::format_bits(dtype)
+            | if what.starts_with("rough") {
+                flags::ROUGH
+            } else {
+                0
+            },
         ..Params::default()
     };
     let (seconds, name) = bench.time(

@@ -105,6 +105,7 @@ impl<'a> Args<'a> {
             bound: self.bound,
             next: 1,
             format: flags::format_of(self.params.flags),
+            rough: self.params.flags & flags::ROUGH != 0,
         }
     }
 
@@ -175,12 +176,18 @@ pub(crate) struct Operands<'a> {
     bound: &'a [Bound],
     next: usize,
     format: Option<DType>,
+    rough: bool,
 }
 
 impl<'a> Operands<'a> {
     /// The block format of the weights, if they are in one.
     pub fn format(&self) -> Option<DType> {
         self.format
+    }
+
+    /// Activations may be rounded to 8 bits.
+    pub fn rough(&self) -> bool {
+        self.rough
     }
 
     /// The next operand, a range.

@@ -268,6 +268,8 @@ pub(crate) struct Matrix<'a> {
     pub k: usize,
     /// Which block format rows are in, if they are.
     pub format: Option<DType>,
+    /// Activations may be rounded to 8 bits.
+    pub rough: bool,
     scales: Option<Scales<'a>>,
 }
 
@@ -286,7 +288,11 @@ impl<'a> Matrix<'a> {
         } else {
             None
         };
-        Matrix::new::<W>(operands.format(), region, scales, [rows, k], first_row)
+        let w = Matrix::new::<W>(operands.format(), region, scales, [rows, k], first_row)?;
+        Ok(Matrix {
+            rough: operands.rough(),
+            ..w
+        })
     }
 
     fn new<W: Weight>(
@@ -317,6 +323,7 @@ impl<'a> Matrix<'a> {
             rows,
             k,
             format,
+            rough: false,
             scales,
         })
     }
@@ -335,6 +342,7 @@ impl<'a> Matrix<'a> {
             rows,
             k,
             format: None,
+            rough: false,
             scales: None,
         }
     }
@@ -399,6 +407,7 @@ pub(crate) struct Experts<'a> {
     weights: Table<'a>,
     scales: Option<Table<'a>>,
     format: Option<DType>,
+    rough: bool,
 }
 
 impl<'a> Experts<'a> {
@@ -414,6 +423,7 @@ impl<'a> Experts<'a> {
             weights,
             scales,
             format: operands.format(),
+            rough: operands.rough(),
         })
     }
 
@@ -425,12 +435,11 @@ impl<'a> Experts<'a> {
         k: usize,
     ) -> Result<Matrix<'a>, Fault> {
         let scales = self.scales.map(|scales| scales.entry(entry)).transpose()?;
-        Matrix::new::<W>(
-            self.format,
-            self.weights.entry(entry)?,
-            scales,
-            [rows, k],
-            0,
-        )
+        let weights = self.weights.entry(entry)?;
+        let w = Matrix::new::<W>(self.format, weights, scales, [rows, k], 0)?;
+        Ok(Matrix {
+            rough: self.rough,
+            ..w
+        })
     }
 }

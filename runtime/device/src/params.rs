@@ -35,6 +35,9 @@ pub mod flags {
     /// `act_quant`: rows of `y` become E4M3 codes and scales; `linear`, `gate_up`,
     /// `grouped_linear`, `grouped_gate_up`: rows of `x` are such. See [`super::coded_words`].
     pub const CODED: u32 = 2048;
+    /// Products with weights in a block format: activations may be rounded to integers of 8
+    /// bits with a scale for each 256 or fewer. A kernel need not.
+    pub const ROUGH: u32 = 4096;
 
     /// The bits above say which block format the weight has: [`format_of`].
     pub const FORMAT_SHIFT: u32 = 24;

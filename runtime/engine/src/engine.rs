@@ -40,6 +40,9 @@ pub struct EngineOptions {
     pub moe: MoeForm,
     /// Round activations to FP8 before FP8 products, as the training did (W8A8).
     pub quantise_activations: bool,
+    /// Round activations to 8 bits before products with weights in a block format, where a
+    /// device is faster then.
+    pub rough_activations: bool,
     /// Longest time that one dispatch and one submit may take on a device other than the
     /// host: longer work is cut, by its measured cost. `None`: as long as they like.
     pub dispatch_budget: Option<Duration>,
@@ -66,6 +69,7 @@ impl Default for EngineOptions {
             form: None,
             moe: MoeForm::Auto,
             quantise_activations: false,
+            rough_activations: false,
             dispatch_budget: Some(DISPATCH_BUDGET),
         }
     }

@@ -81,6 +81,7 @@ impl Programs<'_> {
             cache_rows,
             context: self.context,
             moe: self.options.moe,
+            rough: self.options.rough_activations,
             limit,
         }
     }

@@ -147,7 +147,8 @@ pub struct EngineArgs {
     /// How experts read their tokens, where the usual choice is not wanted.
     #[arg(long, value_enum, hide_short_help = true)]
     pub moe: Option<MoeArg>,
-    /// fp8: round activations before FP8 products, as in training (W8A8).
+    /// fp8: round activations before FP8 products, as in training (W8A8). q8: round them to 8
+    /// bits before products with GGUF blocks, where that is faster.
     #[arg(long, value_enum, value_name = "FORMAT", hide_short_help = true)]
     pub activations: Option<ActivationsArg>,
 }
@@ -200,6 +201,8 @@ pub enum MoeArg {
 pub enum ActivationsArg {
     /// E4M3 with a scale for each 128 values.
     Fp8,
+    /// 8 bits with a scale for each 256 values.
+    Q8,
     /// Not rounded.
     F32,
 }

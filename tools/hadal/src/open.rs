@@ -217,6 +217,7 @@ pub fn engine_options(args: &EngineArgs, context: Option<u32>) -> EngineOptions 
             Some(MoeArg::Grouped) => MoeForm::Grouped,
         },
         quantise_activations: matches!(args.activations, Some(ActivationsArg::Fp8)),
+        rough_activations: matches!(args.activations, Some(ActivationsArg::Q8)),
         dispatch_budget: Some(Duration::from_millis(args.dispatch_budget))
             .filter(|budget| !budget.is_zero()),
     }

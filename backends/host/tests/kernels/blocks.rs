@@ -88,6 +88,38 @@ fn products_of_every_block_format_are_those_of_the_decoded_values() {
 }
 
 #[test]
+fn activations_may_be_rounded_to_eight_bits() {
+    let mut random = Random(64);
+    let n = 37;
+    for dtype in DType::BLOCKS {
+        for &k in lengths(dtype) {
+            for rows in [1, 3, 17] {
+                let x = random.floats(rows * k);
+                let w = blocks(&mut random, dtype, n, k);
+                let mut want = Vec::new();
+                for r in 0..rows {
+                    let x = &x[r * k..][..k];
+                    want.extend((0..n).map(|i| {
+                        let sum = dot(x, &w, i);
+                        // Each is off by half a step of 1/127 at most, evenly spread: 0.29
+                        // steps, of which five standard deviations are allowed.
+                        let squares: f64 = (0..k).map(|c| w.at(i, c).powi(2)).sum();
+                        let rounding = 5.0 * 0.29 / 127.0 * squares.sqrt();
+                        Want::Near(sum.value, sum.error() + rounding)
+                    }));
+                }
+                let mut operands = vec![StepInputs::rows(rows, rows).operand(), activations(&x)];
+                operands.extend(w.whole());
+                operands.push(Operation::Out(want.len()));
+                let mut params = params(dtype, rows, n, k);
+                params.flags |= flags::ROUGH;
+                check_all(OpKind::Linear, dtype, params, &operands, &[want]);
+            }
+        }
+    }
+}
+
+#[test]
 fn experts_of_every_block_format_share_rows_of_activations() {
     let mut random = Random(62);
     let (top_k, n, experts) = (3usize, 40usize, 4usize);

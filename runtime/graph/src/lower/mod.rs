@@ -255,7 +255,10 @@ impl Lower<'_> {
         params: Params,
         args: Vec<Arg>,
     ) -> hadal_device::Result<()> {
-        let flags = params.flags | flags::format_bits(weight);
+        let mut flags = params.flags | flags::format_bits(weight);
+        if self.request.rough && weight.is_blocks() {
+            flags |= flags::ROUGH;
+        }
         let params = Params { flags, ..params };
         let problem = Problem { op, weight, params };
         for piece in self.cut(&problem, args) {

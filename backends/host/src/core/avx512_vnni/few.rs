@@ -28,8 +28,7 @@ pub(super) fn dots<F: Format, const D: usize>(
         unsafe {
             r += match count - r {
                 1 => strip::<F, D, 1, 2>(records, step, w, out),
-                2 => strip::<F, D, 2, 2>(records, step, w, out),
-                3 => strip::<F, D, 3, 1>(records, step, w, out),
+                2 | 3 => strip::<F, D, 2, 2>(records, step, w, out),
                 _ => strip::<F, D, 4, 1>(records, step, w, out),
             };
         }

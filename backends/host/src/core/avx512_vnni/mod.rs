@@ -34,7 +34,7 @@ use crate::weight::{Elements, Matrix, Rows};
 pub(crate) struct Avx512Vnni;
 
 /// Rows of activations from which a panel of weights pays.
-const MANY_ROWS: usize = 5;
+const MANY_ROWS: usize = 4;
 /// Length of a sum from which two digits are enough for many rows.
 const LONG: usize = 512;
 
@@ -107,19 +107,38 @@ fn product<F: Format>(
     panel: &mut Panel,
 ) -> Result<(), Fault> {
     assert!(out.len() >= x.count * w.rows && x.k == w.k);
-    let w = Stored::new(w);
-    let Panel { digits, lines, .. } = panel;
-    if x.count < MANY_ROWS || x.k < LONG {
-        let records = records::<F, 3>(x, digits)?;
-        // SAFETY: `HostDevice::pipeline` gives out kernels of this core only on a processor
-        // whose features were detected.
-        unsafe { few::dots::<F, 3>(records, x.count, &w, out) };
-        Ok(())
-    } else {
-        let records = records::<F, 2>(x, digits)?;
-        // SAFETY: as above.
-        unsafe { many::dots::<F, 2>(records, x.count, &w, out, lines) }
+    let many = x.count >= MANY_ROWS;
+    match w.rough {
+        true if many => many_rows::<F, 1>(x, w, out, panel),
+        true => few_rows::<F, 1>(x, w, out, panel),
+        false if many && x.k >= LONG => many_rows::<F, 2>(x, w, out, panel),
+        false => few_rows::<F, 3>(x, w, out, panel),
     }
+}
+
+fn few_rows<F: Format, const D: usize>(
+    x: Rows<'_>,
+    w: &Matrix<'_>,
+    out: &mut [f32],
+    panel: &mut Panel,
+) -> Result<(), Fault> {
+    let records = records::<F, D>(x, &mut panel.digits)?;
+    // SAFETY: `HostDevice::pipeline` gives out kernels of this core only on a processor whose
+    // features were detected.
+    unsafe { few::dots::<F, D>(records, x.count, &Stored::new(w), out) };
+    Ok(())
+}
+
+fn many_rows<F: Format, const D: usize>(
+    x: Rows<'_>,
+    w: &Matrix<'_>,
+    out: &mut [f32],
+    panel: &mut Panel,
+) -> Result<(), Fault> {
+    let Panel { digits, lines, .. } = panel;
+    let records = records::<F, D>(x, digits)?;
+    // SAFETY: as in `few_rows`.
+    unsafe { many::dots::<F, D>(records, x.count, &Stored::new(w), out, lines) }
 }
 
 /// Rows of activations as `D` digits.
@@ -133,7 +152,7 @@ fn records<'d, F: Format, const D: usize>(
         digits: D,
     };
     digits.of(x, layout, count, |lines| {
-        // SAFETY: as in `product`.
+        // SAFETY: as in `few_rows`.
         unsafe { split::split::<F, D>(x, lines) }
     })
 }

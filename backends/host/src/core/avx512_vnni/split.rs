@@ -77,11 +77,9 @@ unsafe fn span<F: Format, const D: usize>(values: &[f32; SPAN], to: *mut Line) {
         for (group, x) in x.into_iter().enumerate() {
             let scaled = _mm512_mul_ps(x, _mm512_set1_ps(factor));
             let mut whole = _mm512_cvtps_epi32(scaled);
-            sums[group] = match F::MINIMA {
-                // Of what the codes are multiplied with, so that nothing is left of the offset.
-                Minima::Offset => _mm512_reduce_add_epi32(whole) as f32,
-                _ => _mm512_reduce_add_ps(scaled),
-            };
+            // Of the integers: a minimum then takes off what it adds to codes, and what
+            // rounding costs hangs on weights, not on codes.
+            sums[group] = _mm512_reduce_add_epi32(whole) as f32;
             for digit in (0..D).rev() {
                 let at = to.add(4 * digit).cast::<u8>().add(16 * F::PLACES[group]);
                 _mm_storeu_si128(at.cast(), _mm512_cvtepi32_epi8(whole));
