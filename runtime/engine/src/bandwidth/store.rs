@@ -69,7 +69,8 @@ impl Store {
             bytes_per_second, ..
         } = of_device(device, threads, Effort::short(device.info().kind))?;
         let found = Measured {
-            bytes_per_second,
+            // Whole, so that it is the same after it was text.
+            bytes_per_second: bytes_per_second.round(),
             at: Some(now),
         };
         all.insert(key, found);
