@@ -9,7 +9,7 @@
 #include "formats.h"
 
 static const u32 FORMAT_SHIFT = 24;
-static const u32 DOT_THREADS = 128, DOT_WAVES = DOT_THREADS / WAVE, GROUPED_ROWS = 4;
+static const u32 DOT_THREADS = 128, DOT_WAVES = DOT_THREADS / WAVE, ROWS_AT_ONCE = 4;
 
 // `sum[o][r] = dot(x[r], w[o])`, the same in all lanes.
 template <int OUTPUTS, int ROWS>
@@ -127,7 +127,7 @@ DEVICE void grouped(const Params& p, const float* x, const u32* offsets, const u
     const u64 o = spread_group() * DOT_WAVES + wave();
     const u32 first = offsets[expert], end = offsets[expert + 1];
     if (o < p.n) {
-        expert_rows<OUTPUTS, GROUPED_ROWS>(p, x, w, v, entry, (u32)o, first, first, end, y);
+        expert_rows<OUTPUTS, 1>(p, x, w, v, entry, (u32)o, first, first, end, y);
     }
 }
 
@@ -154,13 +154,16 @@ DEVICE void direct(const Params& p, const u32* inputs, const float* x, const u32
     KERNEL(DOT_THREADS, linear_residual_##NAME, Params p, const u32* inputs, const float* x,   \
            const u8* w, const float* residual, float* y) {                                     \
         linear<1, ROWS>(p, inputs, x, w, 0, residual, y);                                      \
-    }                                                                                          \
-    KERNEL(DOT_THREADS, gate_up_##NAME, Params p, const u32* inputs, const float* x,           \
-           const u8* w, const u8* v, float* y) {                                               \
-        linear<2, ROWS>(p, inputs, x, w, v, 0, y);                                             \
     }
 LINEAR(blocks_1, 1)
 LINEAR(blocks, 4)
+
+// A row at a time: with two weights, or a walk over rows around them, the registers of more
+// would not do.
+KERNEL(DOT_THREADS, gate_up_blocks, Params p, const u32* inputs, const float* x, const u8* w,
+       const u8* v, float* y) {
+    linear<2, 1>(p, inputs, x, w, v, 0, y);
+}
 
 KERNEL(DOT_THREADS, grouped_linear_blocks, Params p, const u32*, const float* x,
        const u32* offsets, const u64* w, float* y) {
@@ -183,22 +186,22 @@ KERNEL(DOT_THREADS, expert_gate_up_blocks, Params p, const u32* inputs, const fl
 // blocks of four rows.
 KERNEL(DOT_THREADS, head_linear_blocks, Params p, const u32* inputs, const float* x, const u8* w,
        float* y) {
-    const u32 rows = real_rows(p, inputs), r0 = group_z() * GROUPED_ROWS, a = group_y();
+    const u32 rows = real_rows(p, inputs), r0 = group_z() * ROWS_AT_ONCE, a = group_y();
     const u32 o = group_x() * DOT_WAVES + wave(), format = p.flags >> FORMAT_SHIFT;
     if (r0 >= rows || o >= p.n) {
         return;
     }
     const u64 row = (u64)a * p.head_rows + p.head_first + o;
     const u8* const weights[1] = {w + row * row_bytes(format, p.k)};
-    const float* starts[GROUPED_ROWS];
+    const float* starts[ROWS_AT_ONCE];
     UNROLL
-    for (u32 r = 0; r < GROUPED_ROWS; r++) {
+    for (u32 r = 0; r < ROWS_AT_ONCE; r++) {
         starts[r] = x + x_row(p, min_(r0 + r, rows - 1)) + (u64)a * p.x_head_stride;
     }
-    float sum[1][GROUPED_ROWS];
-    block_dots<1, (int)GROUPED_ROWS>(format, weights, starts, p.k, sum);
+    float sum[1][ROWS_AT_ONCE];
+    block_dots<1, (int)ROWS_AT_ONCE>(format, weights, starts, p.k, sum);
     UNROLL
-    for (u32 r = 0; r < GROUPED_ROWS; r++) {
+    for (u32 r = 0; r < ROWS_AT_ONCE; r++) {
         if (lane() == r && r0 + r < rows) {
             y[y_row(p, r0 + r) + (u64)a * p.y_head_stride + o] = sum[0][r];
         }

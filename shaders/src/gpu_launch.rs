@@ -195,6 +195,12 @@ pub fn launch_single(problem: &Problem, info: &DeviceInfo) -> Launch {
     dot_blocks(p.row_count, 1, row_blocks(p.rows), info)
 }
 
+/// A wave has one output of one row.
+pub fn launch_each(problem: &Problem, info: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    dot_blocks(p.row_count, 1, p.rows, info)
+}
+
 pub fn launch_grouped(problem: &Problem, info: &DeviceInfo) -> Launch {
     dot_blocks(problem.params.n, 2, problem.params.expert_count, info)
 }

@@ -307,9 +307,7 @@ fn block_rows() -> Vec<KernelRow> {
         Linear "linear_residual_blocks_1" "rrrrw"
             |problem| linear_residual_fits(problem).or_else(|| one(problem)), launch_single;
         Linear "linear_residual_blocks" "rrrrw" linear_residual_fits, launch_single;
-        GateUp "gate_up_blocks_1" "rrrrw"
-            |problem| blocks_fit(problem).or_else(|| one(problem)), launch_single;
-        GateUp "gate_up_blocks" "rrrrw" blocks_fit, launch_single;
+        GateUp "gate_up_blocks" "rrrrw" blocks_fit, launch_each;
         HeadLinear "head_linear_blocks" "rrrw" head_linear_fits, launch_block_heads;
         HeadLinear "head_linear_transposed_blocks" "rrrw" head_transposed_fits,
             launch_block_transposed;
