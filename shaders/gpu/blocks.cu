@@ -91,10 +91,14 @@ DEVICE void linear(const Params& p, const u32* inputs, const float* x, const u8*
     }
 }
 
-// Rows `first` to `end` of the expert's own, to rows of the same numbers.
-template <int OUTPUTS, int ROWS>
-DEVICE void expert_rows(const Params& p, const float* x, const u64* w, const u64* v, u32 entry,
-                        u32 o, u32 x_first, u32 first, u32 end, float* y) {
+// The product of row `from` with output `o` of an expert, or of both its weights.
+template <int OUTPUTS>
+DEVICE void expert_row(const Params& p, const float* x, const u64* w, const u64* v, u32 entry,
+                       u32 from, u32 to, float* y) {
+    const u64 o = spread_group() * DOT_WAVES + wave();
+    if (o >= p.n) {
+        return;
+    }
     const u32 format = p.flags >> FORMAT_SHIFT;
     const u64 start = o * row_bytes(format, p.k);
     const u8* weights[OUTPUTS];
@@ -102,47 +106,48 @@ DEVICE void expert_rows(const Params& p, const float* x, const u64* w, const u64
     if (OUTPUTS == 2) {
         weights[OUTPUTS - 1] = (const u8*)v[entry] + start;
     }
-    for (; first < end; first += ROWS, x_first += ROWS) {
-        const u32 last = end - first - 1;
-        const float* starts[ROWS];
-        UNROLL
-        for (int r = 0; r < ROWS; r++) {
-            starts[r] = x + x_row(p, x_first + min_((u32)r, last));
-        }
-        float sum[OUTPUTS][ROWS];
-        block_dots<OUTPUTS, ROWS>(format, weights, starts, p.k, sum);
-        UNROLL
-        for (int r = 0; r < ROWS; r++) {
-            if (lane() == (u32)r && (u32)r <= last) {
-                y[y_row(p, first + r) + o] = product<OUTPUTS, ROWS>(sum, r);
-            }
-        }
+    const float* const starts[1] = {x + x_row(p, from)};
+    float sum[OUTPUTS][1];
+    block_dots<OUTPUTS, 1>(format, weights, starts, p.k, sum);
+    if (lane() == 0) {
+        y[y_row(p, to) + o] = product<OUTPUTS, 1>(sum, 0);
     }
 }
 
+// A row of those sorted by expert. Its expert is looked up: a walk over the rows of an expert
+// around the products would keep more constants than AMD's scalar registers hold.
 template <int OUTPUTS>
 DEVICE void grouped(const Params& p, const float* x, const u32* offsets, const u64* w,
                     const u64* v, float* y) {
-    const u32 entry = group_z(), expert = p.expert_first + entry;
-    const u64 o = spread_group() * DOT_WAVES + wave();
-    const u32 first = offsets[expert], end = offsets[expert + 1];
-    if (o < p.n) {
-        expert_rows<OUTPUTS, 1>(p, x, w, v, entry, (u32)o, first, first, end, y);
+    const u32 row = group_z();
+    const u32* const first = offsets + p.expert_first;
+    u32 entry = 0, end = p.expert_count;
+    if (row < first[0] || row >= first[end]) {
+        return;
     }
+    // The row lies between the first of `entry` and that of `end`.
+    while (end - entry > 1) {
+        const u32 middle = entry + (end - entry) / 2;
+        if (row < first[middle]) {
+            end = middle;
+        } else {
+            entry = middle;
+        }
+    }
+    expert_row<OUTPUTS>(p, x, w, v, entry, row, row, y);
 }
 
 template <int OUTPUTS>
 DEVICE void direct(const Params& p, const u32* inputs, const float* x, const u32* idx,
                    const u64* w, const u64* v, float* y) {
     const u32 row = group_z();
-    const u64 o = spread_group() * DOT_WAVES + wave();
-    if (row >= real_rows(p, inputs) || o >= p.n) {
+    if (row >= real_rows(p, inputs)) {
         return;
     }
     const u32 entry = idx[row] - p.expert_first;
     if (entry < p.expert_count) {
         const u32 from = p.flags & ROW_PER_TOKEN ? row / p.top_k : row;
-        expert_rows<OUTPUTS, 1>(p, x, w, v, entry, (u32)o, from, row, row + 1, y);
+        expert_row<OUTPUTS>(p, x, w, v, entry, from, row, y);
     }
 }
 
@@ -158,8 +163,7 @@ DEVICE void direct(const Params& p, const u32* inputs, const float* x, const u32
 LINEAR(blocks_1, 1)
 LINEAR(blocks, 4)
 
-// A row at a time: with two weights, or a walk over rows around them, the registers of more
-// would not do.
+// A row at a time: with two weights the registers of more would not do.
 KERNEL(DOT_THREADS, gate_up_blocks, Params p, const u32* inputs, const float* x, const u8* w,
        const u8* v, float* y) {
     linear<2, 1>(p, inputs, x, w, v, 0, y);

@@ -311,8 +311,8 @@ fn block_rows() -> Vec<KernelRow> {
         HeadLinear "head_linear_blocks" "rrrw" head_linear_fits, launch_block_heads;
         HeadLinear "head_linear_transposed_blocks" "rrrw" head_transposed_fits,
             launch_block_transposed;
-        GroupedLinear "grouped_linear_blocks" "rrrtw" fits_always, launch_grouped_gate_up;
-        GroupedGateUp "grouped_gate_up_blocks" "rrrttw" fits_always, launch_grouped_gate_up;
+        GroupedLinear "grouped_linear_blocks" "rrrtw" rows_fit, launch_expert_gate_up;
+        GroupedGateUp "grouped_gate_up_blocks" "rrrttw" rows_fit, launch_expert_gate_up;
         ExpertLinear "expert_linear_blocks" "rrrtw" rows_fit, launch_expert_gate_up;
         ExpertGateUp "expert_gate_up_blocks" "rrrttw" rows_fit, launch_expert_gate_up;
         Embed "embed_blocks" "rrw" rows_fit, launch_sixteens;
