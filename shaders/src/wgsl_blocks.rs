@@ -2,31 +2,27 @@
 //! the patterns that some choose from.
 
 use hadal_blocks::grids;
-use hadal_device::{DType, DeviceInfo, Launch, Problem};
+use hadal_device::{DType, DeviceInfo, Launch, Problem, flags};
 
-/// The constant of a launch that names the format: its place in `DType::BLOCKS`.
+/// The constant of a launch that names the format, as the bits of `flags` do.
 pub const FORMAT: &str = "FORMAT";
 
-/// The launch of a kernel that reads block formats.
-pub fn with_format(problem: &Problem, mut launch: Launch) -> Launch {
-    let place = DType::BLOCKS.iter().position(|it| *it == problem.weight);
-    launch.constants.push((FORMAT, place.unwrap_or(0) as u32));
-    launch
-}
-
-/// The format that the constants of a launch name.
-pub fn format_in(constants: &[(&'static str, u32)]) -> Option<DType> {
-    let (_, place) = constants.iter().find(|(name, _)| *name == FORMAT)?;
-    DType::BLOCKS.get(*place as usize).copied()
-}
-
-/// One row more for block formats: `launch` as for other formats.
+/// A launch of a kernel that reads block formats: `launch` with the format.
 pub fn launched(
     launch: fn(&Problem, &DeviceInfo) -> Launch,
     problem: &Problem,
     info: &DeviceInfo,
 ) -> Launch {
-    with_format(problem, launch(problem, info))
+    let mut launch = launch(problem, info);
+    let bits = flags::format_bits(problem.weight);
+    launch.constants.push((FORMAT, bits >> flags::FORMAT_SHIFT));
+    launch
+}
+
+/// The format that the constants of a launch name.
+pub fn format_in(constants: &[(&'static str, u32)]) -> Option<DType> {
+    let (_, number) = constants.iter().find(|(name, _)| *name == FORMAT)?;
+    flags::format_of(number.checked_shl(flags::FORMAT_SHIFT)?)
 }
 
 /// Definitions of a format: its name, and what it has in common with others.

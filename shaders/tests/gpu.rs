@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use hadal_blocks::grids;
 use hadal_device::{
     Body, DType, DeviceInfo, DeviceKind, Features, KernelRow, Limits, Params, Problem,
 };
@@ -240,5 +241,32 @@ fn images_are_found_by_name_and_damage_is_no_panic() {
     assert_eq!(gpu::image("sm_1", "linear"), None);
     for end in 0..packed.len() {
         let _ = gpu::unpack(&packed[..end], "a");
+    }
+}
+
+/// `patterns.h` repeats `hadal_blocks::grids`, since a compiler of a driver's has no other text.
+#[test]
+fn patterns_are_those_of_the_block_formats() {
+    let (_, text) = gpu::HEADERS
+        .iter()
+        .find(|(name, _)| *name == "patterns.h")
+        .expect("the header is part of the crate");
+    let tables: [(&str, &[u16]); 6] = [
+        ("IQ2XXS", &grids::IQ2XXS),
+        ("IQ2XS", &grids::IQ2XS),
+        ("IQ2S", &grids::IQ2S),
+        ("IQ3XXS", &grids::IQ3XXS),
+        ("IQ3S", &grids::IQ3S),
+        ("IQ1S", &grids::IQ1S),
+    ];
+    for (name, patterns) in tables {
+        let start = format!("CONSTANT u16 {name}[{}] = {{", patterns.len());
+        let (_, rest) = text.split_once(&start).expect(name);
+        let (list, _) = rest.split_once("};").expect("the list ends");
+        let written = list.split(',').map(str::trim).filter(|it| !it.is_empty());
+        let written: Vec<u16> = written
+            .map(|word| u16::from_str_radix(&word[2..], 16).expect("a word"))
+            .collect();
+        assert_eq!(written, patterns, "{name}");
     }
 }

@@ -14,5 +14,5 @@ mod unpack;
 
 pub use decode::decode;
 pub use encode::{EncodeError, encode};
-pub use scales::{scales_at, set_scales};
+pub use scales::set_scales;
 pub use unpack::{Block, GROUP, LEVELS, MAX_VALUES, unpack};

@@ -6,7 +6,7 @@ use half::f16;
 
 /// Bytes at which the half floats of a block of `format` begin: its scale and, of formats with
 /// minima, theirs. The scale of `iq1_m` is scattered, see [`set_scales`].
-pub fn scales_at(format: DType) -> &'static [usize] {
+fn scales_at(format: DType) -> &'static [usize] {
     match format {
         DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
         DType::Q2K => &[80, 82],

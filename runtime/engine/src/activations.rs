@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use hadal_device::DType;
 use hadal_models::Outputs;
 
 use crate::step::Done;
@@ -75,10 +74,7 @@ fn read(done: &Done<'_>) -> Result<Vec<Tensor>> {
         let (words, width) = (done.words(&place.name)?, place.width as usize);
         tensors.push(Tensor {
             shape: vec![words.len() / width.max(1), width],
-            numbers: match place.dtype {
-                DType::U32 => Numbers::I64(words.into_iter().map(i64::from).collect()),
-                _ => Numbers::F32(words.into_iter().map(f32::from_bits).collect()),
-            },
+            numbers: Numbers::of(place.dtype, words),
             name: place.name,
         });
     }

@@ -15,7 +15,7 @@ use hadal_weights::Progress;
 
 use crate::home::Home;
 use crate::pace::Pace;
-use crate::plan::{Ask, Budget, Planned};
+use crate::plan::{Ask, Budget, Planned, bytes_per_token};
 use crate::prepared::{Prepared, Running};
 use crate::programs::{ProgramKey, Programs};
 use crate::seat::Seat;
@@ -130,8 +130,9 @@ impl State {
 
 impl Engine {
     /// Puts the model on the device, as [`crate::Plan`] says; what does not fit is refused
-    /// before any weight is read ([`EngineError::WouldNotFit`]). `progress` sees bytes as they are uploaded and may stop
-    /// the load (`EngineError::Cancelled`); nothing stays allocated then.
+    /// before any weight is read ([`EngineError::WouldNotFit`]). `progress` sees bytes as they
+    /// are uploaded and may stop the load (`EngineError::Cancelled`); nothing stays allocated
+    /// then.
     pub fn load(
         model: Arc<Model>,
         device: Arc<dyn Device>,
@@ -192,6 +193,12 @@ impl Engine {
     /// Bytes of weights on the device.
     pub fn weight_bytes(&self) -> u64 {
         self.home().placement.total_bytes()
+    }
+
+    /// Bytes of weights that decoding a token reads, as they are stored.
+    pub fn bytes_per_token(&self) -> u64 {
+        let home = self.home();
+        bytes_per_token(&self.model, &home.placement, home.device.info())
     }
 
     /// `Err` if a session cannot hold `wanted` tokens.

@@ -23,6 +23,16 @@ pub enum Numbers {
     I64(Vec<i64>),
 }
 
+impl Numbers {
+    /// The words of a device.
+    pub(crate) fn of(dtype: DType, words: Vec<u32>) -> Numbers {
+        match dtype {
+            DType::U32 => Numbers::I64(words.into_iter().map(i64::from).collect()),
+            _ => Numbers::F32(words.into_iter().map(f32::from_bits).collect()),
+        }
+    }
+}
+
 /// A named tensor of a forward pass, rows first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
@@ -95,10 +105,7 @@ impl Collected {
             } else {
                 vec![words.len() / width, width]
             },
-            numbers: match dtype {
-                DType::U32 => Numbers::I64(words.into_iter().map(i64::from).collect()),
-                _ => Numbers::F32(words.into_iter().map(f32::from_bits).collect()),
-            },
+            numbers: Numbers::of(dtype, words),
         };
         self.0.into_iter().map(tensor).collect()
     }

@@ -4,6 +4,7 @@
 //! specification (ggml repository, docs/gguf.md).
 
 use hadal_device::DType;
+use hadal_weights::gguf_number;
 
 /// Where tensors begin: multiples of this.
 pub const ALIGNMENT: u64 = 32;
@@ -55,7 +56,8 @@ pub fn header(metadata: &[(String, Value)], tensors: &[Described]) -> Vec<u8> {
         for edge in &tensor.dims {
             out.extend(edge.to_le_bytes());
         }
-        out.extend(kind(tensor.format).to_le_bytes());
+        // FP8 has no number; a plan never asks for it.
+        out.extend(gguf_number(tensor.format).unwrap_or(0).to_le_bytes());
         out.extend(tensor.offset.to_le_bytes());
     }
     out.resize(out.len().next_multiple_of(ALIGNMENT as usize), 0);
@@ -101,37 +103,5 @@ fn put(out: &mut Vec<u8>, value: &Value) {
             out.extend((list.len() as u64).to_le_bytes());
             list.iter().for_each(|n| out.extend(n.to_le_bytes()));
         }
-    }
-}
-
-/// The number of a format in GGUF files.
-fn kind(format: DType) -> u32 {
-    match format {
-        DType::F16 => 1,
-        DType::Q4_0 => 2,
-        DType::Q4_1 => 3,
-        DType::Q5_0 => 6,
-        DType::Q5_1 => 7,
-        DType::Q8_0 => 8,
-        DType::Q2K => 10,
-        DType::Q3K => 11,
-        DType::Q4K => 12,
-        DType::Q5K => 13,
-        DType::Q6K => 14,
-        DType::Iq2Xxs => 16,
-        DType::Iq2Xs => 17,
-        DType::Iq3Xxs => 18,
-        DType::Iq1S => 19,
-        DType::Iq4Nl => 20,
-        DType::Iq3S => 21,
-        DType::Iq2S => 22,
-        DType::Iq4Xs => 23,
-        DType::U32 => 26,
-        DType::Iq1M => 29,
-        DType::Bf16 => 30,
-        DType::Tq1_0 => 34,
-        DType::Tq2_0 => 35,
-        // FP8 has no number; a plan never asks for it.
-        DType::F32 | DType::F8E4M3 => 0,
     }
 }

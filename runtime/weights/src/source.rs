@@ -154,7 +154,7 @@ pub(crate) fn range(shard: &Shard, offset: u64, bytes: u64) -> Option<&[u8]> {
 }
 
 /// The layer index in a published name.
-pub(crate) fn layer_of(name: &str) -> Option<u32> {
+pub fn layer_of(name: &str) -> Option<u32> {
     let rest = name.strip_prefix("model.layers.")?;
     rest.split('.').next()?.parse().ok()
 }

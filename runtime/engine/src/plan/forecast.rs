@@ -8,7 +8,7 @@
 use hadal_device::DeviceKind;
 use hadal_graph::Amount;
 
-use super::{Decoding, PartKind, Planner};
+use super::{Decoding, Planner};
 use crate::bandwidth::Measured;
 use crate::model::Kind;
 
@@ -99,7 +99,7 @@ impl Planner<'_> {
 
     fn forecast(&self, work: &OneToken, bandwidth: Measured, batch: u32, depth: u32) -> Decoding {
         let reach = Reach::of(self.info.kind);
-        let (weight_bytes, experts) = self.read_by(batch);
+        let (weight_bytes, experts) = self.weights.read_by(&self.model.config, batch);
         let sequences = u64::from(batch);
         let cache_bytes = sequences * work.cache.at(depth);
         let attention_macs = sequences * work.macs.at(depth);
@@ -144,23 +144,5 @@ impl Planner<'_> {
             tokens_per_second: (f64::from(batch) / seconds * 1e3).round() / 1e3,
             reason,
         }
-    }
-
-    /// Bytes of weights that a step of one token of each of `batch` sequences reads, and the
-    /// experts of a layer that independent tokens touch.
-    fn read_by(&self, batch: u32) -> (u64, f64) {
-        let config = &self.model.config;
-        let all = f64::from(config.n_routed_experts.max(1));
-        let missed = (1.0 - f64::from(config.num_experts_per_tok) / all).powf(batch.into());
-        let experts = all * (1.0 - missed);
-        let read = self.weights.each.iter().map(|weight| match weight.kind {
-            PartKind::NextToken => 0,
-            PartKind::Embedding if !config.tie_word_embeddings => {
-                weight.bytes / u64::from(weight.rows.max(1)) * u64::from(batch)
-            }
-            PartKind::RoutedExperts => (weight.bytes as f64 * experts / all) as u64,
-            _ => weight.bytes,
-        });
-        (read.sum(), experts)
     }
 }

@@ -25,6 +25,12 @@ use crate::programs::{ProgramKey, Programs};
 use crate::seat::{context_within, hidden_bytes, layer_cache_bytes};
 use crate::{EngineError, EngineOptions, Model, Result};
 
+/// Bytes of weights that decoding a token reads.
+pub(crate) fn bytes_per_token(model: &Model, placement: &Placement, info: &DeviceInfo) -> u64 {
+    let weights = parts::weights(model, placement, info);
+    weights.read_by(&model.config, 1).0
+}
+
 /// The context of a session where nothing else is asked for and there is room: the cache is
 /// allocated whole, and most conversations are short.
 pub const USUAL_CONTEXT: u32 = 16_384;

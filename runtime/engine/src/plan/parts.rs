@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hadal_device::{DeviceInfo, Features};
 use hadal_models::Config;
-use hadal_weights::{Piece, Placement};
+use hadal_weights::{Piece, Placement, layer_of};
 
 use super::PartKind;
 use crate::Model;
@@ -29,6 +29,25 @@ pub(super) struct Weight {
     pub is_matrix: bool,
     /// Rows of the whole matrix.
     pub rows: u32,
+}
+
+impl Weights {
+    /// Bytes of weights that a step of one token of each of `batch` sequences reads, and the
+    /// experts of a layer that independent tokens touch.
+    pub fn read_by(&self, config: &Config, batch: u32) -> (u64, f64) {
+        let all = f64::from(config.n_routed_experts.max(1));
+        let missed = (1.0 - f64::from(config.num_experts_per_tok) / all).powf(batch.into());
+        let experts = all * (1.0 - missed);
+        let read = self.each.iter().map(|weight| match weight.kind {
+            PartKind::NextToken => 0,
+            PartKind::Embedding if !config.tie_word_embeddings => {
+                weight.bytes / u64::from(weight.rows.max(1)) * u64::from(batch)
+            }
+            PartKind::RoutedExperts => (weight.bytes as f64 * experts / all) as u64,
+            _ => weight.bytes,
+        });
+        (read.sum(), experts)
+    }
 }
 
 /// The weights of `model`, where `placement` puts them.
@@ -83,9 +102,6 @@ fn held(model: &Model, info: &DeviceInfo, read: u64, unused: u64) -> u64 {
 
 /// The part that a published name belongs to.
 fn kind_of(config: &Config, name: &str) -> PartKind {
-    let layer = name
-        .strip_prefix("model.layers.")
-        .and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
     let parts = [
         (".self_attn.", PartKind::Attention),
         (".mlp.gate.", PartKind::Router),
@@ -95,7 +111,7 @@ fn kind_of(config: &Config, name: &str) -> PartKind {
         ("embed_tokens", PartKind::Embedding),
         ("lm_head", PartKind::Head),
     ];
-    if layer.is_some_and(|layer| layer >= config.num_hidden_layers) {
+    if layer_of(name).is_some_and(|layer| layer >= config.num_hidden_layers) {
         return PartKind::NextToken;
     }
     if name.contains("norm") {

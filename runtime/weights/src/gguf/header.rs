@@ -166,37 +166,47 @@ impl Described {
     }
 }
 
+/// The numbers of formats that weights may have.
+const NUMBERS: [(u32, DType); 24] = [
+    (0, DType::F32),
+    (1, DType::F16),
+    (2, DType::Q4_0),
+    (3, DType::Q4_1),
+    (6, DType::Q5_0),
+    (7, DType::Q5_1),
+    (8, DType::Q8_0),
+    (10, DType::Q2K),
+    (11, DType::Q3K),
+    (12, DType::Q4K),
+    (13, DType::Q5K),
+    (14, DType::Q6K),
+    (16, DType::Iq2Xxs),
+    (17, DType::Iq2Xs),
+    (18, DType::Iq3Xxs),
+    (19, DType::Iq1S),
+    (20, DType::Iq4Nl),
+    (21, DType::Iq3S),
+    (22, DType::Iq2S),
+    (23, DType::Iq4Xs),
+    (29, DType::Iq1M),
+    (30, DType::Bf16),
+    (34, DType::Tq1_0),
+    (35, DType::Tq2_0),
+];
+
+/// The number of a format in GGUF files, which have no FP8.
+pub fn gguf_number(dtype: DType) -> Option<u32> {
+    let found = NUMBERS.iter().find(|(_, known)| *known == dtype);
+    found.map(|(number, _)| *number)
+}
+
 /// A number format of the files, values of a block, and its bytes.
 fn format(kind: u32) -> Option<(FileType, u64, u64)> {
-    let dtype = match kind {
-        0 => DType::F32,
-        1 => DType::F16,
-        2 => DType::Q4_0,
-        3 => DType::Q4_1,
-        6 => DType::Q5_0,
-        7 => DType::Q5_1,
-        8 => DType::Q8_0,
-        10 => DType::Q2K,
-        11 => DType::Q3K,
-        12 => DType::Q4K,
-        13 => DType::Q5K,
-        14 => DType::Q6K,
-        16 => DType::Iq2Xxs,
-        17 => DType::Iq2Xs,
-        18 => DType::Iq3Xxs,
-        19 => DType::Iq1S,
-        20 => DType::Iq4Nl,
-        21 => DType::Iq3S,
-        22 => DType::Iq2S,
-        23 => DType::Iq4Xs,
-        29 => DType::Iq1M,
-        30 => DType::Bf16,
-        34 => DType::Tq1_0,
-        35 => DType::Tq2_0,
-        _ => return other(kind),
+    let Some((_, dtype)) = NUMBERS.iter().find(|(number, _)| *number == kind) else {
+        return other(kind);
     };
     let (values, bytes) = (dtype.block_values(), dtype.block_bytes());
-    Some((FileType::Weight(dtype), values, bytes))
+    Some((FileType::Weight(*dtype), values, bytes))
 }
 
 /// Formats that no weight here may have, so that they can be named.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use hadal_device::Pages;
 
+pub use header::gguf_number;
 pub use value::{GgufValue, Metadata};
 
 use crate::index::MAX_FILES;

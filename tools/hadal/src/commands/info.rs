@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hadal_engine::{Model, gguf_file};
+use hadal_engine::{Model, describe, gguf_file};
 use hadal_models::Config;
 use hadal_models::config::{ScoringFunc, TopkMethod};
 use hadal_models::counts::Counts;
@@ -91,7 +91,7 @@ fn find(args: &InfoArgs) -> Result<Found> {
 
 /// A GGUF file is config and weights in one.
 fn in_gguf(file: &Path) -> Result<Found> {
-    let model = Model::open(file)?;
+    let (model, _) = describe(file)?;
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     Ok(Found {
         name: name.into_owned(),

@@ -274,28 +274,7 @@ fn bytes_per_token(engine: &Engine, position: usize) -> u64 {
     let config = &engine.model().config;
     let row = 4 * u64::from(config.kv_lora_rank + config.qk_rope_head_dim);
     let cache = row * position as u64 * u64::from(config.num_hidden_layers);
-    active_bytes(engine.model()) + cache
-}
-
-/// Bytes of the weights that a token of the main model takes, as they are stored.
-fn active_bytes(model: &Model) -> u64 {
-    let config = &model.config;
-    let (mut every, mut routed) = (0, 0);
-    for name in model.source.names() {
-        let bytes = model.source.get(name).map_or(0, |info| info.bytes);
-        let layer = name.strip_prefix("model.layers.");
-        let layer = layer.and_then(|rest| rest.split('.').next()?.parse().ok());
-        let is_table = name.contains("embed_tokens") && !config.tie_word_embeddings;
-        if is_table || layer.is_some_and(|layer: u32| layer >= config.num_hidden_layers) {
-            continue;
-        }
-        match name.contains(".mlp.experts.") {
-            true => routed += bytes,
-            false => every += bytes,
-        }
-    }
-    let (chosen, all) = (config.num_experts_per_tok, config.n_routed_experts);
-    every + (u128::from(routed) * u128::from(chosen) / u128::from(all.max(1))) as u64
+    engine.bytes_per_token() + cache
 }
 
 /// A text for models that have one: drafts of noise would tell nothing.
