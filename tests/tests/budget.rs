@@ -7,10 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hadal_device::{
-    Body, BufferDesc, BufferId, Device, DeviceInfo, DeviceKind, Executable, Features, PipelineId,
-    Program, Result, SetupCounts, Span, SubmitCost, Ticket,
-};
+use hadal_conformance::pass_on;
+use hadal_device::{BufferId, Device, DeviceKind, Executable, Features, Program, Result, Ticket};
 use hadal_engine::{
     Cancel, Decoder, Engine, EngineOptions, ForwardOptions, Model, MoeForm, SamplingOptions,
     Session, forward,
@@ -144,29 +142,8 @@ impl Executable for SlowExecutable {
 }
 
 impl Device for Slow {
-    fn info(&self) -> &DeviceInfo {
-        self.inner.info()
-    }
-    fn alloc(&self, desc: &BufferDesc) -> Result<BufferId> {
-        self.inner.alloc(desc)
-    }
-    fn free(&self, buffer: BufferId) {
-        self.inner.free(buffer);
-    }
-    fn write(&self, to: Span, bytes: &[u8]) -> Result<()> {
-        self.inner.write(to, bytes)
-    }
-    fn read(&self, from: Span, bytes: &mut [u8]) -> Result<()> {
-        self.inner.read(from, bytes)
-    }
-    fn pipeline(
-        &self,
-        name: &str,
-        body: &Body,
-        constants: &[(&'static str, u32)],
-    ) -> Result<PipelineId> {
-        self.inner.pipeline(name, body, constants)
-    }
+    pass_on!(inner: info alloc free write read pipeline wait completed setup_counts submit_cost);
+
     fn prepare(&self, program: &Program) -> Result<Box<dyn Executable>> {
         Ok(Box::new(SlowExecutable {
             inner: self.inner.prepare(program)?,
@@ -174,18 +151,6 @@ impl Device for Slow {
             steps: self.steps.clone(),
             longest: self.longest.clone(),
         }))
-    }
-    fn wait(&self, ticket: Ticket) -> Result<()> {
-        self.inner.wait(ticket)
-    }
-    fn completed(&self) -> Ticket {
-        self.inner.completed()
-    }
-    fn setup_counts(&self) -> SetupCounts {
-        self.inner.setup_counts()
-    }
-    fn submit_cost(&self) -> SubmitCost {
-        self.inner.submit_cost()
     }
     fn gpu_time(&self, ticket: Ticket) -> Option<Duration> {
         let length = *self.steps.lock().unwrap().get(&ticket)?;

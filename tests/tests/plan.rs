@@ -10,10 +10,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hadal_device::{
-    Body, BufferDesc, BufferId, DType, Device, DeviceInfo, Executable, Pages, PipelineId, Program,
-    Result, SetupCounts, Span, Ticket,
-};
+use hadal_conformance::pass_on;
+use hadal_device::{BufferDesc, BufferId, DType, Device, Pages, Result};
 use hadal_engine::plan::{Ask, Memory, Nearest, PartKind};
 use hadal_engine::{
     Budget, Cancel, Described, Engine, EngineError, EngineOptions, Model, Plan, SamplingOptions,
@@ -55,9 +53,8 @@ impl Counting {
 }
 
 impl Device for Counting {
-    fn info(&self) -> &DeviceInfo {
-        self.inner.info()
-    }
+    pass_on!(inner: info write read pipeline prepare wait completed setup_counts gpu_time);
+
     fn alloc(&self, desc: &BufferDesc) -> Result<BufferId> {
         let buffer = self.inner.alloc(desc)?;
         self.note(buffer, &desc.label, desc.bytes);
@@ -68,40 +65,11 @@ impl Device for Counting {
         live.remove(&buffer.0);
         self.inner.free(buffer);
     }
-    fn write(&self, to: Span, bytes: &[u8]) -> Result<()> {
-        self.inner.write(to, bytes)
-    }
-    fn read(&self, from: Span, bytes: &mut [u8]) -> Result<()> {
-        self.inner.read(from, bytes)
-    }
-    fn pipeline(
-        &self,
-        name: &str,
-        body: &Body,
-        constants: &[(&'static str, u32)],
-    ) -> Result<PipelineId> {
-        self.inner.pipeline(name, body, constants)
-    }
-    fn prepare(&self, program: &Program) -> Result<Box<dyn Executable>> {
-        self.inner.prepare(program)
-    }
-    fn wait(&self, ticket: Ticket) -> Result<()> {
-        self.inner.wait(ticket)
-    }
-    fn completed(&self) -> Ticket {
-        self.inner.completed()
-    }
     fn adopt(&self, pages: Pages) -> Option<BufferId> {
         let bytes = (*pages).as_ref().len() as u64;
         let buffer = self.inner.adopt(pages)?;
         self.note(buffer, "weights", bytes);
         Some(buffer)
-    }
-    fn setup_counts(&self) -> SetupCounts {
-        self.inner.setup_counts()
-    }
-    fn gpu_time(&self, ticket: Ticket) -> Option<Duration> {
-        self.inner.gpu_time(ticket)
     }
 }
 

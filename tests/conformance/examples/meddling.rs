@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hadal_conformance::{Lacking, Suite};
+use hadal_conformance::{Lacking, Suite, pass_on};
 use hadal_device::{
-    Access, Backend, Bind, Body, BufferDesc, BufferId, Device, DeviceInfo, Executable, Features,
-    PipelineId, Program, Result, SetupCounts, Span, Step, Ticket,
+    Access, Backend, Bind, BufferId, Device, DeviceInfo, Executable, Features, Program, Result,
+    Span, Step, Ticket,
 };
 use hadal_host::HostBackend;
 
@@ -54,34 +54,7 @@ impl Drop for MeddlingDevice {
 }
 
 impl Device for MeddlingDevice {
-    fn info(&self) -> &DeviceInfo {
-        self.0.info()
-    }
-
-    fn alloc(&self, desc: &BufferDesc) -> Result<BufferId> {
-        self.0.alloc(desc)
-    }
-
-    fn free(&self, buffer: BufferId) {
-        self.0.free(buffer);
-    }
-
-    fn write(&self, to: Span, bytes: &[u8]) -> Result<()> {
-        self.0.write(to, bytes)
-    }
-
-    fn read(&self, from: Span, bytes: &mut [u8]) -> Result<()> {
-        self.0.read(from, bytes)
-    }
-
-    fn pipeline(
-        &self,
-        name: &str,
-        body: &Body,
-        constants: &[(&'static str, u32)],
-    ) -> Result<PipelineId> {
-        self.0.pipeline(name, body, constants)
-    }
+    pass_on!(0: info alloc free write read pipeline wait completed setup_counts);
 
     fn prepare(&self, program: &Program) -> Result<Box<dyn Executable>> {
         let prepared = self.0.prepare(program)?;
@@ -100,18 +73,6 @@ impl Device for MeddlingDevice {
             binds,
             submits: 0,
         }))
-    }
-
-    fn wait(&self, ticket: Ticket) -> Result<()> {
-        self.0.wait(ticket)
-    }
-
-    fn completed(&self) -> Ticket {
-        self.0.completed()
-    }
-
-    fn setup_counts(&self) -> SetupCounts {
-        self.0.setup_counts()
     }
 }
 

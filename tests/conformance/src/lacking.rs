@@ -4,13 +4,10 @@
 //!
 //! Changes what the device says of itself and nothing that it does.
 
+use hadal_device::{Device, DeviceInfo, Features};
 use std::sync::Arc;
-use std::time::Duration;
 
-use hadal_device::{
-    Body, BufferDesc, BufferId, Device, DeviceInfo, Executable, Features, Pages, PipelineId,
-    Program, Result, SetupCounts, Span, SubmitCost, Ticket,
-};
+use crate::pass_on;
 
 /// The device under the changed description.
 pub struct Lacking {
@@ -30,60 +27,10 @@ impl Lacking {
 }
 
 impl Device for Lacking {
+    pass_on!(device: alloc free write read pipeline prepare wait completed adopt setup_counts
+        gpu_time submit_cost);
+
     fn info(&self) -> &DeviceInfo {
         &self.info
-    }
-
-    fn alloc(&self, desc: &BufferDesc) -> Result<BufferId> {
-        self.device.alloc(desc)
-    }
-
-    fn free(&self, buffer: BufferId) {
-        self.device.free(buffer);
-    }
-
-    fn write(&self, to: Span, bytes: &[u8]) -> Result<()> {
-        self.device.write(to, bytes)
-    }
-
-    fn read(&self, from: Span, bytes: &mut [u8]) -> Result<()> {
-        self.device.read(from, bytes)
-    }
-
-    fn pipeline(
-        &self,
-        name: &str,
-        body: &Body,
-        constants: &[(&'static str, u32)],
-    ) -> Result<PipelineId> {
-        self.device.pipeline(name, body, constants)
-    }
-
-    fn prepare(&self, program: &Program) -> Result<Box<dyn Executable>> {
-        self.device.prepare(program)
-    }
-
-    fn wait(&self, ticket: Ticket) -> Result<()> {
-        self.device.wait(ticket)
-    }
-
-    fn completed(&self) -> Ticket {
-        self.device.completed()
-    }
-
-    fn adopt(&self, pages: Pages) -> Option<BufferId> {
-        self.device.adopt(pages)
-    }
-
-    fn setup_counts(&self) -> SetupCounts {
-        self.device.setup_counts()
-    }
-
-    fn gpu_time(&self, ticket: Ticket) -> Option<Duration> {
-        self.device.gpu_time(ticket)
-    }
-
-    fn submit_cost(&self) -> SubmitCost {
-        self.device.submit_cost()
     }
 }

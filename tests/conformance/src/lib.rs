@@ -25,6 +25,7 @@ mod file;
 mod lacking;
 pub mod models;
 pub mod ops;
+mod pass_on;
 pub mod plan;
 mod random;
 mod report;
