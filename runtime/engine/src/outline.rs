@@ -9,13 +9,10 @@ use std::sync::Arc;
 
 use hadal_models::Config;
 use hadal_models::manifest::official_manifest;
-use hadal_weights::{Checkpoint, Outline, OutlineTensor, TensorSource, index_of};
+use hadal_weights::{Checkpoint, Outline, OutlineTensor, SCALE_SUFFIX, TensorSource, index_of};
 use serde::{Deserialize, Serialize};
 
 use crate::{EngineError, Model, Result};
-
-/// Ending of the block scales of FP8 weights.
-const SCALES: &str = "_scale_inv";
 
 /// What is known of a model's tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +95,7 @@ fn indexed(
     origin: PathBuf,
 ) -> Result<Outline> {
     let mut config = config.clone();
-    if !index.keys().any(|name| name.ends_with(SCALES)) {
+    if !index.keys().any(|name| name.ends_with(SCALE_SUFFIX)) {
         config.fp8 = None;
     }
     let tensors = official_manifest(&config).into_iter();

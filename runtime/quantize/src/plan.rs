@@ -8,7 +8,7 @@ use hadal_device::DType;
 use hadal_models::Config;
 use hadal_models::gguf::{EXPERTS, PARTS};
 use hadal_models::manifest::{mtp_copies, official_manifest};
-use hadal_weights::TensorSource;
+use hadal_weights::{SCALE_SUFFIX, TensorSource};
 
 use crate::file::{ALIGNMENT, Described};
 use crate::recipe::fitting;
@@ -150,7 +150,7 @@ impl Plan {
         let copies = mtp_copies(config);
         for tensor in official_manifest(config) {
             let is_copy = copies.iter().any(|copy| copy.name == tensor.name);
-            if !is_copy && !tensor.name.ends_with("_scale_inv") {
+            if !is_copy && !tensor.name.ends_with(SCALE_SUFFIX) {
                 planner.tensor(&tensor.name)?;
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use hadal_device::{DType, SCALE_BLOCK, e4m3_to_f32};
-use hadal_weights::{FileType, TensorSource};
+use hadal_weights::{FileType, SCALE_SUFFIX, TensorSource};
 use half::{bf16, f16};
 
 use crate::{QuantizeError, Result};
@@ -54,7 +54,7 @@ impl<'s> Matrix<'s> {
         let values: u64 = info.shape.iter().product();
         let rows = values as usize / columns.max(1);
         let scales = match dtype.has_block_scales() {
-            true => source.bytes(&format!("{name}_scale_inv"))?,
+            true => source.bytes(&format!("{name}{SCALE_SUFFIX}"))?,
             false => &[],
         };
         let matrix = Matrix {

@@ -20,7 +20,7 @@ use crate::{FileType, Problem, Result, TensorInfo, TensorSource, WeightsError};
 const MAX_PROBLEMS: usize = 20;
 
 /// Ending of the block scales that belong to a tensor.
-pub(crate) const SCALE_SUFFIX: &str = "_scale_inv";
+pub const SCALE_SUFFIX: &str = "_scale_inv";
 
 /// Tensors that some exports carry and nobody needs.
 const IGNORED_SUFFIX: &str = ".rotary_emb.inv_freq";

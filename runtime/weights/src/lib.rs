@@ -26,7 +26,7 @@ mod safetensors;
 mod source;
 mod values;
 
-pub use bind::{Bound, BoundWeight, Declared, Stored, bind};
+pub use bind::{Bound, BoundWeight, Declared, SCALE_SUFFIX, Stored, bind};
 pub use checkpoint::Checkpoint;
 pub use dummy::{DummySource, DummyTensor};
 pub use error::{Problem, WeightsError};
