@@ -136,6 +136,7 @@ impl GpuBackend {
             .map_or(found.memory_bytes, |most| most.min(found.memory_bytes));
         let always = Features::GPU_CPP
             .with(Features::POINTER_TABLES)
+            .with(Features::BLOCK_POINTER_TABLES)
             .with(Features::SUBGROUPS);
         let info = DeviceInfo {
             backend: self.vendor.backend(),

@@ -189,6 +189,7 @@ impl HostBackend {
             kind: DeviceKind::Cpu,
             features: Features::HOST
                 .with(Features::POINTER_TABLES)
+                .with(Features::BLOCK_POINTER_TABLES)
                 .with(isa.features()),
             limits: Limits {
                 max_binding_bytes: isize::MAX as u64,

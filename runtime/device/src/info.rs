@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::DType;
+
 /// Named capabilities of a device, as bits. Kernel rows state what they need, reports print
 /// the names.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -23,7 +25,7 @@ features! {
     /// Runs WGSL rows.
     WGSL = 1, "wgsl";
     /// An expert table may be scattered over buffers (`flags::SCATTERED`); otherwise its
-    /// entries lie in one range at a constant stride.
+    /// entries lie in one range at a constant stride. See [`Features::scatters`].
     POINTER_TABLES = 2, "pointer-tables";
     /// Shader subgroup operations.
     SUBGROUPS = 3, "subgroups";
@@ -70,6 +72,8 @@ features! {
     FP8_WMMA = 22, "fp8-wmma";
     /// AVX-512 products of 8-bit integers.
     AVX512_VNNI = 23, "avx512-vnni";
+    /// `POINTER_TABLES` holds for weights in block formats too.
+    BLOCK_POINTER_TABLES = 24, "block-pointer-tables";
 }
 
 impl Features {
@@ -100,6 +104,12 @@ impl Features {
     /// True if any member of `other` is in this set.
     pub const fn meets(self, other: Features) -> bool {
         self.0 & other.0 != 0
+    }
+
+    /// Whether the entries of an expert table of `dtype` may be scattered over buffers.
+    pub fn scatters(self, dtype: DType) -> bool {
+        self.has(Features::POINTER_TABLES)
+            && (!dtype.is_blocks() || self.has(Features::BLOCK_POINTER_TABLES))
     }
 
     /// Printed names of the members, in declaration order.

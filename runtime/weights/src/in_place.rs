@@ -5,7 +5,7 @@
 //! tensor keeps the alignment it has in the file. What is not aligned as the device wants,
 //! or too long for a window, is copied into arenas like everything else.
 
-use hadal_device::{DeviceInfo, Features};
+use hadal_device::{DType, DeviceInfo, Features};
 
 use crate::{Bound, BoundWeight, Stored, TensorSource};
 
@@ -31,8 +31,9 @@ struct Rule {
     max_piece: u64,
     /// Longest window.
     max_window: u64,
-    /// Entries of a table may be scattered, if they begin where kernels read.
-    pointers: bool,
+    /// What the device can do: where entries of a table may be scattered they only need to
+    /// begin where kernels read.
+    features: Features,
 }
 
 /// Bytes `start .. end` of a shard as a buffer.
@@ -64,23 +65,25 @@ impl InPlace {
             start: 0,
             end: source.extent(shard).bytes,
         };
-        let pointers = info.features.has(Features::POINTER_TABLES);
         let mut made = InPlace {
             rule: Rule {
                 align: info.limits.offset_align.max(1),
                 max_piece: info.limits.max_binding_bytes,
                 max_window: info.limits.max_buffer_bytes,
-                pointers,
+                features: info.features,
             },
             windows: Vec::new(),
         };
-        if pointers && info.features.has(Features::HOST) {
+        if info
+            .features
+            .has(Features::HOST.with(Features::POINTER_TABLES))
+        {
             // Addresses are all it needs.
             made.rule = Rule {
                 align: 1,
                 max_piece: u64::MAX,
                 max_window: u64::MAX,
-                pointers,
+                features: info.features,
             };
             made.windows = (0..source.shards().len()).map(whole).collect();
         } else if info.features.has(Features::IN_PLACE) {
@@ -98,14 +101,19 @@ impl InPlace {
         found.filter(|_| from.bytes <= self.rule.max_piece)
     }
 
-    /// Buffers and offsets of entries of a table, if all are used in place.
-    pub(crate) fn run(&self, entries: &[Stored], grain: u64) -> Option<Vec<(usize, u64)>> {
-        if !self.rule.is_run(entries, grain) {
+    /// Buffers and offsets of entries of a table of `dtype`, if all are used in place.
+    pub(crate) fn run(
+        &self,
+        dtype: DType,
+        entries: &[Stored],
+        grain: u64,
+    ) -> Option<Vec<(usize, u64)>> {
+        if !self.rule.is_run(dtype, entries, grain) {
             return None;
         }
         let places: Option<Vec<_>> = entries.iter().map(|entry| self.find(entry)).collect();
         let is_one = |places: &Vec<(usize, u64)>| places.windows(2).all(|two| two[0].0 == two[1].0);
-        places.filter(|places| self.rule.pointers || is_one(places))
+        places.filter(|places| self.rule.features.scatters(dtype) || is_one(places))
     }
 
     fn find(&self, from: &Stored) -> Option<(usize, u64)> {
@@ -123,11 +131,11 @@ impl Rule {
 
     /// Whether the entries can be a table: anywhere with pointers, otherwise in one shard at
     /// one stride, which is a multiple of `grain`, and within one operand.
-    fn is_run(&self, entries: &[Stored], grain: u64) -> bool {
+    fn is_run(&self, dtype: DType, entries: &[Stored], grain: u64) -> bool {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return false;
         };
-        if self.pointers {
+        if self.features.scatters(dtype) {
             let align = self.align.min(grain);
             return entries.iter().all(|e| e.offset.is_multiple_of(align));
         }
@@ -164,14 +172,16 @@ impl Rule {
             }
             for (tensors, grain) in [(&weight.data, DATA_GRAIN), (&weight.scales, SCALE_GRAIN)] {
                 for entries in tensors.chunks(cut(weight).max(1)) {
-                    if !self.is_run(entries, grain) {
+                    if !self.is_run(weight.dtype, entries, grain) {
                         continue;
                     }
                     match entries {
-                        [first, .., last] if !self.pointers => parts.push(Window {
-                            end: last.offset + last.bytes,
-                            ..one(first)
-                        }),
+                        [first, .., last] if !self.features.scatters(weight.dtype) => {
+                            parts.push(Window {
+                                end: last.offset + last.bytes,
+                                ..one(first)
+                            })
+                        }
                         _ => parts.extend(entries.iter().map(one)),
                     }
                 }

@@ -51,8 +51,8 @@ pub struct Placed {
     pub scale: Option<Piece>,
 }
 
-/// Some experts of a table. On devices without `POINTER_TABLES` all entries lie in one buffer
-/// at a constant stride, and first to last fit one binding; the same holds for the scales.
+/// Some experts of a table. Where they are not scattered (`Features::scatters`) all entries lie
+/// in one buffer at a constant stride, and first to last fit one binding; the same holds for the scales.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableChunk {
     /// First expert.
@@ -161,8 +161,7 @@ struct Planner {
     align: u64,
     max_piece: u64,
     max_buffer: u64,
-    /// Longest chunk of a table.
-    max_table: u64,
+    features: Features,
 }
 
 impl Planner {
@@ -171,12 +170,10 @@ impl Planner {
         let align = limits.offset_align.max(MIN_ALIGN).next_power_of_two();
         let max_buffer = limits.max_buffer_bytes / align * align;
         let max_piece = limits.max_binding_bytes.min(max_buffer);
-        // Entries with pointers are bound one by one.
-        let max_table = match info.features.has(Features::POINTER_TABLES) {
-            true => max_buffer,
-            false => max_piece,
+        let cut = |weight: &BoundWeight| {
+            let longest = longest_table(info.features, weight.dtype, max_piece, max_buffer);
+            together(weight, align, longest)
         };
-        let cut = |weight: &BoundWeight| together(weight, align, max_table);
         let in_place = InPlace::plan(bound, source, info, cut);
         let planned = |window: &Window| Planned {
             bytes: window.end - window.start,
@@ -188,7 +185,7 @@ impl Planner {
             align,
             max_piece,
             max_buffer,
-            max_table,
+            features: info.features,
         }
     }
 
@@ -301,13 +298,17 @@ impl Planner {
         };
         let bytes = weight.data.first().map_or(0, |data| data.bytes);
         self.check_size(&weight.name, bytes)?;
-        let count = together(weight, self.align, self.max_table);
+        let longest = longest_table(self.features, weight.dtype, self.max_piece, self.max_buffer);
+        let count = together(weight, self.align, longest);
         let mut chunks = Vec::new();
         for first in (0..experts).step_by(count) {
             let end = (first + count).min(experts);
-            let entries = self.run(&weight.data[first..end], out, DATA_GRAIN);
+            let data = &weight.data[first..end];
+            let entries = self.run(weight.dtype, data, out, DATA_GRAIN);
             let scales = match weight.scales.get(first..end) {
-                Some(scales) => self.run(scales, out.div_ceil(SCALE_BLOCK), SCALE_GRAIN),
+                Some(scales) => {
+                    self.run(weight.dtype, scales, out.div_ceil(SCALE_BLOCK), SCALE_GRAIN)
+                }
                 None => Vec::new(),
             };
             chunks.push(TableChunk {
@@ -324,8 +325,8 @@ impl Planner {
     }
 
     /// Tensors of equal size: where they lie, or side by side at a constant stride.
-    fn run(&mut self, tensors: &[Stored], rows: u32, grain: u64) -> Vec<Piece> {
-        if let Some(places) = self.in_place.run(tensors, grain) {
+    fn run(&mut self, dtype: DType, tensors: &[Stored], rows: u32, grain: u64) -> Vec<Piece> {
+        if let Some(places) = self.in_place.run(dtype, tensors, grain) {
             let entries = places.into_iter().zip(tensors);
             return entries
                 .map(|(place, from)| self.put(place, *from, (0, rows)))
@@ -340,13 +341,21 @@ impl Planner {
     }
 }
 
+/// The longest chunk of a table: entries with pointers are bound one by one.
+fn longest_table(features: Features, dtype: DType, max_piece: u64, max_buffer: u64) -> u64 {
+    match features.scatters(dtype) {
+        true => max_buffer,
+        false => max_piece,
+    }
+}
+
 /// Experts of a table that make one chunk. Of `count` entries in an arena the last one ends
 /// at `(count - 1) * stride + bytes`.
-fn together(weight: &BoundWeight, align: u64, max_table: u64) -> usize {
+fn together(weight: &BoundWeight, align: u64, longest: u64) -> usize {
     let experts = weight.data.len().max(1);
     let bytes = weight.data.first().map_or(0, |data| data.bytes);
     let stride = bytes.max(1).next_multiple_of(align);
-    let count = (max_table.saturating_sub(bytes) / stride).saturating_add(1);
+    let count = (longest.saturating_sub(bytes) / stride).saturating_add(1);
     usize::try_from(count).unwrap_or(experts).clamp(1, experts)
 }
 

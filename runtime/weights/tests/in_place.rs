@@ -6,8 +6,8 @@ mod common;
 use std::ops::ControlFlow;
 
 use common::{MemoryDevice, Tensor, file_of, info, safetensors, scales, tensor};
-use hadal_device::{DeviceInfo, Features};
-use hadal_weights::{Checkpoint, Declared, Piece, Placement, TensorSource};
+use hadal_device::{DType, DeviceInfo, Features};
+use hadal_weights::{Checkpoint, Declared, Outline, OutlineTensor, Piece, Placement, TensorSource};
 
 const UP: &str = "model.layers.0.mlp.experts.{}.up_proj.weight";
 const EXPERTS: u32 = 5;
@@ -237,4 +237,27 @@ fn experts_at_a_stride_that_kernels_do_not_read_at_are_copied() {
     let placement = Placement::plan(&declared, &source, &in_place(8, false)).unwrap();
     let entries = &placement.table(UP).unwrap().chunks[0].entries;
     assert!(entries[1].offset.is_multiple_of(16), "{entries:?}");
+}
+
+#[test]
+fn tables_in_block_formats_are_scattered_only_where_kernels_follow_them() {
+    // Experts in the wrong order, in a block format.
+    let experts = (0..EXPERTS).rev().map(|expert| OutlineTensor {
+        name: UP.replace("{}", &expert.to_string()),
+        shape: vec![128, 256],
+        dtype: DType::Q4K,
+        bytes: 128 * DType::Q4K.row_bytes(256),
+        file: "model.gguf".into(),
+    });
+    let source = Outline::new("here", experts).unwrap();
+    let declared = [Declared::table(UP, EXPERTS, [128, 256])];
+    let stays = |features| {
+        let mut info = in_place(16, true);
+        info.features = info.features.with(features);
+        let placement = Placement::plan(&declared, &source, &info).unwrap();
+        let entries = &placement.table(UP).unwrap().chunks[0].entries;
+        entries[0].offset > entries[1].offset
+    };
+    assert!(stays(Features::BLOCK_POINTER_TABLES));
+    assert!(!stays(Features::NONE), "they are copied, in order");
 }

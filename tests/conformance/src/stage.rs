@@ -4,8 +4,8 @@
 //! Knows no operation; every failure is a sentence.
 
 use hadal_device::{
-    Access, Bind, BufferDesc, BufferId, Device, Dispatch, Features, KernelRow, Operand as Bound,
-    Program, Slot, Span, Step,
+    Access, Bind, BufferDesc, BufferId, Device, Dispatch, KernelRow, Operand as Bound, Program,
+    Slot, Span, Step,
 };
 
 use crate::ops::{Built, Operand, Want};
@@ -198,7 +198,7 @@ pub fn run(device: &dyn Device, row: &KernelRow, built: &Built) -> Result<Fit, S
     let pipeline = device
         .pipeline(row.name, &row.body, &launch.constants)
         .map_err(|e| format!("compiling: {e}"))?;
-    let pointers = device.info().features.has(Features::POINTER_TABLES);
+    let pointers = device.info().features.scatters(built.problem.weight);
     let mut stage = Stage {
         device,
         scatters: pointers && row.takes_scattered(),

@@ -3,7 +3,7 @@
 //!
 //! Decides where; how much is too much is the request's [`super::WorkLimit`].
 
-use hadal_device::{Bind, DType, Features, OpKind, Params, Problem, SCALE_BLOCK, table_stride};
+use hadal_device::{Bind, DType, OpKind, Params, Problem, SCALE_BLOCK, table_stride};
 
 use super::work::work;
 use super::{Arg, Lower};
@@ -52,7 +52,7 @@ impl Lower<'_> {
             Axis::Heads(Some(_)) => self.head_unit(problem),
             Axis::Heads(None) if step >= HEAD_BLOCK => HEAD_BLOCK,
             Axis::Heads(None) => 1,
-            Axis::Experts => self.expert_unit(&args),
+            Axis::Experts => self.expert_unit(problem.weight, &args),
         };
         let step = (step / unit * unit).max(unit);
         if step >= total {
@@ -88,7 +88,7 @@ impl Lower<'_> {
     }
 
     /// Entries between which tables may be cut: any where each is found by its address.
-    fn expert_unit(&self, args: &[Arg]) -> u32 {
+    fn expert_unit(&self, weight: DType, args: &[Arg]) -> u32 {
         let strides = args.iter().filter_map(|arg| match arg {
             Arg::Table(entries) => table_stride(entries),
             _ => None,
@@ -98,7 +98,7 @@ impl Lower<'_> {
             let begins = |stride: &u64| self.may_begin(u64::from(entries) * stride);
             strides.iter().all(begins)
         };
-        match self.info.features.has(Features::POINTER_TABLES) {
+        match self.info.features.scatters(weight) {
             true => 1,
             false => doubled(1, begins),
         }
