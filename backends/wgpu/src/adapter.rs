@@ -12,6 +12,11 @@ const OFFSET_ALIGN: u64 = 256;
 /// No operand is longer: offsets are 32 bits, and Vulkan drivers are bound here by wgpu too.
 const MAX_BINDING: u64 = (1 << 31) - OFFSET_ALIGN;
 
+/// The interfaces whose compilers the kernels are written for.
+const INTERFACES: Backends = Backends::VULKAN
+    .union(Backends::METAL)
+    .union(Backends::DX12);
+
 /// Share of the memory the driver reports as free to this process, above which a new
 /// buffer is refused instead of pushing others out to host memory.
 const BUDGET_PERCENT: u8 = 97;
@@ -19,7 +24,7 @@ const BUDGET_PERCENT: u8 = 97;
 /// Adapters with their descriptions, best first. An error if there are none.
 pub fn enumerate(options: &WgpuOptions) -> Result<Vec<(Adapter, DeviceInfo)>> {
     let mut desc = wgpu::InstanceDescriptor::new_without_display_handle();
-    desc.backends = Backends::VULKAN | Backends::METAL | Backends::DX12;
+    desc.backends = INTERFACES;
     desc.flags = if options.checked {
         wgpu::InstanceFlags::debugging()
     } else {
@@ -27,16 +32,7 @@ pub fn enumerate(options: &WgpuOptions) -> Result<Vec<(Adapter, DeviceInfo)>> {
     };
     let percent = options.memory_percent.unwrap_or(BUDGET_PERCENT);
     desc.memory_budget_thresholds.for_resource_creation = Some(percent);
-    let instance = wgpu::Instance::new(desc);
-    let mut adapters = pollster::block_on(instance.enumerate_adapters(Backends::all()));
-    adapters.retain(|a| {
-        let software = a.get_info().device_type == DeviceType::Cpu;
-        is_enough(a) && !(software && options.hardware_only)
-    });
-    adapters.sort_by_key(|adapter| {
-        let info = adapter.get_info();
-        (kind_rank(info.device_type), interface_rank(info.backend))
-    });
+    let adapters = ranked(&wgpu::Instance::new(desc), options);
     if adapters.is_empty() {
         return Err(Error::Unavailable {
             backend: WgpuBackend::NAME,
@@ -44,10 +40,41 @@ pub fn enumerate(options: &WgpuOptions) -> Result<Vec<(Adapter, DeviceInfo)>> {
         });
     }
     let describe = |(ordinal, adapter): (usize, Adapter)| {
-        let info = describe(&adapter, ordinal, options);
+        let offer = Offer {
+            info: adapter.get_info(),
+            features: adapter.features(),
+            limits: used_limits(adapter.limits(), options),
+        };
+        let info = describe(&offer, ordinal, options);
         (adapter, info)
     };
     Ok(adapters.into_iter().enumerate().map(describe).collect())
+}
+
+/// The adapters of `instance` that can be used, best first.
+fn ranked(instance: &wgpu::Instance, options: &WgpuOptions) -> Vec<Adapter> {
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(INTERFACES));
+    adapters.retain(|adapter| {
+        let software = adapter.get_info().device_type == DeviceType::Cpu;
+        let lacks = missing(&adapter.limits(), adapter);
+        lacks.is_empty() && !(software && options.hardware_only)
+    });
+    adapters.sort_by_key(|adapter| {
+        let info = adapter.get_info();
+        (kind_rank(info.device_type), interface_rank(info.backend))
+    });
+    adapters
+}
+
+/// What number `adapter` of `instance` has among the devices of [`enumerate`]; the next free
+/// one where it is not among them.
+pub fn ordinal(instance: &wgpu::Instance, adapter: &Adapter) -> usize {
+    let (all, wanted) = (
+        ranked(instance, &WgpuOptions::default()),
+        adapter.get_info(),
+    );
+    let found = all.iter().position(|other| other.get_info() == wanted);
+    found.unwrap_or(all.len())
 }
 
 /// Opens `adapter` with the features and limits that `info` states.
@@ -56,20 +83,14 @@ pub fn request(
     info: &DeviceInfo,
     options: &WgpuOptions,
 ) -> Result<(wgpu::Device, wgpu::Queue)> {
-    let mut required_features = wgpu::Features::empty();
-    if info.features.has(Features::SUBGROUPS) {
-        required_features |= wgpu::Features::SUBGROUP;
-    }
-    if info.features.has(Features::SHADER_F16) {
-        required_features |= wgpu::Features::SHADER_F16;
-    }
-    if adapter.features().contains(timing::NEEDED) {
-        required_features |= timing::NEEDED;
+    let mut required_features = wanted_features(adapter);
+    if !info.features.has(Features::SUBGROUPS) {
+        required_features.remove(wgpu::Features::SUBGROUP);
     }
     let desc = wgpu::DeviceDescriptor {
         label: Some("hadal"),
         required_features,
-        required_limits: used_limits(adapter, options),
+        required_limits: used_limits(adapter.limits(), options),
         memory_hints: wgpu::MemoryHints::MemoryUsage,
         ..Default::default()
     };
@@ -77,6 +98,11 @@ pub fn request(
         backend: WgpuBackend::NAME,
         why: format!("{} could not be opened: {e}", info.name),
     })
+}
+
+/// What of the features that `adapter` offers is put to use.
+pub fn wanted_features(adapter: &Adapter) -> wgpu::Features {
+    adapter.features() & (wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | timing::NEEDED)
 }
 
 fn kind_rank(kind: DeviceType) -> u8 {
@@ -100,16 +126,55 @@ fn interface_rank(backend: wgpu::Backend) -> u8 {
     }
 }
 
-/// The least that the kernels are written for.
-fn is_enough(adapter: &Adapter) -> bool {
-    let limits = adapter.limits();
+/// Limits with the least value that the kernels are written for.
+type Least = (&'static str, u64, fn(&wgpu::Limits) -> u64);
+
+const LEAST: [Least; 9] = [
+    ("max_storage_buffers_per_shader_stage", 8, |l| {
+        l.max_storage_buffers_per_shader_stage.into()
+    }),
+    ("max_uniform_buffers_per_shader_stage", 1, |l| {
+        l.max_uniform_buffers_per_shader_stage.into()
+    }),
+    ("max_uniform_buffer_binding_size", 64 << 10, |l| {
+        l.max_uniform_buffer_binding_size
+    }),
+    ("max_storage_buffer_binding_size", 128 << 10, |l| {
+        l.max_storage_buffer_binding_size
+    }),
+    ("max_buffer_size", 1 << 20, |l| l.max_buffer_size),
+    ("max_compute_invocations_per_workgroup", 256, |l| {
+        l.max_compute_invocations_per_workgroup.into()
+    }),
+    ("max_compute_workgroup_size_x", 256, |l| {
+        l.max_compute_workgroup_size_x.into()
+    }),
+    ("max_compute_workgroup_storage_size", 16 << 10, |l| {
+        l.max_compute_workgroup_storage_size.into()
+    }),
+    ("max_compute_workgroups_per_dimension", 65_535, |l| {
+        l.max_compute_workgroups_per_dimension.into()
+    }),
+];
+
+/// What a device of `adapter` with `limits` lacks to run the kernels, each with what is needed.
+pub fn missing(limits: &wgpu::Limits, adapter: &Adapter) -> Vec<String> {
+    let lacks = LEAST.iter().filter_map(|(name, least, value)| {
+        let has = value(limits);
+        (has < *least).then(|| format!("{name} is {has} and must be at least {least}"))
+    });
+    let mut lacks: Vec<String> = lacks.collect();
     let flags = adapter.get_downlevel_capabilities().flags;
-    flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
-        && limits.max_storage_buffers_per_shader_stage >= 8
-        && limits.max_compute_invocations_per_workgroup >= 256
-        && limits.max_compute_workgroup_size_x >= 256
-        && limits.max_compute_workgroup_storage_size >= 16 << 10
-        && limits.max_compute_workgroups_per_dimension >= 65_535
+    if !flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
+        lacks.push("the adapter has no compute shaders".to_string());
+    }
+    let backend = adapter.get_info().backend;
+    if !INTERFACES.contains(backend.into()) {
+        lacks.push(format!(
+            "the adapter is reached through {backend:?} and must be through Vulkan, Metal or Direct3D 12"
+        ));
+    }
+    lacks
 }
 
 fn no_adapter(options: &WgpuOptions) -> String {
@@ -130,19 +195,31 @@ fn no_adapter(options: &WgpuOptions) -> String {
     format!("no Vulkan, Metal or Direct3D 12 {kind} was found; {driver}")
 }
 
-fn used_limits(adapter: &Adapter, options: &WgpuOptions) -> wgpu::Limits {
+/// What of the limits `offered` is used.
+pub fn used_limits(offered: wgpu::Limits, options: &WgpuOptions) -> wgpu::Limits {
     match options.limits {
-        WgpuLimits::Offered => adapter.limits(),
+        WgpuLimits::Offered => offered,
         WgpuLimits::WebGpu | WgpuLimits::BindingBytes(_) => {
-            wgpu::Limits::default().or_worse_values_from(&adapter.limits())
+            wgpu::Limits::default().or_worse_values_from(&offered)
         }
     }
 }
 
-fn describe(adapter: &Adapter, ordinal: usize, options: &WgpuOptions) -> DeviceInfo {
-    let info = adapter.get_info();
+/// What an adapter, or a device that is open, has to offer.
+pub struct Offer {
+    /// What it is.
+    pub info: wgpu::AdapterInfo,
+    /// What it can do.
+    pub features: wgpu::Features,
+    /// What is used of what it can hold.
+    pub limits: wgpu::Limits,
+}
+
+/// The device of `offer` in the runtime's terms.
+pub fn describe(offer: &Offer, ordinal: usize, options: &WgpuOptions) -> DeviceInfo {
+    let info = &offer.info;
     let software = info.device_type == DeviceType::Cpu;
-    let offered = adapter.features();
+    let offered = offer.features;
     let mut features = Features::WGSL;
     for (is_offered, feature) in [
         (
@@ -180,7 +257,7 @@ fn describe(adapter: &Adapter, ordinal: usize, options: &WgpuOptions) -> DeviceI
             DeviceType::Cpu => DeviceKind::Software,
         },
         features,
-        limits: limits(&used_limits(adapter, options), options, subgroup),
+        limits: limits(&offer.limits, options, subgroup),
         memory_bytes: None,
         // No WGSL row expands keys and values into memory once for many rows.
         expand_from_tokens: None,

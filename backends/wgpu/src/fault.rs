@@ -1,4 +1,6 @@
-//! wgpu reports errors through callbacks; here they become values of [`Error`].
+//! wgpu reports errors through callbacks; here they become values of [`Error`]. The callbacks
+//! of an application's device are the application's: there, errors come out of scopes alone,
+//! and a loss out of what a lost device refuses (`Core::probe`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,7 +20,7 @@ struct State {
 }
 
 impl Faults {
-    /// Listens to `device`.
+    /// Listens to `device`, which is not the application's.
     pub fn of(device: &wgpu::Device) -> Faults {
         let faults = Faults::default();
         let errors = faults.clone();
@@ -40,6 +42,11 @@ impl Faults {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A callback cannot leave the state half written.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The device is lost, because of `why`.
+    pub fn lose(&self, why: &str) {
+        self.lock().lost.get_or_insert_with(|| why.to_string());
     }
 
     /// `Err` if the device is lost or something failed; `what` was being done on `device`.

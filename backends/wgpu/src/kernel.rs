@@ -3,7 +3,7 @@
 use hadal_device::Result;
 use hadal_shaders::wgsl::{Assembled, Binding};
 
-use crate::fault::caught;
+use crate::core::{Core, label};
 
 /// What compiling a kernel makes.
 pub struct Compiled {
@@ -16,11 +16,7 @@ pub struct Compiled {
 /// Where kernels are compiled.
 pub struct Compiler<'d> {
     /// The device.
-    pub wgpu: &'d wgpu::Device,
-    /// Its name, for errors.
-    pub device: &'d str,
-    /// With bounds checks.
-    pub checked: bool,
+    pub core: &'d Core,
 }
 
 impl Compiler<'_> {
@@ -32,16 +28,17 @@ impl Compiler<'_> {
         constants: &[(&'static str, u32)],
     ) -> Result<Compiled> {
         let what = format!("compiling kernel {name}");
-        let layout = caught(self.wgpu, self.device, &what, 0, || {
-            self.layout(name, &text.bindings)
-        })?;
-        let pipeline = caught(self.wgpu, self.device, &what, 0, || {
-            self.pipeline(name, &text.source, &layout, constants)
+        let label = label(name);
+        let layout = self
+            .core
+            .caught(&what, 0, || self.layout(&label, &text.bindings))?;
+        let pipeline = self.core.caught(&what, 0, || {
+            self.pipeline(&label, &text.source, &layout, constants)
         })?;
         Ok(Compiled { pipeline, layout })
     }
 
-    fn layout(&self, name: &str, bindings: &[Binding]) -> wgpu::BindGroupLayout {
+    fn layout(&self, label: &str, bindings: &[Binding]) -> wgpu::BindGroupLayout {
         let types = bindings.iter().filter_map(|binding| match binding {
             Binding::Params => Some(wgpu::BufferBindingType::Uniform),
             Binding::Read => Some(wgpu::BufferBindingType::Storage { read_only: true }),
@@ -62,33 +59,35 @@ impl Compiler<'_> {
                 count: None,
             })
             .collect();
-        self.wgpu
+        self.core
+            .wgpu
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-                label: Some(name),
+                label: Some(label),
                 entries: &entries,
             })
     }
 
     fn pipeline(
         &self,
-        name: &str,
+        label: &str,
         source: &str,
         layout: &wgpu::BindGroupLayout,
         constants: &[(&'static str, u32)],
     ) -> wgpu::ComputePipeline {
         let desc = wgpu::ShaderModuleDescriptor {
-            label: Some(name),
+            label: Some(label),
             source: wgpu::ShaderSource::Wgsl(source.into()),
         };
-        let module = if self.checked {
-            self.wgpu.create_shader_module(desc)
+        let module = if self.core.options.checked {
+            self.core.wgpu.create_shader_module(desc)
         } else {
-            trusted_module(self.wgpu, desc)
+            trusted_module(&self.core.wgpu, desc)
         };
         let layout = self
+            .core
             .wgpu
             .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                label: Some(name),
+                label: Some(label),
                 bind_group_layouts: &[Some(layout)],
                 ..Default::default()
             });
@@ -96,9 +95,10 @@ impl Compiler<'_> {
             .iter()
             .map(|(name, value)| (*name, f64::from(*value)))
             .collect();
-        self.wgpu
+        self.core
+            .wgpu
             .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(name),
+                label: Some(label),
                 layout: Some(&layout),
                 module: &module,
                 entry_point: Some("main"),

@@ -1,18 +1,71 @@
 //! The wgpu backend: WGSL rows on any GPU that has Vulkan, Metal or Direct3D 12.
 //!
 //! Knows buffers, kernels and programs; must never know a model, an expert or a token.
-//! [`WgpuBackend`] is the way in. `adapter` finds devices, `device` holds memory and
-//! kernels, `transfer` moves bytes, `program` records and submits, `timing` says how long that
-//! took, `fault` turns wgpu's callbacks into values.
+//! [`WgpuBackend`] is the way in. `adapter` finds devices, `core` holds memory and kernels and
+//! hands work over, `device` is the contract over it, `transfer` moves bytes, `program` records,
+//! `timing` says how long it took, `fault` turns wgpu's errors into values.
+//!
+//! # On the application's device
+//!
+//! A program that draws with wgpu need not have a second device, and results need not cross the
+//! bus: [`from_wgpu`] takes its own. [`wgpu`] is that crate, of the version that is needed.
+//!
+//! ```
+//! use hadal_device::Device;
+//! use hadal_wgpu::{WgpuOptions, from_wgpu, required_features, required_limits, wgpu};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let instance = wgpu::Instance::default();
+//! let asked = instance.request_adapter(&wgpu::RequestAdapterOptions::default());
+//! let Ok(adapter) = pollster::block_on(asked) else {
+//!     return Ok(()); // no GPU and no software driver
+//! };
+//! # if adapter.get_info().backend == wgpu::Backend::Gl { return Ok(()); }
+//! let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+//!     // together with what the application needs itself
+//!     required_features: required_features(&adapter),
+//!     required_limits: required_limits(&adapter),
+//!     ..Default::default()
+//! }))?;
+//! let options = WgpuOptions::default();
+//! let shared = from_wgpu(&instance, &adapter, device.clone(), queue.clone(), options)?;
+//! println!("{} takes turns", shared.info().name);
+//! // `shared` goes to the engine; `device` and `queue` draw on.
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! * **Less is accepted**: no features, and every limit of WebGPU's defaults. What is below them
+//!   is named in an error.
+//! * **Turns**: on a shared device never more than one submit of Hadal's is unfinished, and
+//!   while Hadal waits for it no lock of wgpu's is held longer than a millisecond. Whatever the
+//!   application submits runs after at most that one submit, whose length is the engine's budget
+//!   for dispatches.
+//! * **Errors**: the handler of uncaptured errors and the callback for a loss stay the
+//!   application's. Hadal's errors are caught by scopes of its own threads and are values. A
+//!   device that is lost or destroyed answers [`Error::Lost`]; after a loss the application gives
+//!   the engine another device.
+//! * **Callbacks**: wgpu calls back from whichever thread polls or submits. That may be one of
+//!   Hadal's, so callbacks of the application should be short and must not wait for Hadal.
+//! * **Nothing stays**: labels begin with `hadal`; when the last handle of Hadal's goes, so do its
+//!   buffers, at the application's next poll or submit. The device itself is never destroyed.
+//! * **Results on the device**: [`WgpuDevice::buffer`] is wgpu's handle of a buffer, for passes
+//!   of the application.
 #![deny(unsafe_code)]
 
 mod adapter;
+mod core;
 mod device;
 mod fault;
 mod kernel;
 mod program;
+mod shared;
 mod timing;
 mod transfer;
+
+pub use device::WgpuDevice;
+pub use shared::{from_wgpu, required_features, required_limits};
+pub use wgpu;
 
 use std::sync::Arc;
 
@@ -99,12 +152,12 @@ impl Backend for WgpuBackend {
             });
         }
         let (adapter, info) = found.swap_remove(ordinal);
-        let (device, queue) = adapter::request(&adapter, &info, &self.options)?;
-        Ok(Arc::new(device::WgpuDevice::new(
-            device,
+        let (wgpu, queue) = adapter::request(&adapter, &info, &self.options)?;
+        let handles = core::Handles {
+            wgpu,
             queue,
-            info,
-            self.options,
-        )?))
+            shared: false,
+        };
+        Ok(Arc::new(WgpuDevice::new(handles, info, self.options)?))
     }
 }

@@ -11,8 +11,7 @@ use hadal_device::{BufferId, Executable, Kept, Program, Result, Slot, Ticket, ch
 use hadal_shaders::wgsl_kernels::Kernel;
 use hadal_shaders::wgsl_operands::{self, Range, resolve};
 
-use crate::device::{Core, Memory};
-use crate::fault::caught;
+use crate::core::{Core, Memory, label};
 use crate::kernel::Compiled;
 
 /// Largest piece of a fill with a byte other than 0, and of a copy within one buffer.
@@ -64,7 +63,9 @@ impl Prepared {
         if !params.is_empty() {
             let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
             let buffer = core.make_buffer("parameters", params.len() as u64, usage)?;
-            core.queue.write_buffer(&buffer, 0, params);
+            core.caught("parameters", 0, || {
+                core.queue.write_buffer(&buffer, 0, params)
+            })?;
             self.params = Some(buffer);
         }
         for work in &self.work {
@@ -76,8 +77,8 @@ impl Prepared {
             }
             let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
             let buffer = core.make_buffer("pattern", PIECE, usage)?;
-            core.queue
-                .write_buffer(&buffer, 0, &vec![byte; PIECE as usize]);
+            let bytes = vec![byte; PIECE as usize];
+            core.caught("pattern", 0, || core.queue.write_buffer(&buffer, 0, &bytes))?;
             self.patterns.push((byte, buffer));
         }
         core.check("preparing a program")
@@ -92,13 +93,9 @@ impl Prepared {
             .iter()
             .map(|id| self.core.memory(*id))
             .collect::<Result<_>>()?;
-        let groups = caught(
-            &self.core.wgpu,
-            &self.core.name,
-            "binding buffers",
-            0,
-            || self.bind_groups(&memory),
-        )??;
+        let groups = self
+            .core
+            .caught("binding buffers", 0, || self.bind_groups(&memory))??;
         let made = groups.iter().flatten().count() as u64;
         self.core
             .made_bind_groups
@@ -163,7 +160,7 @@ impl Prepared {
             })
             .collect();
         let desc = wgpu::BindGroupDescriptor {
-            label: Some(&kernel.name),
+            label: Some(&label(&kernel.name)),
             layout: &kernel.compiled.layout,
             entries: &entries,
         };
@@ -256,13 +253,10 @@ impl Executable for Prepared {
         check_table(self.slots, table)?;
         self.core.check("submitting a program")?;
         self.bind(table)?;
-        let core = &self.core;
-        caught(&core.wgpu, &core.name, "submitting a program", 0, || {
-            core.submit(entered, |encoder| {
-                if let Some(bound) = self.bound.newest() {
-                    self.encode(encoder, bound);
-                }
-            })
-        })?
+        self.core.submit(entered, |encoder| {
+            if let Some(bound) = self.bound.newest() {
+                self.encode(encoder, bound);
+            }
+        })
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hadal_device::{Error, Result, Ticket};
 
+use crate::core::Core;
 use crate::transfer;
 
 /// Submits whose times are kept.
@@ -44,13 +45,13 @@ impl Timer {
             return None;
         }
         let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
-            label: Some("submit times"),
+            label: Some("hadal submit times"),
             ty: wgpu::QueryType::Timestamp,
             count: 2 * KEPT as u32,
         });
         let buffer = |size, usage| {
             device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("submit times"),
+                label: Some("hadal submit times"),
                 size,
                 usage: usage | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
@@ -100,14 +101,14 @@ impl Timer {
     }
 
     /// Device time of `ticket`, which is done; `None` if it is not kept any more.
-    pub fn time(&mut self, device: &wgpu::Device, ticket: Ticket) -> Result<Option<Duration>> {
+    pub fn time(&mut self, core: &Core, ticket: Ticket) -> Result<Option<Duration>> {
         let slot = self.slots.iter_mut().find(|slot| slot.ticket == ticket);
         let Some(slot) = slot.filter(|_| ticket.0 > 0) else {
             return Ok(None);
         };
         if slot.time.is_none() {
             let mut stamps = [0u8; STAMPS as usize];
-            transfer::read_mapped(device, &slot.readback, None, STAMPS, 0, &mut stamps)?;
+            transfer::read_mapped(core, &slot.readback, None, STAMPS, 0, &mut stamps)?;
             let (first, second) = stamps.split_at(8);
             let tick = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes);
             let (Ok(first), Ok(second)) = (tick(first), tick(second)) else {

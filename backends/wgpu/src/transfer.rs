@@ -6,6 +6,8 @@ use std::time::Duration;
 use hadal_device::{Error, Result};
 use hadal_shaders::wgsl_operands::WORD;
 
+use crate::core::Core;
+
 /// Bytes written in one piece. wgpu makes staging memory for each piece and gives it back
 /// when the device has copied it.
 const WRITE_CHUNK: usize = 16 << 20;
@@ -13,37 +15,41 @@ const WRITE_CHUNK: usize = 16 << 20;
 /// Largest staging buffer for reading; longer reads take turns.
 const READ_CHUNK: u64 = 16 << 20;
 
+/// Longest time in one wait of wgpu's, which holds a lock that presenting a frame and
+/// destroying a buffer or a texture need alone.
+const ROUND: Duration = Duration::from_millis(1);
+
 /// How long a finished copy may take to be told of. Only a thread that was stopped by a
 /// debugger takes longer than an instant.
 const CALLBACK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Writes `bytes` at `offset` (a multiple of 4) of `buffer`. A length that is no multiple
 /// of 4 is filled up with zeros: allowed at the end of a buffer, whose true size is one.
-pub fn write(
-    wgpu: &wgpu::Device,
-    queue: &wgpu::Queue,
-    buffer: &wgpu::Buffer,
-    offset: u64,
-    bytes: &[u8],
-) -> Result<()> {
+pub fn write(core: &Core, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+    let what = "writing a buffer";
+    let stage = |at: u64, chunk: &[u8]| {
+        core.caught(what, chunk.len() as u64, || {
+            core.queue.write_buffer(buffer, at, chunk);
+        })
+    };
     let whole = bytes.len() - bytes.len() % WORD as usize;
     let mut before: Option<wgpu::SubmissionIndex> = None;
     let mut at = offset;
     for chunk in bytes[..whole].chunks(WRITE_CHUNK) {
-        queue.write_buffer(buffer, at, chunk);
+        stage(at, chunk)?;
         at += chunk.len() as u64;
         if whole > WRITE_CHUNK {
             // At most two pieces are under way.
-            let this = queue.submit([]);
+            let this = core.caught(what, 0, || core.queue.submit([]))?;
             if let Some(index) = before.replace(this) {
-                wait(wgpu, Some(index))?;
+                core.wait_for(index, what)?;
             }
         }
     }
     if whole < bytes.len() {
         let mut last = [0; WORD as usize];
         last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
-        queue.write_buffer(buffer, at, &last);
+        stage(at, &last)?;
     }
     Ok(())
 }
@@ -58,8 +64,7 @@ impl ReadStaging {
     /// how many buffers it made.
     pub fn read(
         &mut self,
-        wgpu: &wgpu::Device,
-        queue: &wgpu::Queue,
+        core: &Core,
         buffer: &wgpu::Buffer,
         offset: u64,
         bytes: &mut [u8],
@@ -74,20 +79,19 @@ impl ReadStaging {
                 Some(staging) if staging.size() >= length => staging,
                 _ => {
                     made += 1;
-                    staging_buffer(wgpu, length)
+                    core.caught(READING, length, || staging_buffer(&core.wgpu, length))?
                 }
             };
-            let mut encoder = wgpu.create_command_encoder(&Default::default());
-            encoder.copy_buffer_to_buffer(buffer, first, &staging, 0, length);
-            let index = queue.submit([encoder.finish()]);
-            read_mapped(
-                wgpu,
-                &staging,
-                Some(index),
-                length,
-                (at - first) as usize,
-                part,
-            )?;
+            let index = core.caught(READING, 0, || {
+                let desc = wgpu::CommandEncoderDescriptor {
+                    label: Some("hadal reading"),
+                };
+                let mut encoder = core.wgpu.create_command_encoder(&desc);
+                encoder.copy_buffer_to_buffer(buffer, first, &staging, 0, length);
+                core.queue.submit([encoder.finish()])
+            })?;
+            let skip = (at - first) as usize;
+            read_mapped(core, &staging, Some(index), length, skip, part)?;
             // Kept only after success: what happened to it otherwise is unknown.
             self.0 = Some(staging);
             at = end;
@@ -96,41 +100,53 @@ impl ReadStaging {
     }
 }
 
-/// Waits for `index` or the last submission, then copies `to.len()` bytes at `skip` of
-/// `staging`.
+/// What errors of reading say.
+const READING: &str = "reading a buffer";
+
+/// Waits for `index`, where what fills `staging` may be under way, then copies `to.len()` bytes
+/// at `skip` of it.
 pub fn read_mapped(
-    wgpu: &wgpu::Device,
+    core: &Core,
     staging: &wgpu::Buffer,
     index: Option<wgpu::SubmissionIndex>,
     length: u64,
     skip: usize,
     to: &mut [u8],
 ) -> Result<()> {
-    let failed = |why: String| Error::Invalid(format!("reading a buffer: {why}"));
+    let failed = |why: String| {
+        let error = Error::Invalid(format!("{READING}: {why}"));
+        core.blamed(error, READING)
+    };
     let (send, receive) = mpsc::channel();
-    staging.map_async(wgpu::MapMode::Read, 0..length, move |result| {
-        // The receiver waits below; it is gone only after an error.
-        let _ = send.send(result);
-    });
-    wait(wgpu, index)?;
+    core.caught(READING, 0, || {
+        staging.map_async(wgpu::MapMode::Read, 0..length, move |result| {
+            // The receiver waits below; it is gone only after an error.
+            let _ = send.send(result);
+        });
+    })?;
+    match index {
+        Some(index) => core.wait_for(index, READING)?,
+        None => poll(&core.wgpu),
+    }
     // Another thread's poll may be the one that calls back, a little later than our own
     // wait returns.
     receive
         .recv_timeout(CALLBACK_TIMEOUT)
         .map_err(|e| failed(e.to_string()))?
         .map_err(|e| failed(e.to_string()))?;
-    let view = staging
-        .get_mapped_range(0..length)
-        .map_err(|e| failed(e.to_string()))?;
-    to.copy_from_slice(&view[skip..skip + to.len()]);
-    drop(view);
-    staging.unmap();
-    Ok(())
+    core.caught(READING, 0, || {
+        let view = staging.get_mapped_range(0..length);
+        let view = view.map_err(|e| failed(e.to_string()))?;
+        to.copy_from_slice(&view[skip..skip + to.len()]);
+        drop(view);
+        staging.unmap();
+        Ok(())
+    })?
 }
 
 fn staging_buffer(wgpu: &wgpu::Device, bytes: u64) -> wgpu::Buffer {
     wgpu.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("reading"),
+        label: Some("hadal reading"),
         // In steps, so that slightly longer reads need no new one.
         size: bytes.next_power_of_two().max(64 << 10),
         usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
@@ -138,12 +154,36 @@ fn staging_buffer(wgpu: &wgpu::Device, bytes: u64) -> wgpu::Buffer {
     })
 }
 
-/// Waits for a submission, or for the last one.
-pub fn wait(wgpu: &wgpu::Device, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+/// Waits for a submission: in rounds, so that the application's frames get at wgpu's locks.
+pub fn wait(wgpu: &wgpu::Device, index: wgpu::SubmissionIndex) -> Result<()> {
+    loop {
+        match poll_as(wgpu, index.clone(), ROUND) {
+            Err(wgpu::PollError::Timeout) => {}
+            Err(error) => return Err(Error::Invalid(format!("waiting for the device: {error}"))),
+            Ok(_) => return Ok(()),
+        }
+    }
+}
+
+/// Whether the device did not take the submission of `index`, as one that is lost does not.
+pub fn is_refused(wgpu: &wgpu::Device, index: wgpu::SubmissionIndex) -> bool {
+    let polled = poll_as(wgpu, index, Duration::ZERO);
+    matches!(polled, Err(wgpu::PollError::WrongSubmissionIndex(..)))
+}
+
+fn poll_as(
+    wgpu: &wgpu::Device,
+    index: wgpu::SubmissionIndex,
+    timeout: Duration,
+) -> std::result::Result<wgpu::PollStatus, wgpu::PollError> {
     wgpu.poll(wgpu::PollType::Wait {
-        submission_index,
-        timeout: None,
+        submission_index: Some(index),
+        timeout: Some(timeout),
     })
-    .map(|_| ())
-    .map_err(|e| Error::Invalid(format!("waiting for the device: {e}")))
+}
+
+/// Lets wgpu free and call back what is due.
+pub fn poll(wgpu: &wgpu::Device) {
+    // Without a submission to wait for, nothing can be refused.
+    let _ = wgpu.poll(wgpu::PollType::Poll);
 }

@@ -74,6 +74,9 @@ features! {
     AVX512_VNNI = 23, "avx512-vnni";
     /// `POINTER_TABLES` holds for weights in block formats too.
     BLOCK_POINTER_TABLES = 24, "block-pointer-tables";
+    /// Its queue is the program's own, which draws with it: submits take turns with those of
+    /// the program, so that never more than one of them is unfinished.
+    SHARED = 25, "shared";
 }
 
 impl Features {

@@ -9,7 +9,9 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use hadal_device::{BufferId, Device, DeviceInfo, DeviceKind, Error, Inputs, KernelRow, PAGE};
+use hadal_device::{
+    BufferId, Device, DeviceInfo, DeviceKind, Error, Features, Inputs, KernelRow, PAGE,
+};
 use hadal_graph::{Form, Graph, Lowered, MoeForm, Verified, WorkLimit};
 use hadal_weights::Progress;
 
@@ -44,7 +46,8 @@ pub struct EngineOptions {
     /// device is faster then.
     pub rough_activations: bool,
     /// Longest time that one dispatch and one submit may take on a device other than the
-    /// host: longer work is cut, by its measured cost. `None`: as long as they like.
+    /// host: longer work is cut, by its measured cost. `None`: as long as they like. On a
+    /// device that draws the program's interface too, at most [`SHARED_BUDGET`].
     pub dispatch_budget: Option<Duration>,
 }
 
@@ -58,6 +61,9 @@ impl EngineOptions {
 /// Far below the two seconds after which Windows takes a GPU for hung, and short enough that
 /// a desktop stays usable.
 pub const DISPATCH_BUDGET: Duration = Duration::from_millis(100);
+
+/// The longest slice where frames of the program's own wait in the same queue: one of 60 Hz.
+pub const SHARED_BUDGET: Duration = Duration::from_millis(16);
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
@@ -99,12 +105,16 @@ pub(crate) struct State {
 impl State {
     /// Nothing prepared and nothing known yet, in `home`.
     pub fn on(home: &Home, options: &EngineOptions) -> State {
-        let on_host = home.device.info().kind == DeviceKind::Cpu;
-        let budget = options.dispatch_budget.filter(|_| !on_host);
+        let info = home.device.info();
+        let longest = match (info.kind, info.features.has(Features::SHARED)) {
+            (DeviceKind::Cpu, _) => None,
+            (_, true) => options.dispatch_budget.map(|b| b.min(SHARED_BUDGET)),
+            (_, false) => options.dispatch_budget,
+        };
         State {
             programs: HashMap::new(),
             scratch: None,
-            pace: Pace::new(budget, options.chunk),
+            pace: Pace::new(longest, options.chunk),
             running: None,
         }
     }

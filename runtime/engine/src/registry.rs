@@ -14,6 +14,9 @@ use hadal_rocm::{RocmBackend, RocmOptions};
 use hadal_vulkan::{VulkanBackend, VulkanOptions};
 use hadal_wgpu::{WgpuBackend, WgpuOptions};
 
+/// The backend whose devices can be a program's own (`from_wgpu`): what that takes and gives.
+pub use hadal_wgpu;
+
 use crate::{EngineError, Recovery, Result};
 
 /// Every backend that can be asked for, available or not.

@@ -162,6 +162,25 @@ impl Session {
         Ok(result)
     }
 
+    /// Feeds `ids` and shows where the last token's logits lie on the device, as `vocab_size`
+    /// values of `f32`, without reading them: for a program that goes on there, on a device
+    /// it shares. What it submits within `show` comes before whatever overwrites them, which is
+    /// the engine's next step, of any session; `show` must not call the engine.
+    /// `hadal_wgpu::WgpuDevice::buffer` has wgpu's handle. `show` is called again where the
+    /// device was lost.
+    pub fn logits_on_device<T>(
+        &mut self,
+        ids: &[u32],
+        cancel: &Cancel,
+        mut show: impl FnMut(Span) -> T,
+    ) -> Result<T> {
+        let missing = || hadal_device::Error::Invalid("a step without logits".into());
+        self.prefill(ids, cancel, &mut |_, _| {}, |done| {
+            let (span, _) = done.span("logits")?.ok_or_else(missing)?;
+            Ok(show(span))
+        })
+    }
+
     /// Runs the main model over `ids` (at most a chunk) at the end of the sequence.
     pub(crate) fn feed(
         &mut self,

@@ -67,8 +67,9 @@ impl Done<'_> {
         prepared.map_or(Vec::new(), |p| p.lowered.outputs.clone())
     }
 
-    /// Rows of an output as they lie in memory.
-    pub fn words(&self, name: &str) -> Result<Vec<u32>> {
+    /// Where the rows of an output lie, `None` if it has none: from the first word of the first
+    /// to the last of the last, a row each `row_stride` words.
+    pub fn span(&self, name: &str) -> Result<Option<(Span, &OutputPlace)>> {
         let place = self.place(name).ok_or_else(|| {
             EngineError::Device(hadal_device::Error::Invalid(format!(
                 "the program has no output {name}"
@@ -78,22 +79,31 @@ impl Done<'_> {
             Dim::R => self.logit_rows,
             _ => self.tokens,
         };
-        if rows == 0 {
-            return Ok(Vec::new());
-        }
+        let Some(rows_before) = rows.checked_sub(1) else {
+            return Ok(None);
+        };
         let buffer = if place.slot.0 == 1 {
             self.state.scratch.map(|(buffer, _)| buffer)
         } else {
             Some(self.hidden_out)
         };
         let buffer = buffer.ok_or_else(|| hadal_device::Error::Invalid("no scratch".into()))?;
-        let (width, stride) = (place.width as usize, place.row_stride as usize);
-        let mut words = vec![0u32; (rows as usize - 1) * stride + width];
+        let words = u64::from(rows_before) * u64::from(place.row_stride) + u64::from(place.width);
         let span = Span {
             buffer,
             offset: place.offset,
-            bytes: 4 * words.len() as u64,
+            bytes: 4 * words,
         };
+        Ok(Some((span, place)))
+    }
+
+    /// Rows of an output as they lie in memory.
+    pub fn words(&self, name: &str) -> Result<Vec<u32>> {
+        let Some((span, place)) = self.span(name)? else {
+            return Ok(Vec::new());
+        };
+        let (width, stride) = (place.width as usize, place.row_stride as usize);
+        let mut words = vec![0u32; (span.bytes / 4) as usize];
         let device = &self.home.device;
         let waits = device.completed() < self.home.newest();
         device.read(span, bytemuck::cast_slice_mut(&mut words))?;
