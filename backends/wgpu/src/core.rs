@@ -5,7 +5,7 @@
 //! a program does.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::WgpuOptions;
 use crate::fault::{self, Faults};
 use crate::kernel::Compiled;
 use crate::timing::Timer;
-use crate::transfer::{self, ReadStaging};
+use crate::transfer::ReadStaging;
 
 /// A buffer and its size as asked for; its true size is the next multiple of 16.
 #[derive(Clone)]
@@ -39,13 +39,19 @@ pub struct Handles {
     pub shared: bool,
 }
 
+/// Something under way that no ticket stands for.
+pub struct Handed {
+    index: wgpu::SubmissionIndex,
+    is_done: Arc<AtomicBool>,
+}
+
 /// What the device and its executables share.
 pub struct Core {
     /// wgpu's device.
     pub wgpu: wgpu::Device,
     /// Its only queue.
     pub queue: wgpu::Queue,
-    shared: bool,
+    pub(crate) shared: bool,
     /// What it is.
     pub info: DeviceInfo,
     /// `wgpu:0`
@@ -173,22 +179,50 @@ impl Core {
         self.faults.check(&self.name, what)
     }
 
-    /// As [`Core::check`], and asks a device of the application, whose callback is not ours, by
-    /// giving it nothing to do: a device that is lost or destroyed takes no submits.
+    /// As [`Core::check`], and asks a device of the application, whose callback is not ours: one
+    /// that is lost or destroyed makes no buffers.
     pub fn probe(&self, what: &str) -> Result<()> {
         self.check(what)?;
-        if self.shared && transfer::is_refused(&self.wgpu, self.queue.submit([])) {
-            self.faults
-                .lose("the application's device takes no more work");
+        if self.shared {
+            // Where there is no memory for sixteen bytes, the next call says so better.
+            let lives = fault::caught(&self.wgpu, &self.name, what, 0, || self.makes_buffers());
+            if let Ok(false) = lives {
+                self.faults
+                    .lose("it is the application's and takes no more work");
+            }
         }
         self.check(what)
     }
 
-    /// Waits for the submission of `index`.
-    pub fn wait_for(&self, index: wgpu::SubmissionIndex, what: &str) -> Result<()> {
-        let waited = transfer::wait(&self.wgpu, index);
-        self.check(what)?;
-        waited.map_err(|error| self.blamed(error, what))
+    /// Whether buffers are real: those of a lost device are made too, and cannot be mapped.
+    fn makes_buffers(&self) -> bool {
+        let buffer = self.wgpu.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("hadal probe"),
+            size: 16,
+            usage: wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: true,
+        });
+        buffer.get_mapped_range(..).is_ok()
+    }
+
+    /// Hands over `commands`, or what was staged so far, outside of any program.
+    pub fn hand_over(&self, what: &str, commands: Option<wgpu::CommandBuffer>) -> Result<Handed> {
+        let is_done = Arc::new(AtomicBool::new(false));
+        let done = is_done.clone();
+        let index = self.caught(what, 0, || {
+            let index = self.queue.submit(commands);
+            self.queue
+                .on_submitted_work_done(move || done.store(true, Ordering::Release));
+            index
+        })?;
+        Ok(Handed { index, is_done })
+    }
+
+    /// Waits for what was handed over.
+    pub fn wait_for(&self, handed: &Handed, what: &str) -> Result<()> {
+        self.wait_until(Some(handed.index.clone()), what, || {
+            handed.is_done.load(Ordering::Acquire)
+        })
     }
 
     /// Waits until `ticket` is done.
@@ -208,7 +242,9 @@ impl Core {
             }
             // Otherwise it ended meanwhile.
             if let Some(index) = index {
-                self.wait_for(index, what)?;
+                self.wait_until(Some(index), what, || {
+                    self.done.load(Ordering::Acquire) >= ticket.0
+                })?;
                 self.done.fetch_max(ticket.0, Ordering::Release);
             }
         }
@@ -248,7 +284,7 @@ impl Core {
         let mut timer = self.turn()?;
         let waited = waiting.elapsed();
         let commands = self.caught(what, 0, || self.commands(timer.as_ref(), encode))?;
-        let (ticket, index, driver) = self.caught(what, 0, || self.hand_over(commands))?;
+        let (ticket, index, driver) = self.caught(what, 0, || self.submit_counted(commands))?;
         if let Some(timer) = &mut *timer {
             timer.submitted(ticket);
         }
@@ -258,10 +294,7 @@ impl Core {
         cost.total += entered.elapsed() - waited;
         cost.driver += driver;
         drop(cost);
-        if self.shared && transfer::is_refused(&self.wgpu, index.clone()) {
-            self.probe(what)?;
-        }
-        self.check(what)?;
+        self.probe(what)?;
         if self.options.lose_after_submits == Some(ticket.0) {
             self.lose(index);
         }
@@ -288,7 +321,7 @@ impl Core {
     }
 
     /// Submits; also how long that took.
-    fn hand_over(
+    fn submit_counted(
         &self,
         commands: wgpu::CommandBuffer,
     ) -> (Ticket, wgpu::SubmissionIndex, Duration) {
@@ -316,7 +349,7 @@ impl Core {
         }
         self.wgpu.destroy();
         // wgpu tells of the loss in a poll, once nothing runs any more.
-        let _ = transfer::wait(&self.wgpu, index);
+        let _ = self.wait_until(Some(index), "losing the device", || true);
     }
 
     /// `Err` also if the device is lost: its buffers may be gone then, which is no mistake of

@@ -106,7 +106,7 @@ impl Device for WgpuDevice {
             // Bind groups of executables may still name it; its memory goes all the same.
             memory.buffer.destroy();
             // wgpu frees in polls; an error of this one shows in the next call.
-            transfer::poll(&self.0.wgpu);
+            self.0.tend();
         }
     }
 
@@ -153,7 +153,7 @@ impl Device for WgpuDevice {
     }
 
     fn completed(&self) -> Ticket {
-        transfer::poll(&self.0.wgpu);
+        self.0.tend();
         self.0.done()
     }
 

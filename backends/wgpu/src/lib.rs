@@ -3,7 +3,7 @@
 //! Knows buffers, kernels and programs; must never know a model, an expert or a token.
 //! [`WgpuBackend`] is the way in. `adapter` finds devices, `core` holds memory and kernels and
 //! hands work over, `device` is the contract over it, `transfer` moves bytes, `program` records,
-//! `timing` says how long it took, `fault` turns wgpu's errors into values.
+//! `timing` says how long it took, `wait` waits, `fault` turns wgpu's errors into values.
 //!
 //! # On the application's device
 //!
@@ -38,9 +38,12 @@
 //! * **Less is accepted**: no features, and every limit of WebGPU's defaults. What is below them
 //!   is named in an error.
 //! * **Turns**: on a shared device never more than one submit of Hadal's is unfinished, and
-//!   while Hadal waits for it no lock of wgpu's is held longer than a millisecond. Whatever the
-//!   application submits runs after at most that one submit, whose length is the engine's budget
-//!   for dispatches.
+//!   no lock of wgpu's is held while Hadal waits for it. Whatever the application submits runs
+//!   after at most that one submit, whose length is the engine's budget for dispatches. Kernels
+//!   that a driver finishes compiling when they first run do so alone, before a program needs
+//!   them.
+//! * **Waits**: an application that waits itself should do so without a timeout: where one runs
+//!   out while another thread polls, wgpu-core 30 can fail an assertion.
 //! * **Errors**: the handler of uncaptured errors and the callback for a loss stay the
 //!   application's. Hadal's errors are caught by scopes of its own threads and are values. A
 //!   device that is lost or destroyed answers [`Error::Lost`]; after a loss the application gives
@@ -62,6 +65,7 @@ mod program;
 mod shared;
 mod timing;
 mod transfer;
+mod wait;
 
 pub use device::WgpuDevice;
 pub use shared::{from_wgpu, required_features, required_limits};

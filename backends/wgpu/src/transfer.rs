@@ -6,7 +6,7 @@ use std::time::Duration;
 use hadal_device::{Error, Result};
 use hadal_shaders::wgsl_operands::WORD;
 
-use crate::core::Core;
+use crate::core::{Core, Handed};
 
 /// Bytes written in one piece. wgpu makes staging memory for each piece and gives it back
 /// when the device has copied it.
@@ -14,10 +14,6 @@ const WRITE_CHUNK: usize = 16 << 20;
 
 /// Largest staging buffer for reading; longer reads take turns.
 const READ_CHUNK: u64 = 16 << 20;
-
-/// Longest time in one wait of wgpu's, which holds a lock that presenting a frame and
-/// destroying a buffer or a texture need alone.
-const ROUND: Duration = Duration::from_millis(1);
 
 /// How long a finished copy may take to be told of. Only a thread that was stopped by a
 /// debugger takes longer than an instant.
@@ -33,16 +29,16 @@ pub fn write(core: &Core, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> R
         })
     };
     let whole = bytes.len() - bytes.len() % WORD as usize;
-    let mut before: Option<wgpu::SubmissionIndex> = None;
+    let mut before: Option<Handed> = None;
     let mut at = offset;
     for chunk in bytes[..whole].chunks(WRITE_CHUNK) {
         stage(at, chunk)?;
         at += chunk.len() as u64;
         if whole > WRITE_CHUNK {
             // At most two pieces are under way.
-            let this = core.caught(what, 0, || core.queue.submit([]))?;
-            if let Some(index) = before.replace(this) {
-                core.wait_for(index, what)?;
+            let this = core.hand_over(what, None)?;
+            if let Some(earlier) = before.replace(this) {
+                core.wait_for(&earlier, what)?;
             }
         }
     }
@@ -124,16 +120,20 @@ pub fn read_mapped(
             let _ = send.send(result);
         });
     })?;
-    match index {
-        Some(index) => core.wait_for(index, READING)?,
-        None => poll(&core.wgpu),
-    }
+    let mut mapped = None;
+    core.wait_until(index, READING, || {
+        mapped = receive.try_recv().ok();
+        mapped.is_some()
+    })?;
     // Another thread's poll may be the one that calls back, a little later than our own
     // wait returns.
-    receive
-        .recv_timeout(CALLBACK_TIMEOUT)
-        .map_err(|e| failed(e.to_string()))?
-        .map_err(|e| failed(e.to_string()))?;
+    let mapped = match mapped {
+        Some(mapped) => mapped,
+        None => receive
+            .recv_timeout(CALLBACK_TIMEOUT)
+            .map_err(|e| failed(e.to_string()))?,
+    };
+    mapped.map_err(|e| failed(e.to_string()))?;
     core.caught(READING, 0, || {
         let view = staging.get_mapped_range(0..length);
         let view = view.map_err(|e| failed(e.to_string()))?;
@@ -152,38 +152,4 @@ fn staging_buffer(wgpu: &wgpu::Device, bytes: u64) -> wgpu::Buffer {
         usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
         mapped_at_creation: false,
     })
-}
-
-/// Waits for a submission: in rounds, so that the application's frames get at wgpu's locks.
-pub fn wait(wgpu: &wgpu::Device, index: wgpu::SubmissionIndex) -> Result<()> {
-    loop {
-        match poll_as(wgpu, index.clone(), ROUND) {
-            Err(wgpu::PollError::Timeout) => {}
-            Err(error) => return Err(Error::Invalid(format!("waiting for the device: {error}"))),
-            Ok(_) => return Ok(()),
-        }
-    }
-}
-
-/// Whether the device did not take the submission of `index`, as one that is lost does not.
-pub fn is_refused(wgpu: &wgpu::Device, index: wgpu::SubmissionIndex) -> bool {
-    let polled = poll_as(wgpu, index, Duration::ZERO);
-    matches!(polled, Err(wgpu::PollError::WrongSubmissionIndex(..)))
-}
-
-fn poll_as(
-    wgpu: &wgpu::Device,
-    index: wgpu::SubmissionIndex,
-    timeout: Duration,
-) -> std::result::Result<wgpu::PollStatus, wgpu::PollError> {
-    wgpu.poll(wgpu::PollType::Wait {
-        submission_index: Some(index),
-        timeout: Some(timeout),
-    })
-}
-
-/// Lets wgpu free and call back what is due.
-pub fn poll(wgpu: &wgpu::Device) {
-    // Without a submission to wait for, nothing can be refused.
-    let _ = wgpu.poll(wgpu::PollType::Poll);
 }
