@@ -301,15 +301,21 @@ impl Core {
         Ok(ticket)
     }
 
+    /// A new encoder of commands for `what`.
+    pub fn encoder(&self, what: &str) -> wgpu::CommandEncoder {
+        let label = label(what);
+        let desc = wgpu::CommandEncoderDescriptor {
+            label: Some(&label),
+        };
+        self.wgpu.create_command_encoder(&desc)
+    }
+
     fn commands(
         &self,
         timer: Option<&Timer>,
         encode: impl FnOnce(&mut wgpu::CommandEncoder),
     ) -> wgpu::CommandBuffer {
-        let desc = wgpu::CommandEncoderDescriptor {
-            label: Some("hadal program"),
-        };
-        let mut encoder = self.wgpu.create_command_encoder(&desc);
+        let mut encoder = self.encoder("program");
         if let Some(timer) = timer {
             timer.begin(&mut encoder);
         }

@@ -5,9 +5,6 @@ use hadal_shaders::wgsl::{Assembled, Binding};
 
 use crate::core::{Core, label};
 
-/// Bytes of what a kernel over nothing binds: no kernel asks for more where it binds least.
-const EMPTY_BYTES: u64 = 64 << 10;
-
 /// What compiling a kernel makes.
 pub struct Compiled {
     /// What it runs.
@@ -38,60 +35,17 @@ impl Compiler<'_> {
         let pipeline = self.core.caught(&what, 0, || {
             self.pipeline(&label, &text.source, &layout, constants)
         })?;
-        let compiled = Compiled { pipeline, layout };
-        if self.core.shared {
-            self.warm_up(&what, &compiled, &text.bindings)?;
-        }
-        Ok(compiled)
-    }
-
-    /// Runs the kernel over nothing. Some drivers finish compiling when a kernel first runs
-    /// (llvmpipe takes a tenth of a second), which holds up the queue: one at a time then, with
-    /// the application's frames in between.
-    fn warm_up(&self, what: &str, compiled: &Compiled, bindings: &[Binding]) -> Result<()> {
-        let core = self.core;
-        let commands = core.caught(what, 0, || {
-            let buffers: Vec<_> = bindings
-                .iter()
-                .filter_map(usage)
-                .map(|usage| {
-                    core.wgpu.create_buffer(&wgpu::BufferDescriptor {
-                        label: Some("hadal nothing"),
-                        size: EMPTY_BYTES,
-                        usage,
-                        mapped_at_creation: false,
-                    })
-                })
-                .collect();
-            let entries = buffers.iter().zip(0u32..);
-            let entries: Vec<_> = entries
-                .map(|(buffer, binding)| wgpu::BindGroupEntry {
-                    binding,
-                    resource: buffer.as_entire_binding(),
-                })
-                .collect();
-            let group = core.wgpu.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some("hadal nothing"),
-                layout: &compiled.layout,
-                entries: &entries,
-            });
-            let desc = wgpu::CommandEncoderDescriptor {
-                label: Some("hadal nothing"),
-            };
-            let mut encoder = core.wgpu.create_command_encoder(&desc);
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            pass.set_pipeline(&compiled.pipeline);
-            pass.set_bind_group(0, &group, &[]);
-            pass.dispatch_workgroups(0, 0, 0);
-            drop(pass);
-            encoder.finish()
-        })?;
-        let handed = core.hand_over(what, Some(commands))?;
-        core.wait_for(&handed, what)
+        Ok(Compiled { pipeline, layout })
     }
 
     fn layout(&self, label: &str, bindings: &[Binding]) -> wgpu::BindGroupLayout {
-        let types = bindings.iter().filter_map(binding_type);
+        let types = bindings.iter().filter_map(|binding| match binding {
+            Binding::Params => Some(wgpu::BufferBindingType::Uniform),
+            Binding::Read => Some(wgpu::BufferBindingType::Storage { read_only: true }),
+            Binding::ReadWrite => Some(wgpu::BufferBindingType::Storage { read_only: false }),
+            // Only modules, which this backend does not run, take addresses.
+            Binding::Unused | Binding::Addresses { .. } => None,
+        });
         let entries: Vec<_> = types
             .zip(0u32..)
             .map(|(ty, binding)| wgpu::BindGroupLayoutEntry {
@@ -157,24 +111,6 @@ impl Compiler<'_> {
                 cache: None,
             })
     }
-}
-
-/// What is bound there, if anything.
-fn binding_type(binding: &Binding) -> Option<wgpu::BufferBindingType> {
-    match binding {
-        Binding::Params => Some(wgpu::BufferBindingType::Uniform),
-        Binding::Read => Some(wgpu::BufferBindingType::Storage { read_only: true }),
-        Binding::ReadWrite => Some(wgpu::BufferBindingType::Storage { read_only: false }),
-        // Only modules, which this backend does not run, take addresses.
-        Binding::Unused | Binding::Addresses { .. } => None,
-    }
-}
-
-fn usage(binding: &Binding) -> Option<wgpu::BufferUsages> {
-    binding_type(binding).map(|ty| match ty {
-        wgpu::BufferBindingType::Uniform => wgpu::BufferUsages::UNIFORM,
-        wgpu::BufferBindingType::Storage { .. } => wgpu::BufferUsages::STORAGE,
-    })
 }
 
 #[allow(unsafe_code)]

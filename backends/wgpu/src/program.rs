@@ -3,6 +3,7 @@
 //! wgpu cannot replay commands, so a submit encodes every step again (less than a
 //! microsecond each); parameters and bind groups are made before.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -37,6 +38,7 @@ pub struct Prepared {
     /// For copies within one buffer, which wgpu does not do; made when first needed.
     bounce: Option<wgpu::Buffer>,
     bound: Kept<Bound>,
+    is_warm: bool,
 }
 
 impl Prepared {
@@ -53,6 +55,7 @@ impl Prepared {
             work,
             bounce: None,
             bound: Kept::default(),
+            is_warm: false,
         };
         prepared.make_buffers(&params)?;
         Ok(prepared)
@@ -107,6 +110,44 @@ impl Prepared {
         let core = &self.core;
         let lives = |table: &[BufferId]| table.iter().all(|id| core.memory(*id).is_ok());
         self.bound.keep(table, Bound { memory, groups }, lives);
+        Ok(())
+    }
+
+    /// Before the first run on a shared device: runs each kernel with each of its parameters over
+    /// no workgroup. Some drivers finish compiling then (llvmpipe, for each set of parameters,
+    /// some tenths of a second), which holds up the queue: one at a time, so that the
+    /// application's frames come in between.
+    fn warm_up(&mut self) -> Result<()> {
+        if self.is_warm || !self.core.shared {
+            return Ok(());
+        }
+        let Some(bound) = self.bound.newest() else {
+            return Ok(());
+        };
+        let (core, what) = (&self.core, "running kernels over nothing");
+        let mut seen = HashSet::new();
+        for (work, group) in self.work.iter().zip(&bound.groups) {
+            let Work::Dispatch {
+                kernel, params_at, ..
+            } = work
+            else {
+                continue;
+            };
+            if !seen.insert((Arc::as_ptr(kernel), *params_at)) {
+                continue;
+            }
+            let commands = core.caught(what, 0, || {
+                let mut encoder = core.encoder("over nothing");
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                pass.set_pipeline(&kernel.compiled.pipeline);
+                pass.set_bind_group(0, group.as_ref(), &[]);
+                pass.dispatch_workgroups(0, 0, 0);
+                drop(pass);
+                encoder.finish()
+            })?;
+            core.wait_for(&core.hand_over(what, Some(commands))?, what)?;
+        }
+        self.is_warm = true;
         Ok(())
     }
 
@@ -192,7 +233,10 @@ impl Prepared {
         bound: &Bound,
         first: usize,
     ) -> usize {
-        let mut pass = encoder.begin_compute_pass(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some("hadal dispatches"),
+            timestamp_writes: None,
+        });
         let mut current = std::ptr::null();
         for (step, work) in self.work.iter().enumerate().skip(first) {
             let Work::Dispatch { kernel, groups, .. } = work else {
@@ -253,6 +297,7 @@ impl Executable for Prepared {
         check_table(self.slots, table)?;
         self.core.check("submitting a program")?;
         self.bind(table)?;
+        self.warm_up()?;
         self.core.submit(entered, |encoder| {
             if let Some(bound) = self.bound.newest() {
                 self.encode(encoder, bound);

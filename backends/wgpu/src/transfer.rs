@@ -79,10 +79,7 @@ impl ReadStaging {
                 }
             };
             let index = core.caught(READING, 0, || {
-                let desc = wgpu::CommandEncoderDescriptor {
-                    label: Some("hadal reading"),
-                };
-                let mut encoder = core.wgpu.create_command_encoder(&desc);
+                let mut encoder = core.encoder("reading");
                 encoder.copy_buffer_to_buffer(buffer, first, &staging, 0, length);
                 core.queue.submit([encoder.finish()])
             })?;
