@@ -62,8 +62,9 @@ impl EngineOptions {
 /// a desktop stays usable.
 pub const DISPATCH_BUDGET: Duration = Duration::from_millis(100);
 
-/// The longest slice where frames of the program's own wait in the same queue: one of 60 Hz.
-pub const SHARED_BUDGET: Duration = Duration::from_millis(16);
+/// The longest slice where frames of the program's own wait in the same queue: half of one at
+/// 60 Hz, so that the frame is still drawn in time.
+pub const SHARED_BUDGET: Duration = Duration::from_millis(8);
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
