@@ -28,14 +28,8 @@ impl Core {
         what: &str,
         mut is_done: impl FnMut() -> bool,
     ) -> Result<()> {
-        let mut pause = FIRST_PAUSE;
-        while self.shared {
-            self.poll(wgpu::PollType::Poll, what)?;
-            if is_done() {
-                return self.check(what);
-            }
-            std::thread::sleep(pause);
-            pause = LONGEST_PAUSE.min(2 * pause);
+        if self.shared {
+            return self.look_until(what, is_done);
         }
         let poll = match index {
             None => wgpu::PollType::Poll,
@@ -49,6 +43,21 @@ impl Core {
         // What the driver said is worth more than that the waiting failed.
         self.check(what)?;
         waited
+    }
+
+    fn look_until(&self, what: &str, mut is_done: impl FnMut() -> bool) -> Result<()> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            self.poll(wgpu::PollType::Poll, what)?;
+            let done = is_done();
+            // Another thread may have met a loss.
+            self.check(what)?;
+            if done {
+                return Ok(());
+            }
+            std::thread::sleep(pause);
+            pause = LONGEST_PAUSE.min(2 * pause);
+        }
     }
 
     /// Lets wgpu free and call back what is due; an error is one of the device and shows in the

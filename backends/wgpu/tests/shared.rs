@@ -9,6 +9,16 @@ use hadal_device::{
 };
 use hadal_wgpu::{WgpuDevice, WgpuOptions, from_wgpu, required_features, required_limits, wgpu};
 
+#[path = "../../contract.rs"]
+mod contract;
+
+contract::for_each!(open);
+
+/// A shared device keeps the contract as any other.
+fn open(test: &str) -> Option<Arc<dyn Device>> {
+    Some(App::whole(test)?.share().expect("it is shared"))
+}
+
 /// An application with a device.
 struct App {
     instance: wgpu::Instance,
