@@ -379,6 +379,12 @@ impl<'a> Matrix<'a> {
         &self.bytes[row * self.row_bytes..][..self.row_bytes]
     }
 
+    /// The blocks of row `row` and of all rows after it.
+    #[inline]
+    pub fn stored_from(&self, row: usize) -> &'a [u8] {
+        &self.bytes[row * self.row_bytes..self.rows * self.row_bytes]
+    }
+
     /// Scale of the elements of row `row` in block `block` of columns.
     #[inline]
     pub fn scale(&self, row: usize, block: usize) -> f32 {

@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::format::{Format, Span};
+use super::format::{Format, GROUPS, Span};
 use super::split::Record;
 use super::stored::Stored;
 use crate::core::digits::Line;
@@ -84,7 +84,12 @@ pub(super) unsafe fn tile<F: Format, const D: usize, const R: usize, const C: us
             for c in 0..C {
                 spans[c] = w.span::<F>(first + c, index);
             }
-            add::<F, D, R, C>(&spans, records.add(index * step), &mut sums);
+            let records = records.add(index * step);
+            match w.groups(index) > GROUPS / 2 {
+                true => add::<F, D, R, C, 4>(&spans, records, &mut sums),
+                // In every order the first 128 columns are the first 128 codes.
+                false => add::<F, D, R, C, 2>(&spans, records, &mut sums),
+            }
         }
         let mut totals = [[0.0; C]; R];
         for r in 0..R {
@@ -96,10 +101,18 @@ pub(super) unsafe fn tile<F: Format, const D: usize, const R: usize, const C: us
     }
 }
 
+/// Adds the products of the first `CHUNKS` times 64 columns.
+///
 /// # Safety
 /// See [`tile`].
 #[inline(always)]
-unsafe fn add<F: Format, const D: usize, const R: usize, const C: usize>(
+unsafe fn add<
+    F: Format,
+    const D: usize,
+    const R: usize,
+    const C: usize,
+    const CHUNKS: usize,
+>(
     spans: &[Span; C],
     records: *const Line,
     sums: &mut [[__m512; C]; R],
@@ -108,7 +121,7 @@ unsafe fn add<F: Format, const D: usize, const R: usize, const C: usize>(
     unsafe {
         let line = |r: usize, line: usize| records.add(r * Record::lines(D) + line);
         let mut parts = [[_mm512_setzero_ps(); C]; R];
-        for chunk in 0..4 {
+        for chunk in 0..CHUNKS {
             let spread = _mm512_loadu_si512(const { &F::SPREAD }[chunk].as_ptr().cast());
             let mut factors = [_mm512_setzero_ps(); C];
             for c in 0..C {

@@ -36,6 +36,22 @@ impl Span {
             minima: factors,
         }
     }
+
+    /// Only the blocks whose factors lie in `lanes`.
+    ///
+    /// # Safety
+    /// See [`Format`].
+    #[inline(always)]
+    pub unsafe fn of_lanes(self, lanes: u16) -> Span {
+        // SAFETY: the caller's promise.
+        unsafe {
+            Span {
+                codes: self.codes,
+                factors: _mm512_maskz_mov_ps(lanes, self.factors),
+                minima: _mm512_maskz_mov_ps(lanes, self.minima),
+            }
+        }
+    }
 }
 
 /// What is taken off products of codes, for each code.
@@ -80,8 +96,24 @@ pub(super) unsafe trait Format: 'static {
     const BYTES: usize = Self::TYPE.row_bytes(SPAN as u64) as usize;
     /// Where each sixteen columns lie among the codes.
     const PLACES: [usize; GROUPS] = inverse(Self::ORDER);
+    /// Lanes of the factors, and of minima between them, of so many sixteens of columns. Only
+    /// formats of blocks of 32 have spans with fewer than all.
+    const KEPT: [u16; GROUPS + 1] = kept(Self::LANES);
     /// The lane of the factor of each four codes.
     const SPREAD: [[i32; 16]; 4] = spread(Self::ORDER, Self::LANES);
+}
+
+const fn kept(lanes: [usize; GROUPS]) -> [u16; GROUPS + 1] {
+    // Where factors lie in even lanes minima lie in the odd ones.
+    let between = lanes[GROUPS - 1] == 14;
+    let mut kept = [0; GROUPS + 1];
+    let mut group = 0;
+    while group < GROUPS {
+        let one = if between { 3 } else { 1 };
+        kept[group + 1] = kept[group] | one << lanes[group];
+        group += 1;
+    }
+    kept
 }
 
 const fn spread(order: [usize; GROUPS], lanes: [usize; GROUPS]) -> [[i32; 16]; 4] {

@@ -18,7 +18,7 @@ const ROWS: usize = 16;
 const FACTORS: usize = 64;
 const MINIMA: usize = FACTORS + GROUPS;
 const LINES: usize = MINIMA + GROUPS;
-/// Rows of activations of a tile.
+/// Rows of activations of a tile; of three digits half as many, which have two sums each.
 const TILE: usize = 8;
 
 /// Sums of products for all rows; records of the `count` rows of a span lie one after the
@@ -47,11 +47,18 @@ pub(super) fn dots<F: Format, const D: usize>(
                 let out = out[r * rows + first..].as_mut_ptr();
                 // SAFETY: rows r.. have records and outputs in each arm.
                 unsafe {
-                    let to = (out, rows, mask, index == 0);
+                    let to = To {
+                        out,
+                        stride: rows,
+                        mask,
+                        fresh: index == 0,
+                        groups: w.groups(index),
+                    };
                     r += match count - r {
                         1 => tile::<F, D, 1>(panel, records, to),
                         2 | 3 => tile::<F, D, 2>(panel, records, to),
                         4..TILE => tile::<F, D, 4>(panel, records, to),
+                        _ if D == 3 => tile::<F, D, 4>(panel, records, to),
                         _ => tile::<F, D, TILE>(panel, records, to),
                     };
                 }
@@ -132,9 +139,19 @@ unsafe fn transpose(from: *const Line, step: usize, to: *mut Line) {
     }
 }
 
-/// Where sums go: the first, from one row to the next, which of sixteen; and that nothing is
-/// there yet.
-type To = (*mut f32, usize, u16, bool);
+/// Where sums of a span go.
+struct To {
+    /// The first.
+    out: *mut f32,
+    /// From one row of activations to the next.
+    stride: usize,
+    /// Which of sixteen.
+    mask: u16,
+    /// Nothing is there yet.
+    fresh: bool,
+    /// Sixteens of columns of the span.
+    groups: usize,
+}
 
 /// `R` rows of activations with a panel; returns `R`.
 ///
@@ -144,13 +161,16 @@ type To = (*mut f32, usize, u16, bool);
 unsafe fn tile<F: Format, const D: usize, const R: usize>(
     panel: &[Line],
     records: *const Line,
-    (out, stride, mask, fresh): To,
+    to: To,
 ) -> usize {
     assert!(panel.len() == LINES);
     // SAFETY: the caller's promise, and lines of a panel below `LINES`.
     unsafe {
         let mut sums = [_mm512_setzero_ps(); R];
         for pair in 0..GROUPS / 2 {
+            if 2 * pair >= to.groups {
+                break;
+            }
             if F::WIDE {
                 group::<F, D, R, 8>(panel.as_ptr(), records, 2 * pair, &mut sums);
             } else {
@@ -161,12 +181,12 @@ unsafe fn tile<F: Format, const D: usize, const R: usize>(
         for (r, sum) in sums.into_iter().enumerate() {
             let record = records.add(r * Record::lines(D));
             let scale = _mm512_load_ps(record.add(Record::scale(D)).cast());
-            let out = out.add(r * stride);
-            let before = match fresh {
+            let out = to.out.add(r * to.stride);
+            let before = match to.fresh {
                 true => _mm512_setzero_ps(),
-                false => _mm512_maskz_loadu_ps(mask, out),
+                false => _mm512_maskz_loadu_ps(to.mask, out),
             };
-            _mm512_mask_storeu_ps(out, mask, _mm512_fmadd_ps(sum, scale, before));
+            _mm512_mask_storeu_ps(out, to.mask, _mm512_fmadd_ps(sum, scale, before));
         }
     }
     R
@@ -194,9 +214,15 @@ unsafe fn group<F: Format, const D: usize, const R: usize, const Q: usize>(
             let line = records.add(r * Record::lines(D) + line);
             line.cast::<i32>().add(word).read()
         };
+        // Of three digits the highest has a sum of its own: together 32 products would take
+        // 34 bits.
+        let mut highest = [_mm512_setzero_si512(); R];
         let mut products = [_mm512_setzero_si512(); R];
         for digit in 0..D {
-            if digit > 0 {
+            if D == 3 && digit == 1 {
+                highest = products;
+                products = [_mm512_setzero_si512(); R];
+            } else if digit > 0 {
                 for sum in &mut products {
                     *sum = _mm512_slli_epi32::<8>(*sum);
                 }
@@ -217,7 +243,11 @@ unsafe fn group<F: Format, const D: usize, const R: usize, const Q: usize>(
         };
         let minima = _mm512_load_ps(panel.add(line).cast());
         for r in 0..R {
-            let product = _mm512_cvtepi32_ps(products[r]);
+            let mut product = _mm512_cvtepi32_ps(products[r]);
+            if D == 3 {
+                let highest = _mm512_cvtepi32_ps(highest[r]);
+                product = _mm512_fmadd_ps(highest, _mm512_set1_ps(65536.0), product);
+            }
             let sum = f32::from_bits(word(r, Record::sums(D), lane) as u32);
             sums[r] = _mm512_fmadd_ps(product, factors, sums[r]);
             sums[r] = _mm512_fmadd_ps(minima, _mm512_set1_ps(sum), sums[r]);

@@ -133,6 +133,7 @@ fn product<F: Format>(
         true if many => many_rows::<F, 1>(x, w, out, panel),
         true => few_rows::<F, 1>(x, w, out, panel),
         false if many && x.k >= LONG => many_rows::<F, 2>(x, w, out, panel),
+        false if many => many_rows::<F, 3>(x, w, out, panel),
         false => few_rows::<F, 3>(x, w, out, panel),
     }
 }

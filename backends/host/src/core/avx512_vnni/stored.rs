@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::format::{Format, MOST_BYTES, SPAN, Span};
+use super::format::{Format, GROUPS, MOST_BYTES, SPAN, Span};
 use crate::weight::Matrix;
 
 /// How far ahead of the loads weights are asked for.
@@ -23,6 +23,12 @@ impl<'a> Stored<'a> {
         }
     }
 
+    /// Sixteens of columns of span `index`.
+    #[inline(always)]
+    pub fn groups(&self, index: usize) -> usize {
+        (self.w.k - index * SPAN).min(SPAN).div_ceil(16)
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.w.rows
@@ -34,12 +40,18 @@ impl<'a> Stored<'a> {
     /// See [`Format`].
     #[inline(always)]
     pub unsafe fn span<F: Format>(&self, row: usize, index: usize) -> Span {
-        let stored = &self.w.stored(row)[index * F::BYTES..];
+        let stored = &self.w.stored_from(row)[index * F::BYTES..];
+        let groups = self.groups(index);
         // SAFETY: all bytes of a span are there, or were put there; a prefetch may have any
         // address.
         unsafe {
-            if stored.len() < F::BYTES {
-                return F::span(filled(stored).as_ptr());
+            if groups < GROUPS {
+                // What follows is the next row: read with this one, and left out.
+                return match stored.len() < F::BYTES {
+                    true => F::span(filled(stored).as_ptr()),
+                    false => F::span(stored.as_ptr()),
+                }
+                .of_lanes(F::KEPT[groups]);
             }
             for line in (0..F::BYTES).step_by(64) {
                 let at = stored.as_ptr().wrapping_add(PREFETCH_BYTES + line);
@@ -50,7 +62,7 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// The blocks at the end of a row, and blocks of zeros.
+/// The blocks at the end of the last row, and blocks of zeros.
 #[cold]
 fn filled(stored: &[u8]) -> [u8; MOST_BYTES] {
     let mut bytes = [0; MOST_BYTES];
