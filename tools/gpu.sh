@@ -89,7 +89,7 @@ bench layer-fp8-activations --dummy-weights $config --device "$all" --kernels --
     --prefill $prompt --chunk $prompt --decode 64 --activations fp8
 bench layer-without-matrix-units --dummy-weights $config --device "${all%,wgpu}" --kernels --depth 0 \
     --repeat 5 --prefill $prompt --chunk $prompt --decode 64 \
-    --without cooperative-matrix,mma-sync,mfma,wmma,wmma-12
+    --without cooperative-matrix,cooperative-bf16,cooperative-e4m3,cooperative-int8,mma-sync,mfma,wmma,wmma-12
 bench submits --dummy-weights models/fixtures/configs/v3_narrow.json --device "$all" \
     --depth 0 --prefill 0 --decode 64
 bench tiny --device "$all,host"

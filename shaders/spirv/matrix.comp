@@ -6,26 +6,42 @@
 // part each. Grid: x and y over outputs; z over blocks of rows, GROUPED over experts, whose
 // rows are walked over.
 //
+// CODED: rows of x are E4M3 codes and scales, weights E4M3. BYTES: weights are Q8_0. BF16_UNITS,
+// E4M3_UNITS, BYTES: the units multiply bf16, E4M3 or integers of eight bits and not f16.
+//
 // Nothing measurable is lost, though the units multiply f16. Activations are two f16 each,
 // x = hi + lo, which is 22 bits; so are F32 weights (lo * lo is left out). E4M3 and F16 weights
 // are f16 as they are, and BF16 ones after a power of two is taken out. Activations, BF16 and
 // F32 weights are multiplied by the power of two that brings the largest of a tile's rows by 128
 // inputs below 2^15: nothing overflows, and what lies 2^18 below the largest still has its 22 bits.
 // (Rows of activations that differ by more lose bits: 2^29 below its neighbour a row is 0.)
-// Sums are f32; a block of 128 inputs is summed by itself and multiplied by its scale in f32.
+// Activations are three bf16, and nothing is lost; codes are multiplied as they are. Sums are f32; a block of 128 inputs is summed by itself and multiplied by its scale in f32.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#ifdef BYTES
+#extension GL_EXT_shader_explicit_arithmetic_types_int8 : require
+#endif
+#ifdef BF16_UNITS
+#extension GL_EXT_bfloat16 : require
+#endif
+#ifdef E4M3_UNITS
+#extension GL_EXT_float_e4m3 : require
+#endif
 #extension GL_EXT_control_flow_attributes : require
 
 #include "shared/params.glsl"
 #include "shared/decode.glsl"
 
 layout(set = 0, binding = 2, std430) readonly buffer X {
+#ifdef CODED
+    uint x[];
+#else
     vec4 x[];
+#endif
 };
 #ifdef GROUPED
 layout(set = 0, binding = 3, std430) readonly buffer Offsets {
@@ -50,16 +66,16 @@ layout(set = 0, binding = Y, std430) buffer Outputs {
 
 #include "shared/tiles.glsl"
 
-// Sums of a block of 128 inputs, and of all blocks.
-Sums part[WEIGHTS * SUMS];
+// Sums of a block, and of all blocks.
+Products part[WEIGHTS * SUMS * KEPT];
 Sums total[WEIGHTS * SUMS];
 
 // Adds the products of the loaded inputs.
 void multiply(uint row_at, uint column_at) {
     for (uint at = 0u; at < STEP; at += K) {
-        Left left[2u * ROW_TILES];
-        [[unroll]] for (uint t = 0u; t < 2u * ROW_TILES; t += 1u) {
-            uint row = row_at + t / 2u * M + t % 2u * ROWS;
+        Left left[X_PARTS * ROW_TILES];
+        [[unroll]] for (uint t = 0u; t < X_PARTS * ROW_TILES; t += 1u) {
+            uint row = row_at + t / X_PARTS * M + t % X_PARTS * ROWS;
             coopMatLoad(left[t], x_tile, (row * STRIDE + at) / 4u, STRIDE / 4u,
                 gl_CooperativeMatrixLayoutRowMajor);
         }
@@ -68,10 +84,9 @@ void multiply(uint row_at, uint column_at) {
             Right right;
             coopMatLoad(right, w_tile, (column * STRIDE + at) / 4u, STRIDE / 4u,
                 gl_CooperativeMatrixLayoutColumnMajor);
-            [[unroll]] for (uint t = 0u; t < ROW_TILES; t += 1u) {
-                uint i = c * ROW_TILES + t;
-                part[i] = coopMatMulAdd(left[2u * t], right, part[i]);
-                part[i] = coopMatMulAdd(left[2u * t + 1u], right, part[i]);
+            [[unroll]] for (uint t = 0u; t < X_PARTS * ROW_TILES; t += 1u) {
+                uint i = (c * ROW_TILES + t / X_PARTS) * KEPT + t % KEPT;
+                part[i] = coopMatMulAdd(left[t], right, part[i]);
             }
             if (W_PARTS == 2u) {
                 column += WEIGHTS * COLUMNS;
@@ -79,7 +94,7 @@ void multiply(uint row_at, uint column_at) {
                     gl_CooperativeMatrixLayoutColumnMajor);
                 [[unroll]] for (uint t = 0u; t < ROW_TILES; t += 1u) {
                     uint i = c * ROW_TILES + t;
-                    part[i] = coopMatMulAdd(left[2u * t], right, part[i]);
+                    part[i] = coopMatMulAdd(left[X_PARTS * t], right, part[i]);
                 }
             }
         }
@@ -121,17 +136,15 @@ void compute(uint first, uint outputs, uint row, uint end, uint e) {
     [[unroll]] for (uint i = 0u; i < WEIGHTS * SUMS; i += 1u) {
         total[i] = Sums(0.0);
     }
-    for (uint block = 0u; block < p.k; block += 128u) {
-        find_tops(first, outputs, row, end, e, block);
-        uint x_power = x_top;
-        uint w_power[WEIGHTS] = w_top;
-        [[unroll]] for (uint i = 0u; i < WEIGHTS * SUMS; i += 1u) {
-            part[i] = Sums(0.0);
+    for (uint block = 0u; block < p.k; block += BLOCK) {
+        begin_block(first, outputs, row, end, e, block);
+        [[unroll]] for (uint i = 0u; i < WEIGHTS * SUMS * KEPT; i += 1u) {
+            part[i] = Products(0);
         }
-        for (uint at = block; at < min(block + 128u, p.k); at += STEP) {
-            load_x(row, end, at, raised(x_power));
+        for (uint at = block; at < min(block + BLOCK, p.k); at += STEP) {
+            load_x(row, end, at);
             for (uint which = 0u; which < WEIGHTS; which += 1u) {
-                load_w(which, first, outputs, e, at, raised(w_power[which]));
+                load_w(which, first, outputs, e, at);
             }
             barrier();
             if (busy) {
@@ -145,10 +158,12 @@ void compute(uint first, uint outputs, uint row, uint end, uint e) {
             // lavapipe reads through an address that is the same for all even where none is
             // active, and the address is then 0.
             uint output_of_mine = first + gl_SubgroupInvocationID % COLUMNS;
-            float factor = SCALED ? lowered(w_power[which])
-                : scale_of(which, e, output_of_mine, block);
-            // One after the other: both together may be too small for f32.
-            total[i] += part[i] * lowered(x_power) * factor;
+            Sums sums = Sums(part[i * KEPT]);
+            [[unroll]] for (uint digit = 1u; digit < KEPT; digit += 1u) {
+                sums = sums * RADIX + Sums(part[i * KEPT + digit]);
+            }
+            total[i] += unscaled(sums, which, e, output_of_mine, block,
+                row_at + i % ROW_TILES * M, column_at + i % SUMS / ROW_TILES * N);
         }
     }
     if (busy) {

@@ -17,6 +17,7 @@ const fn row(
         name,
         needs: Features::GPU_CPP,
         avoids: Features::NONE,
+        takes_codes: false,
         fits,
         launch,
         body: Body::Gpu {
@@ -112,6 +113,7 @@ macro_rules! fp8_units {
         )),*]
         .map(|row| KernelRow {
             needs: row.needs.with(Features::$feature),
+            takes_codes: true,
             ..row
         })
     };
@@ -173,6 +175,7 @@ fn hopper_rows() -> Vec<KernelRow> {
     ];
     let codes = codes.map(|row| KernelRow {
         needs: row.needs.with(Features::FP8_MMA),
+        takes_codes: true,
         ..row
     });
     let rows = codes.into_iter().chain(values);
@@ -394,10 +397,13 @@ fn value_rows() -> Vec<KernelRow> {
         }),
         plain!(Gather "values" "gather", "rrw", rows_fit, values),
         plain!(Argmax "values" "argmax", "rrw", fits_always, |problem, _| each_row(problem)),
-        plain!(ActQuant "values" "act_quant", "rrw", rows_fit, |problem, _| {
-            let p = &problem.params;
-            launch([p.n.div_ceil(128), p.rows, 1], 128)
-        }),
+        KernelRow {
+            takes_codes: true,
+            ..plain!(ActQuant "values" "act_quant", "rrw", rows_fit, |problem, _| {
+                let p = &problem.params;
+                launch([p.n.div_ceil(128), p.rows, 1], 128)
+            })
+        },
     ];
     rows.extend(formats!(Embed "values" "embed" "", "rrw", "rrrw", rows_fit, values));
     rows.extend(

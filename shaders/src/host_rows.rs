@@ -116,6 +116,7 @@ const fn row(
         name,
         needs: Features::HOST.with(isa),
         avoids: Features::NONE,
+        takes_codes: false,
         fits,
         launch,
         body: Body::Host(name),

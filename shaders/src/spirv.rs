@@ -38,6 +38,7 @@ pub const CONSTANTS: &[(&str, u32)] = &[
     ("SUBGROUPS", 10),
     ("LANES", 11),
     ("WIDE", 12),
+    ("DIGITS", 13),
 ];
 
 /// The constant that no launch sets but the backend: 1 if the device keeps subnormal halves
@@ -75,6 +76,25 @@ pub const MODULES: &[Module] = modules! {
     "matrix_grouped_linear_f8e4m3" [ReadWrite Table Scales]
     "matrix_grouped_gate_up" [ReadWrite Table Table]
     "matrix_grouped_gate_up_f8e4m3" [ReadWrite Table Scales Table Scales]
+    "matrix_linear_bf16" [Read]
+    "matrix_linear_residual_bf16" [Read ReadWrite]
+    "matrix_gate_up_bf16" [Read Read]
+    "matrix_grouped_linear_bf16" [ReadWrite Table]
+    "matrix_grouped_gate_up_bf16" [ReadWrite Table Table]
+    "matrix_linear_coded" [Read Read]
+    "matrix_linear_residual_coded" [Read Read ReadWrite]
+    "matrix_gate_up_coded" [Read Read Read Read]
+    "matrix_grouped_linear_coded" [ReadWrite Table Scales]
+    "matrix_grouped_gate_up_coded" [ReadWrite Table Scales Table Scales]
+    "matrix_linear_coded_e4m3" [Read Read]
+    "matrix_linear_residual_coded_e4m3" [Read Read ReadWrite]
+    "matrix_gate_up_coded_e4m3" [Read Read Read Read]
+    "matrix_grouped_linear_coded_e4m3" [ReadWrite Table Scales]
+    "matrix_grouped_gate_up_coded_e4m3" [ReadWrite Table Scales Table Scales]
+    "matrix_linear_q8_0" [Read]
+    "matrix_linear_residual_q8_0" [Read ReadWrite]
+    "matrix_gate_up_q8_0" [Read Read]
+    "act_quant" []
     "grouped_linear" [ReadWrite Table]
     "grouped_linear_f8e4m3" [ReadWrite Table Scales]
     "grouped_gate_up" [ReadWrite Table Table]

@@ -15,6 +15,7 @@ macro_rules! row {
             name: $name,
             needs: Features::WGSL,
             avoids: Features::NONE,
+            takes_codes: false,
             fits: $fits,
             launch: $launch,
             body: Body::Wgsl { file: $file, defines: &[$($define),*] },

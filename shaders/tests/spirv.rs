@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use hadal_device::{
-    Body, DType, DeviceInfo, DeviceKind, Features, KernelRow, Limits, OpKind, Params, Problem,
-    flags, select,
+    Body, DType, DeviceInfo, DeviceKind, Features, KernelRow, Limits, MatrixSizes, OpKind, Params,
+    Problem, flags, select,
 };
 use hadal_shaders::spirv::{CONSTANTS, HALF_SUBNORMALS, MODULES, Module, module};
 
@@ -137,10 +137,28 @@ fn info(features: Features, matrix: [u32; 3], subgroup: u32, invocations: u32) -
             max_grid: 65_535,
             shared_bytes: 32 << 10,
             subgroup: (subgroup, subgroup),
-            matrix: Some(matrix),
+            matrix: Some(MatrixSizes {
+                f16: Some(matrix),
+                bf16: Some(matrix),
+                e4m3: Some(matrix),
+                int8: Some(matrix),
+            }),
         },
         memory_bytes: None,
         expand_from_tokens: None,
+    }
+}
+
+/// How many elements an activation is for a row on matrix units, an element's bytes, and how many
+/// of them a tile's rows stand apart beyond 32.
+fn elements(row: &KernelRow) -> Option<(u32, u32, u32)> {
+    match row.needs {
+        needs if needs.has(Features::COOPERATIVE_E4M3) => Some((1, 1, 16)),
+        needs if needs.has(Features::COOPERATIVE_INT8) => Some((3, 1, 16)),
+        needs if needs.has(Features::COOPERATIVE_BF16) => Some((3, 2, 8)),
+        needs if needs.has(Features::COOPERATIVE_MATRIX) && row.takes_codes => Some((1, 2, 8)),
+        needs if needs.has(Features::COOPERATIVE_MATRIX) => Some((2, 2, 8)),
+        _ => None,
     }
 }
 
@@ -151,7 +169,7 @@ const DEVICES: [([u32; 3], u32, u32); 6] = [
     ([16, 16, 16], 64, 256),
     ([8, 16, 16], 16, 512),
     ([16, 8, 16], 32, 1024),
-    ([32, 32, 16], 64, 64),
+    ([16, 16, 32], 64, 64),
 ];
 
 fn problem(op: OpKind, weight: DType, rows: u32) -> Problem {
@@ -208,9 +226,9 @@ fn launches_set_constants_that_the_module_has() {
 #[test]
 fn tiles_of_matrices_fit_workgroup_memory_and_are_shared_out_evenly() {
     for (row, _) in spirv_rows() {
-        if !row.needs.has(Features::COOPERATIVE_MATRIX) {
+        let Some((parts, element_bytes, padding)) = elements(row) else {
             continue;
-        }
+        };
         let weights = match row.op {
             OpKind::GateUp | OpKind::GroupedGateUp => 2,
             _ => 1,
@@ -243,9 +261,18 @@ fn tiles_of_matrices_fit_workgroup_memory_and_are_shared_out_evenly() {
                 assert_eq!(get("SUBGROUPS"), row_parts * column_parts, "{place}");
                 // A tile of outputs lies in one block of scales.
                 assert_eq!(128 % get("COLUMNS"), 0, "{place}");
-                let parts = if weight == DType::F32 { 2 } else { 1 };
-                let halves = 40 * (2 * get("ROWS") + parts * weights * get("COLUMNS"));
-                let bytes = 2 * halves + 4 * get("SUBGROUPS") * m * n + 16;
+                let w_parts = match (weight, parts) {
+                    (DType::F32, 2) => 2,
+                    _ => 1,
+                };
+                let values = parts * get("ROWS") + w_parts * weights * get("COLUMNS");
+                let scales = match row.needs.has(Features::COOPERATIVE_INT8) {
+                    true => 4 * (get("ROWS") * (n + 1) + weights * get("COLUMNS") * m),
+                    false if row.takes_codes => 4 * get("ROWS") * n,
+                    false => 16,
+                };
+                let bytes =
+                    element_bytes * (32 + padding) * values + 4 * get("SUBGROUPS") * m * n + scales;
                 assert!(bytes <= 32 << 10, "{place}: {bytes} bytes");
             }
         }
@@ -311,5 +338,59 @@ fn matrix_units_are_for_many_rows() {
                 assert_eq!(is, matrix, "{} for {rows} rows", row.name);
             }
         }
+    }
+}
+
+#[test]
+fn codes_go_to_units_for_them_and_else_to_f16() {
+    let f16 = Features::SPIRV
+        .with(Features::POINTER_TABLES)
+        .with(Features::COOPERATIVE_MATRIX);
+    for (features, ending) in [
+        (f16, "_coded"),
+        (f16.with(Features::COOPERATIVE_E4M3), "_coded_units"),
+    ] {
+        let info = info(features, [16; 3], 32, 1024);
+        for op in [
+            OpKind::Linear,
+            OpKind::GateUp,
+            OpKind::GroupedLinear,
+            OpKind::GroupedGateUp,
+        ] {
+            let mut problem = problem(op, DType::F8E4M3, 64);
+            problem.params.flags |= flags::CODED;
+            let choice = select(hadal_shaders::table(), &info, &problem);
+            let row = choice.map(|choice| choice.row).expect("a row fits");
+            assert!(row.name.ends_with(ending), "{}", row.name);
+            problem.weight = DType::Bf16;
+            assert!(select(hadal_shaders::table(), &info, &problem).is_err());
+        }
+        let mut problem = problem(OpKind::ActQuant, DType::F32, 64);
+        problem.params.flags |= flags::CODED;
+        let choice = select(hadal_shaders::table(), &info, &problem);
+        let row = choice.map(|choice| choice.row).expect("a row fits");
+        assert_eq!(row.name, "spirv_act_quant");
+    }
+}
+
+#[test]
+fn every_type_of_element_has_rows_of_its_own() {
+    for (feature, weight, name) in [
+        (
+            Features::COOPERATIVE_BF16,
+            DType::Bf16,
+            "spirv_linear_matrix_bf16_units",
+        ),
+        (
+            Features::COOPERATIVE_INT8,
+            DType::Q8_0,
+            "spirv_linear_matrix_q8_0",
+        ),
+    ] {
+        let info = info(Features::SPIRV.with(feature), [16; 3], 32, 1024);
+        let problem = problem(OpKind::Linear, weight, 64);
+        let choice = select(hadal_shaders::table(), &info, &problem);
+        let row = choice.map(|choice| choice.row).expect("a row fits");
+        assert_eq!(row.name, name);
     }
 }

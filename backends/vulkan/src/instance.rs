@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use hadal_device::{DeviceInfo, DeviceKind, Error, Features, Limits, Result};
+use hadal_device::{DeviceInfo, DeviceKind, Error, Features, Limits, MatrixSizes, Result};
 use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType};
 use vulkano::instance::debug::ValidationFeatureEnable;
 use vulkano::instance::{Instance, InstanceCreateFlags, InstanceCreateInfo};
 use vulkano::{LoadingError, Validated, Version, VulkanError, VulkanLibrary};
 
 use crate::fault::plain;
-use crate::offer::{Offer, compute_family, needed_features};
+use crate::offer::{Offer, needed_features};
+use crate::queues::compute_family;
 use crate::validation::{self, Messages};
 use crate::{VulkanBackend, VulkanOptions, budget};
 
@@ -130,12 +131,16 @@ fn describe(device: &PhysicalDevice, ordinal: usize, options: &VulkanOptions) ->
     let software = p.device_type == PhysicalDeviceType::Cpu;
     let mut features = Features::WGSL.with(Features::SPIRV);
     let offer = Offer::of(device, options);
+    let has = |size: fn(MatrixSizes) -> Option<[u32; 3]>| offer.matrix.and_then(size).is_some();
     for (offered, feature) in [
         (software, Features::SOFTWARE),
         (offer.subgroup.is_some(), Features::SUBGROUPS),
         (offer.import_align.is_some(), Features::IN_PLACE),
         (offer.addresses, Features::POINTER_TABLES),
-        (offer.matrix.is_some(), Features::COOPERATIVE_MATRIX),
+        (has(|sizes| sizes.f16), Features::COOPERATIVE_MATRIX),
+        (has(|sizes| sizes.bf16), Features::COOPERATIVE_BF16),
+        (has(|sizes| sizes.e4m3), Features::COOPERATIVE_E4M3),
+        (has(|sizes| sizes.int8), Features::COOPERATIVE_INT8),
     ] {
         if offered {
             features = features.with(feature);

@@ -2,7 +2,8 @@
 //!
 //! Knows buffers, kernels and programs; must never know a model, an expert or a token.
 //! [`VulkanBackend`] is the way in. `instance` finds devices, `offer` is what one can do
-//! beyond the least (`matrix`: its matrix units), `gpu` owns an open one, `lane` a queue of it;
+//! beyond the least (`matrix`: its matrix units), `queues` opens it, `gpu` owns an open one, `lane` a
+//! queue of it;
 //! `memory`, `import` and `budget` are bytes, `kernel`, `pipeline` and `cache` compile, `record`
 //! writes commands, `program` keeps and submits them (`addresses`: what its tables are),
 //! `transfer` moves bytes, `timing` measures, `device` puts it together.
@@ -22,6 +23,7 @@ mod memory;
 mod offer;
 mod pipeline;
 mod program;
+mod queues;
 mod record;
 mod timing;
 mod transfer;

@@ -1,12 +1,8 @@
-//! What a device offers beyond the least, and how it is opened with it.
+//! What a device offers beyond the least.
 
-use std::sync::Arc;
-
-use vulkano::Version;
+use hadal_device::MatrixSizes;
+use vulkano::device::DeviceFeatures;
 use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType, SubgroupFeatures};
-use vulkano::device::{
-    Device, DeviceCreateInfo, DeviceExtensions, DeviceFeatures, Queue, QueueCreateInfo, QueueFlags,
-};
 use vulkano::shader::ShaderStages;
 
 use crate::{VulkanOptions, matrix};
@@ -20,8 +16,8 @@ pub struct Offer {
     pub import_align: Option<u64>,
     /// Buffers have addresses that kernels can read through.
     pub addresses: bool,
-    /// Size of the products of matrix units; see `Limits::matrix`.
-    pub matrix: Option<[u32; 3]>,
+    /// What matrix units multiply; see `Limits::matrix`.
+    pub matrix: Option<MatrixSizes>,
 }
 
 /// How subgroups are.
@@ -45,7 +41,7 @@ impl Offer {
             import_align: import_align(device, options.adopt),
             addresses: device.supported_features().buffer_device_address,
             // Kernels divide their work by the size of a subgroup.
-            matrix: subgroup.and_then(|_| matrix::size(device)),
+            matrix: subgroup.and_then(|_| matrix::sizes(device)),
         }
     }
 }
@@ -114,90 +110,4 @@ pub fn needed_features() -> DeviceFeatures {
         timeline_semaphore: true,
         ..DeviceFeatures::empty()
     }
-}
-
-/// The family whose queues compute; one that draws too is taken where it is the first, as
-/// drivers give it the most units.
-pub fn compute_family(device: &PhysicalDevice) -> Option<u32> {
-    family(device, |flags| flags.contains(QueueFlags::COMPUTE))
-}
-
-fn family(device: &PhysicalDevice, is_wanted: impl Fn(QueueFlags) -> bool) -> Option<u32> {
-    let families = device.queue_family_properties();
-    let place = families
-        .iter()
-        .position(|family| is_wanted(family.queue_flags))?;
-    u32::try_from(place).ok()
-}
-
-/// A family made for copies alone: its queues copy while others compute.
-fn transfer_family(device: &PhysicalDevice) -> Option<u32> {
-    let others = QueueFlags::COMPUTE | QueueFlags::GRAPHICS;
-    family(device, |flags| {
-        flags.contains(QueueFlags::TRANSFER) && !flags.intersects(others)
-    })
-}
-
-/// A device and its queues.
-pub struct Queues {
-    /// The device.
-    pub device: Arc<Device>,
-    /// Computes.
-    pub compute: Arc<Queue>,
-    /// For long writes; may be the same.
-    pub transfer: Arc<Queue>,
-}
-
-/// The device with a queue that computes and one for long writes: of the family made for
-/// copies, else a second one of the same family, else the same.
-pub fn open_queues(physical: Arc<PhysicalDevice>, offer: &Offer) -> Result<Queues, String> {
-    let family = compute_family(&physical).ok_or("it cannot compute")?;
-    let copies = transfer_family(&physical);
-    let count = physical.queue_family_properties()[family as usize].queue_count;
-    let own = if copies.is_none() && count > 1 { 2 } else { 1 };
-    let queues = |family, count| QueueCreateInfo {
-        queue_family_index: family,
-        queues: vec![0.5; count],
-        ..Default::default()
-    };
-    let mut queue_create_infos = vec![queues(family, own)];
-    queue_create_infos.extend(copies.map(|copies| queues(copies, 1)));
-    let (enabled_extensions, enabled_features) = enabled(&physical, offer);
-    let info = DeviceCreateInfo {
-        queue_create_infos,
-        enabled_features,
-        enabled_extensions,
-        ..Default::default()
-    };
-    let (device, mut queues) = Device::new(physical, info).map_err(|error| error.to_string())?;
-    let compute = queues.next().ok_or("it has no queue")?;
-    let transfer = queues.next().unwrap_or_else(|| compute.clone());
-    Ok(Queues {
-        device,
-        compute,
-        transfer,
-    })
-}
-
-fn enabled(physical: &PhysicalDevice, offer: &Offer) -> (DeviceExtensions, DeviceFeatures) {
-    let required = offer.subgroup.is_some_and(|s| s.is_required);
-    let full = offer.subgroup.is_some_and(|s| s.full);
-    let features = DeviceFeatures {
-        subgroup_size_control: required,
-        compute_full_subgroups: full,
-        buffer_device_address: offer.addresses,
-        cooperative_matrix: offer.matrix.is_some(),
-        shader_float16: offer.matrix.is_some(),
-        vulkan_memory_model: offer.matrix.is_some(),
-        ..needed_features()
-    };
-    let extensions = DeviceExtensions {
-        ext_external_memory_host: offer.import_align.is_some(),
-        khr_cooperative_matrix: offer.matrix.is_some(),
-        ext_memory_budget: physical.supported_extensions().ext_memory_budget,
-        // Part of Vulkan from 1.3 on.
-        ext_subgroup_size_control: required && physical.api_version() < Version::V1_3,
-        ..DeviceExtensions::empty()
-    };
-    (extensions, features)
 }

@@ -44,7 +44,7 @@ features! {
     /// Runs SPIR-V rows.
     SPIRV = 10, "spirv";
     /// Matrix units: subgroups multiply matrices of f16 with sums of f32, of the size
-    /// [`Limits::matrix`].
+    /// [`MatrixSizes::f16`].
     COOPERATIVE_MATRIX = 11, "cooperative-matrix";
     /// Runs C++ rows: kernels of one source for CUDA and ROCm.
     GPU_CPP = 12, "gpu-c++";
@@ -77,15 +77,16 @@ features! {
     /// Its queue is the program's own, which draws with it: submits take turns with those of
     /// the program, so that never more than one of them is unfinished.
     SHARED = 25, "shared";
+    /// As `COOPERATIVE_MATRIX` with elements of bf16, of the size [`MatrixSizes::bf16`].
+    COOPERATIVE_BF16 = 26, "cooperative-bf16";
+    /// As `COOPERATIVE_MATRIX` with elements of E4M3, of the size [`MatrixSizes::e4m3`].
+    COOPERATIVE_E4M3 = 27, "cooperative-e4m3";
+    /// As `COOPERATIVE_MATRIX` with elements that are integers of 8 bits and sums of 32, of the
+    /// size [`MatrixSizes::int8`].
+    COOPERATIVE_INT8 = 28, "cooperative-int8";
 }
 
 impl Features {
-    /// Matrix units that multiply E4M3 codes with each other, whoever made them.
-    pub const FP8_UNITS: Features = Features::FP8_MMA
-        .with(Features::FP8_MFMA)
-        .with(Features::FP8_MFMA_FNUZ)
-        .with(Features::FP8_WMMA);
-
     /// No feature at all.
     pub const NONE: Features = Features(0);
 
@@ -131,6 +132,20 @@ impl fmt::Debug for Features {
     }
 }
 
+/// What matrix units multiply, for each type of element: `m x k` times `k x n`, as `[m, n, k]`,
+/// with sums of f32, or of integers. `None` without the feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixSizes {
+    /// [`Features::COOPERATIVE_MATRIX`].
+    pub f16: Option<[u32; 3]>,
+    /// [`Features::COOPERATIVE_BF16`].
+    pub bf16: Option<[u32; 3]>,
+    /// [`Features::COOPERATIVE_E4M3`].
+    pub e4m3: Option<[u32; 3]>,
+    /// [`Features::COOPERATIVE_INT8`].
+    pub int8: Option<[u32; 3]>,
+}
+
 /// Numbers that lowering and kernels must respect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -150,9 +165,8 @@ pub struct Limits {
     pub shared_bytes: u32,
     /// Smallest and largest subgroup size; (0, 0) without subgroups.
     pub subgroup: (u32, u32),
-    /// What matrix units multiply: `m x k` times `k x n`, as `[m, n, k]`; `None` without
-    /// [`Features::COOPERATIVE_MATRIX`].
-    pub matrix: Option<[u32; 3]>,
+    /// Sizes of cooperative matrices; `None` without any.
+    pub matrix: Option<MatrixSizes>,
 }
 
 /// Kind of a device, for choosing a default and for reports.

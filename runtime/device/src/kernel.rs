@@ -241,6 +241,8 @@ pub struct KernelRow {
     /// Features of devices on which it works but another row, or another operation, is the
     /// faster one: there it is passed over.
     pub avoids: Features,
+    /// Whether it makes or reads rows of codes (`flags::CODED`).
+    pub takes_codes: bool,
     /// `None` if it can do the problem, else what it cannot do.
     pub fits: fn(&Problem) -> Option<&'static str>,
     /// How to launch it for a problem that fits.
@@ -253,12 +255,6 @@ impl KernelRow {
     /// Whether entries of its tables may lie anywhere: WGSL has no addresses.
     pub fn takes_scattered(&self) -> bool {
         !matches!(self.body, Body::Wgsl { .. })
-    }
-
-    /// Whether it makes or reads rows of codes (`flags::CODED`).
-    pub fn takes_codes(&self) -> bool {
-        let makes = self.op == OpKind::ActQuant && matches!(self.body, Body::Gpu { .. });
-        makes || self.needs.meets(Features::FP8_UNITS)
     }
 }
 
@@ -296,7 +292,7 @@ pub fn select<'t>(
             format!("is slow on {:?}", row.avoids)
         } else if scattered && !row.takes_scattered() {
             "takes tables in one range at a constant stride".to_string()
-        } else if coded && !row.takes_codes() {
+        } else if coded && !row.takes_codes {
             "takes activations as numbers, not as codes".to_string()
         } else if let Some(why) = (row.fits)(problem) {
             why.to_string()

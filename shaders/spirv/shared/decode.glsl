@@ -38,7 +38,12 @@ vec4 codes_of(uvec4 quad, uint four) {
     return decode_e4m3(quad[four]);
 }
 #else
+#ifdef BYTES
+// `quad_of` gives four codes at a time.
+const uint CODES = 4u;
+#else
 const uint CODES = FORMAT == F32 ? 4u : 8u;
+#endif
 
 // The two f16 of a word, the lower one first.
 vec2 decode_f16(uint word) {

@@ -1,6 +1,6 @@
 // The parameter block (hadal-device, `Params`: same words, same order), the `inputs` buffer,
-// which is operand 0 of every kernel, and the constants that every kernel may have. Operands
-// follow from binding 2 on.
+// which is operand 0 of every kernel, and the constants that every kernel has. Operands follow
+// from binding 2 on.
 
 layout(local_size_x_id = 0, local_size_y = 1, local_size_z = 1) in;
 

@@ -9,12 +9,17 @@ layout(set = 0, binding = 4, std430) readonly buffer GateScales {
 #else
 #define WEIGHTS_EACH 1
 #endif
+#ifdef BYTES
+#define Stored uint
+#else
+#define Stored uvec4
+#endif
 layout(set = 0, binding = 3, std430) readonly buffer Gate {
-    uvec4 gate[];
+    Stored gate[];
 };
 #ifdef SECOND
 layout(set = 0, binding = 3 + WEIGHTS_EACH, std430) readonly buffer Up {
-    uvec4 up[];
+    Stored up[];
 };
 #ifdef FP8
 layout(set = 0, binding = 6, std430) readonly buffer UpScales {
@@ -31,8 +36,7 @@ layout(set = 0, binding = 6, std430) readonly buffer UpScales {
 // The first output of the bound rows.
 #define OUTPUT_FIRST p.row_first
 
-// Sixteen bytes of a weight: 0 (gate) or 1 (up). There are no entries.
-uvec4 quad_of(uint which, uint e, uint i) {
+Stored stored(uint which, uint i) {
 #ifdef SECOND
     if (which == 1u) {
         return up[i];
@@ -41,8 +45,29 @@ uvec4 quad_of(uint which, uint e, uint i) {
     return gate[i];
 }
 
-// The scale of the block of 128 x 128 with bound row `i` and column `column`; 1 for other
-// formats.
+#ifdef BYTES
+// A block of Q8_0: a scale in f16, then 32 codes of eight bits; two bytes after a word's beginning
+// every other one.
+const uint BLOCK_BYTES = 34u;
+
+// Codes `4 i ..` of a weight, in the first word: 0 (gate) or 1 (up). There are no entries.
+uvec4 quad_of(uint which, uint e, uint i) {
+    uint at = i / 8u * BLOCK_BYTES + 2u + i % 8u * 4u;
+    uint word = stored(which, at / 4u);
+    if (at % 4u != 0u) {
+        word = word >> 16 | stored(which, at / 4u + 1u) << 16;
+    }
+    return uvec4(word, 0u, 0u, 0u);
+}
+#else
+// Sixteen bytes of a weight: 0 (gate) or 1 (up). There are no entries.
+uvec4 quad_of(uint which, uint e, uint i) {
+    return stored(which, i);
+}
+#endif
+
+// The scale of the block of 128 x 128, or of Q8_0, with bound row `i` and column `column`; 1 for
+// other formats.
 float scale_of(uint which, uint e, uint i, uint column) {
 #ifdef FP8
     uint at = ((OUTPUT_FIRST + i) >> 7) * ((p.k + 127u) >> 7) + (column >> 7);
@@ -52,6 +77,9 @@ float scale_of(uint which, uint e, uint i, uint column) {
     }
 #endif
     return gate_scales[at];
+#elif defined(BYTES)
+    uint at = (i * p.k + column) / 32u * BLOCK_BYTES;
+    return decode_f16(stored(which, at / 4u) >> at % 4u * 8u).x;
 #else
     return 1.0;
 #endif

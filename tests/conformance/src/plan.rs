@@ -69,7 +69,7 @@ fn op_cases(
     let rows = table.iter().filter(|row| {
         row.op == case.op
             && row.needs.without(info.features) == Features::NONE
-            && (row.takes_codes() || problem.params.flags & flags::CODED == 0)
+            && (row.takes_codes || problem.params.flags & flags::CODED == 0)
             && (row.fits)(&problem).is_none()
     });
     let mut cases: Vec<Case> = rows

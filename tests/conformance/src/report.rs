@@ -118,9 +118,18 @@ impl DeviceReport {
             ("subgroup_min", l.subgroup.0.into()),
             ("subgroup_max", l.subgroup.1.into()),
         ];
-        let sides = l.matrix.into_iter().flatten();
-        let matrix = ["matrix_m", "matrix_n", "matrix_k"].into_iter().zip(sides);
-        let matrix = matrix.map(|(name, side)| (name, side.into()));
+        let sizes = l.matrix.map(|sizes| {
+            [
+                (["matrix_m", "matrix_n", "matrix_k"], sizes.f16),
+                (["bf16_m", "bf16_n", "bf16_k"], sizes.bf16),
+                (["e4m3_m", "e4m3_n", "e4m3_k"], sizes.e4m3),
+                (["int8_m", "int8_n", "int8_k"], sizes.int8),
+            ]
+        });
+        let matrix = sizes.into_iter().flatten().flat_map(|(names, sides)| {
+            let sides = sides.into_iter().flatten().map(u64::from);
+            names.into_iter().zip(sides)
+        });
         DeviceReport {
             id: info.id(),
             name: info.name.clone(),

@@ -3,6 +3,7 @@
 
 #[path = "../../../wgpu/tests/kernels/attention.rs"]
 mod attention;
+mod bytes;
 #[path = "../../../wgpu/tests/kernels/experts.rs"]
 mod experts;
 #[path = "../../../wgpu/tests/kernels/formats.rs"]

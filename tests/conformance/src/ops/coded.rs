@@ -79,6 +79,16 @@ pub fn shapes(op: OpKind) -> Vec<Shape> {
     all.into_iter().map(coded).collect()
 }
 
+/// Whether a row of codes and scales lies within the row of numbers that it stands for.
+pub fn fits_its_rows(case: &OpCase) -> bool {
+    let shape = &case.shape;
+    let (values, gap) = match case.op {
+        OpKind::ActQuant => (shape.n, shape.gap),
+        _ => (shape.k, 0),
+    };
+    shape.flags & flags::CODED == 0 || coded_words(values) <= values + gap
+}
+
 /// `x`, as codes if the shape says so: what they stand for, and the words.
 pub fn activations(shape: &Shape, x: Activations) -> Activations {
     if shape.flags & flags::CODED == 0 {

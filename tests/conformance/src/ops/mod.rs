@@ -222,4 +222,5 @@ pub fn is_legal(case: &OpCase) -> bool {
         && choices
         && bias
         && blocks::are_whole(case)
+        && coded::fits_its_rows(case)
 }

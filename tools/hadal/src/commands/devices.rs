@@ -1,5 +1,6 @@
 //! `hadal devices`: every backend and device, and why others are absent.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use clap::Args;
@@ -127,12 +128,25 @@ fn device_text(out: &mut String, info: &DeviceInfo, default: Option<&str>) {
             ),
         );
     }
-    if let Some([m, n, k]) = limits.matrix {
-        line(
-            "matrices",
-            format!("{m} x {k} times {k} x {n} of f16, with sums of f32"),
-        );
+    for (element, size) in matrices(info) {
+        if let Some([m, n, k]) = size {
+            line(
+                "matrices",
+                format!("{m} x {k} times {k} x {n} of {element}"),
+            );
+        }
     }
+}
+
+/// The types of elements that matrix units may multiply, and the sizes of the device's.
+fn matrices(info: &DeviceInfo) -> [(&'static str, Option<[u32; 3]>); 4] {
+    let sizes = info.limits.matrix;
+    [
+        ("f16", sizes.and_then(|sizes| sizes.f16)),
+        ("bf16", sizes.and_then(|sizes| sizes.bf16)),
+        ("e4m3", sizes.and_then(|sizes| sizes.e4m3)),
+        ("int8", sizes.and_then(|sizes| sizes.int8)),
+    ]
 }
 
 fn backend_json(survey: &Survey) -> Value {
@@ -166,7 +180,7 @@ fn device_json(info: &DeviceInfo) -> Value {
         "max_grid": limits.max_grid,
         "shared_bytes": limits.shared_bytes,
         "subgroup": [limits.subgroup.0, limits.subgroup.1],
-        "matrix": limits.matrix,
+        "matrix": matrices(info).into_iter().collect::<BTreeMap<_, _>>(),
     });
     json
 }

@@ -279,7 +279,7 @@ mod tests {
             let problem = problem(CODES, side);
             let choice = select(hadal_shaders::table(), &info, &problem);
             let row = choice.map(|choice| choice.row).ok().unwrap();
-            assert!(row.takes_codes(), "{}", row.name);
+            assert!(row.takes_codes, "{}", row.name);
             side *= 2;
         }
     }
