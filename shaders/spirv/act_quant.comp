@@ -16,8 +16,8 @@ layout(set = 0, binding = 3, std430) buffer Outputs {
 const uint GROUP = 128u;
 const uint UE8M0 = 256u;
 
-// Bits of the largest absolute value, NaN left out.
-shared uint top;
+// Bits of the largest absolute value of each invocation, NaN left out.
+shared uint tops[GROUP / 4u];
 
 // The smallest power of two s with 448 s >= amax (448 = 1.75 * 2^8), for 2^-14 < amax.
 float power_of_two_above(float amax) {
@@ -47,18 +47,19 @@ void main() {
         return;
     }
     uint local = gl_LocalInvocationIndex;
-    if (local == 0u) {
-        top = floatBitsToUint(1.0e-4);
-    }
-    barrier();
     uint first = gl_WorkGroupID.x * GROUP + 4u * local;
     float values[4];
+    uint top = floatBitsToUint(1.0e-4);
     for (uint i = 0u; i < 4u; i += 1u) {
         values[i] = first + i < p.n ? x[p.x_offset + r * p.x_stride + first + i] : 0.0;
         uint bits = floatBitsToUint(values[i]) & 0x7fffffffu;
-        atomicMax(top, bits > 0x7f800000u ? 0u : bits);
+        top = max(top, bits > 0x7f800000u ? 0u : bits);
     }
+    tops[local] = top;
     barrier();
+    for (uint i = 0u; i < GROUP / 4u; i += 1u) {
+        top = max(top, tops[i]);
+    }
     float amax = uintBitsToFloat(top);
     float scale = (p.flags & UE8M0) != 0u ? power_of_two_above(amax) : amax / 448.0;
     uint row = p.y_offset + r * p.y_stride;
