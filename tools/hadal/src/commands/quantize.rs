@@ -57,6 +57,9 @@ pub struct QuantizeArgs {
     /// last one that fits wins.
     #[arg(long, value_name = "PATTERN=FORMAT")]
     tensor: Vec<String>,
+    /// Leave out the next-token modules: llama.cpp and ik_llama.cpp refuse DeepSeek-V3's.
+    #[arg(long)]
+    without_drafts: bool,
     /// Say what would be written, and write nothing.
     #[arg(long)]
     dry_run: bool,
@@ -97,13 +100,17 @@ pub fn run(args: &QuantizeArgs, console: &Console) -> Result<()> {
         let why = "a GGUF file is quantised already";
         return Err(Failure::usage(why).help("--model takes the folder of the checkpoint"));
     }
-    let plan = Plan::new(&model.config, model.source.as_ref(), &choice)?;
+    let mut config = model.config.clone();
+    if args.without_drafts {
+        config.num_nextn_predict_layers = 0;
+    }
+    let plan = Plan::new(&config, model.source.as_ref(), &choice)?;
     let files = text_files(&args.model, &model)?;
     if files.is_none() {
         console.note("note: the model has no tokenizer, and neither will the file");
     }
     let name = open::model_name(&args.model);
-    let metadata = hadal_quantize::metadata(&model.config, &name, files.as_ref(), &plan)?;
+    let metadata = hadal_quantize::metadata(&config, &name, files.as_ref(), &plan)?;
     let mut report = report::Report::new(args, &plan, choice.recipe.name);
     if args.dry_run {
         return report.show(console);
