@@ -25,7 +25,7 @@ print([path for path in paths if path][-1])'
 if [ "${1:-}" = --pack ]; then
     pack=${2:?a folder}
     mkdir -p "$pack"
-    cargo build --release --package hadal || exit 1
+    cargo build --release --package hadal-cli || exit 1
     strip -o "$pack/hadal" "${CARGO_TARGET_DIR:-target}/release/hadal" || exit 1
     for test in golden golden_unit; do
         program=$(golden_program $test) || exit 1
@@ -49,7 +49,7 @@ run() {
     "$@" || { status=1; echo "FAILED: $*"; }
 }
 
-[ -n "${HADAL_PACK:-}" ] || cargo build --release --package hadal || exit 1
+[ -n "${HADAL_PACK:-}" ] || cargo build --release --package hadal-cli || exit 1
 name=$("$hadal" devices --json | python3 -c '
 import json, re, sys
 found = {b["backend"]: b.get("devices") or [] for b in json.load(sys.stdin)["backends"]}

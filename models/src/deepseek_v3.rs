@@ -31,7 +31,7 @@ pub fn build(
                 rope,
                 index,
                 probe,
-                inputs: outputs == Outputs::Inputs,
+                outputs,
             };
             x = layer.forward(x).probe(layer.name("out")); // [T, H]
         }
@@ -50,8 +50,8 @@ pub(crate) struct Layer<'g> {
     pub(crate) index: u32,
     /// Begins the names of values for inspection.
     pub(crate) probe: String,
-    /// Whether what products read is wanted too.
-    pub(crate) inputs: bool,
+    /// What is wanted beside the logits.
+    pub(crate) outputs: Outputs,
 }
 
 impl<'g> Layer<'g> {
@@ -126,7 +126,10 @@ impl<'g> Layer<'g> {
         let logits = x
             .linear("gate", c.n_routed_experts)
             .probe(self.name("router_logits")); // [T, E]
-        let route = logits.route(rule, bias).probe(self.name("router")); // [T, k]
+        let mut route = logits.route(rule, bias).probe(self.name("router")); // [T, k]
+        if self.outputs == Outputs::Routes {
+            route = route.output(self.name("router"));
+        }
         let base = match c.shared_intermediate_size() {
             0 => stream,
             width => stream.add(g.within("shared_experts", || self.mlp(x, width, "shared_down"))),
@@ -144,9 +147,9 @@ impl<'g> Layer<'g> {
 
     /// A value that a product reads.
     pub(crate) fn input(&self, value: Val<'g>, name: &str) -> Val<'g> {
-        match self.inputs {
-            true => value.output(self.name(&format!("in.{name}"))),
-            false => value,
+        match self.outputs {
+            Outputs::Inputs => value.output(self.name(&format!("in.{name}"))),
+            _ => value,
         }
     }
 

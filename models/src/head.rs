@@ -12,9 +12,11 @@ pub enum Outputs {
     Logits,
     /// These, and `hidden` of all rows: what a next-token module reads.
     Hidden,
-    /// These, and the values of every layer by the names of the golden files.
+    /// These, and what every router chose: `layer.{i}.router_idx`, `layer.{i}.router_weight`.
+    Routes,
+    /// As `Hidden`, and the values of every layer by the names of the golden files.
     All,
-    /// These, and what every product reads: `layer.{i}.in.*`, `mtp.{i}.in.*`.
+    /// All of that, and what every product reads: `layer.{i}.in.*`, `mtp.{i}.in.*`.
     Inputs,
 }
 

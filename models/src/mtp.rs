@@ -35,7 +35,7 @@ pub fn build_mtp(
             rope,
             index,
             probe: format!("mtp.{module}"),
-            inputs: outputs == Outputs::Inputs,
+            outputs,
         };
         let own = format!("layers.{index}");
         let joined = g.within(&own, || {

@@ -227,6 +227,10 @@ impl Device for HostDevice {
         Ticket(self.0.submitted.load(Ordering::Acquire))
     }
 
+    fn set_courteous(&self, courteous: bool) {
+        self.0.pool().set_courteous(courteous);
+    }
+
     fn adopt(&self, pages: Pages) -> Option<BufferId> {
         Some(self.0.insert(Memory::adopt(pages)))
     }

@@ -26,6 +26,8 @@ pub(crate) struct Pool {
     common: Arc<Common>,
     workers: Vec<JoinHandle<()>>,
     scratch: Scratch,
+    /// Half of the threads work, others sleep on.
+    courteous: bool,
 }
 
 #[derive(Default)]
@@ -46,6 +48,8 @@ struct State {
     jobs: u64,
     /// Workers inside the job.
     inside: usize,
+    /// Workers that may still enter it.
+    vacant: usize,
     fault: Option<(usize, Fault)>,
     stop: bool,
 }
@@ -68,6 +72,20 @@ impl Pool {
             common,
             workers,
             scratch: Scratch::default(),
+            courteous: false,
+        }
+    }
+
+    /// Whether jobs leave half of the threads to others.
+    pub fn set_courteous(&mut self, courteous: bool) {
+        self.courteous = courteous;
+    }
+
+    /// Workers that take part in a job, beside the caller's thread.
+    fn crew(&self) -> usize {
+        match self.courteous {
+            true => self.workers.len().div_ceil(2).saturating_sub(1),
+            false => self.workers.len(),
         }
     }
 
@@ -83,7 +101,8 @@ impl Pool {
             let mut state = lock(&common.state);
             state.fault = None;
             state.jobs += 1;
-            state.job = (!self.workers.is_empty()).then(|| job.clone());
+            state.vacant = self.crew();
+            state.job = (state.vacant > 0).then(|| job.clone());
         }
         common.bell.notify_all();
         common.walk(job, &mut self.scratch);
@@ -135,10 +154,12 @@ impl Common {
                         return;
                     }
                     match &state.job {
-                        Some(job) if state.jobs != seen => {
+                        Some(job) if state.jobs != seen && state.vacant > 0 => {
+                            let job = job.clone();
                             seen = state.jobs;
+                            state.vacant -= 1;
                             state.inside += 1;
-                            break state.job.clone();
+                            break Some(job);
                         }
                         _ => {}
                     }

@@ -82,6 +82,10 @@ pub trait Device: Send + Sync {
     /// compiled, bind groups made, programs prepared, in this order, since opening.
     fn setup_counts(&self) -> SetupCounts;
 
+    /// Leaves room for others from now on, or no longer: submits may take longer for it. A
+    /// device that has nothing to give up ignores it.
+    fn set_courteous(&self, _courteous: bool) {}
+
     /// Device time of a finished submit, where the device measures it; kept for the last
     /// few tickets.
     fn gpu_time(&self, _ticket: Ticket) -> Option<Duration> {

@@ -8,6 +8,7 @@ use hadal_device::NO_ARGMAX;
 use hadal_models::Outputs;
 use hadal_tokens::{Sampler, SamplingOptions, TokensError, Verdict, accept_draft, draw};
 
+use crate::observe::{Chosen, Logprobs, Observe, Route, routes};
 use crate::step::Done;
 use crate::{Cancel, Result, Session};
 
@@ -30,12 +31,12 @@ impl DraftCounts {
 /// A sequence being continued. The newest token is chosen but not fed.
 pub struct Decoder<'s> {
     session: &'s mut Session,
-    sampler: Sampler,
-    /// Greedy and nothing else: the device's own choice is the answer, no logits are read.
-    plain_greedy: bool,
+    chooser: Chooser,
+    observe: Observe,
+    routes: Vec<Route>,
     /// Prompt and output, for penalties.
     history: Vec<u32>,
-    next: u32,
+    next: Chosen,
     counts: DraftCounts,
 }
 
@@ -48,18 +49,41 @@ impl<'s> Decoder<'s> {
         cancel: &Cancel,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Decoder<'s>> {
-        let plain_greedy = is_plain_greedy(&sampling);
-        let mut sampler = Sampler::new(sampling)?;
+        Decoder::observing(
+            session,
+            prompt,
+            sampling,
+            Observe::default(),
+            cancel,
+            progress,
+        )
+    }
+
+    /// [`Decoder::start`] with a look at each choice.
+    pub fn observing(
+        session: &'s mut Session,
+        prompt: &[u32],
+        sampling: SamplingOptions,
+        observe: Observe,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Decoder<'s>> {
+        let mut chooser = Chooser {
+            plain_greedy: is_plain_greedy(&sampling),
+            logprobs: observe.logprobs,
+            sampler: Sampler::new(sampling)?,
+        };
         let mut history = session.tokens().to_vec();
         history.extend_from_slice(prompt);
         let next = session.prefill(prompt, cancel, progress, |done| {
-            choose(done, plain_greedy, &mut sampler, &history)
+            chooser.choose(done, &history)
         })?;
-        history.push(next);
+        history.push(next.id);
         Ok(Decoder {
             session,
-            sampler,
-            plain_greedy,
+            chooser,
+            observe,
+            routes: Vec::new(),
             history,
             next,
             counts: DraftCounts::default(),
@@ -68,7 +92,18 @@ impl<'s> Decoder<'s> {
 
     /// The newest token.
     pub fn newest(&self) -> u32 {
-        self.next
+        self.next.id
+    }
+
+    /// The newest token, and what was seen of its choice.
+    pub fn newest_chosen(&self) -> &Chosen {
+        &self.next
+    }
+
+    /// What the routers chose for the tokens that the newest step fed and kept, if observed:
+    /// a token's layers in order.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
     }
 
     /// Drafts so far.
@@ -84,6 +119,12 @@ impl<'s> Decoder<'s> {
     /// One step of the main model: one token, or two where a draft was right. Empty when the
     /// context is full.
     pub fn advance(&mut self) -> Result<Vec<u32>> {
+        let chosen = self.advance_observed()?;
+        Ok(chosen.into_iter().map(|token| token.id).collect())
+    }
+
+    /// [`Decoder::advance`] with what was seen of each choice.
+    pub fn advance_observed(&mut self) -> Result<Vec<Chosen>> {
         let tokens = match self.room() {
             0 => Vec::new(),
             room => match self.session.draft_row() {
@@ -91,25 +132,29 @@ impl<'s> Decoder<'s> {
                 _ => vec![self.advance_plainly()?],
             },
         };
-        if let Some(&last) = tokens.last() {
-            self.next = last;
+        if let Some(last) = tokens.last() {
+            self.next = last.clone();
         }
-        self.history.extend(&tokens);
+        self.history.extend(tokens.iter().map(|token| token.id));
         Ok(tokens)
     }
 
-    fn advance_plainly(&mut self) -> Result<u32> {
-        let (next, greedy) = (self.next, self.plain_greedy);
-        let (sampler, history) = (&mut self.sampler, &self.history);
-        self.session.surviving(|session| {
-            let done = session.feed(&[next], &[0], Outputs::Hidden)?;
-            choose(&done, greedy, sampler, history)
-        })
+    fn advance_plainly(&mut self) -> Result<Chosen> {
+        let (fed, observe) = ([self.next.id], self.observe);
+        let (chooser, history) = (&mut self.chooser, &self.history);
+        let (chosen, seen) = self.session.surviving(|session| {
+            let position = session.position();
+            let done = session.feed(&fed, &[0], observe.outputs())?;
+            let seen = routes(&done, &fed, position)?;
+            Ok((chooser.choose(&done, history)?, seen))
+        })?;
+        self.routes = seen;
+        Ok(chosen)
     }
 
-    fn advance_with_draft(&mut self, row: u32) -> Result<Vec<u32>> {
-        let (next, greedy) = (self.next, self.plain_greedy);
-        let (sampler, history) = (&mut self.sampler, &self.history);
+    fn advance_with_draft(&mut self, row: u32) -> Result<Vec<Chosen>> {
+        let (next, observe) = (self.next.id, self.observe);
+        let (chooser, history) = (&mut self.chooser, &self.history);
         let judged = self.session.surviving(|session| {
             let drafted = session
                 .run_next(next, &[row], Outputs::Hidden)?
@@ -117,21 +162,26 @@ impl<'s> Decoder<'s> {
             if drafted == NO_ARGMAX {
                 return Ok(None);
             }
-            let done = session.feed(&[next, drafted], &[0, 1], Outputs::Hidden)?;
-            judge(&done, drafted, greedy, sampler, history).map(Some)
+            let (fed, position) = ([next, drafted], session.position());
+            let done = session.feed(&fed, &[0, 1], observe.outputs())?;
+            let seen = routes(&done, &fed, position)?;
+            Ok(Some((chooser.judge(&done, drafted, history)?, seen)))
         })?;
-        let Some(judged) = judged else {
+        let Some(((first, second), mut seen)) = judged else {
             return Ok(vec![self.advance_plainly()?]);
         };
         self.counts.drafted += 1;
-        Ok(match judged {
-            (first, Some(second)) => {
+        Ok(match second {
+            Some(second) => {
                 self.counts.accepted += 1;
+                self.routes = seen;
                 vec![first, second]
             }
-            (first, None) => {
+            None => {
                 let kept = self.session.tokens().len() - 1;
                 self.session.keep(kept);
+                seen.retain(|route| (route.position as usize) < kept);
+                self.routes = seen;
                 vec![first]
             }
         })
@@ -154,42 +204,70 @@ fn chosen(done: &Done<'_>, id: u32) -> Result<u32> {
     }
 }
 
-/// The token for the only row of logits. The sampler is touched after all reading is done.
-fn choose(
-    done: &Done<'_>,
+/// How tokens are chosen. The sampler is touched after all reading is done.
+struct Chooser {
+    sampler: Sampler,
+    /// Greedy and nothing else: the device's own choice is the answer, and logits are read
+    /// only where somebody wants to see them.
     plain_greedy: bool,
-    sampler: &mut Sampler,
-    history: &[u32],
-) -> Result<u32> {
-    if plain_greedy {
-        return chosen(done, done.u32("ids")?[0]);
-    }
-    let logits = done.f32("logits")?;
-    Ok(sampler.sample(&logits, history)?)
+    /// Log probabilities are wanted, with so many of the likeliest.
+    logprobs: Option<usize>,
 }
 
-/// The token for row 0 and, if that is the draft, the token for row 1. The sampler is touched
-/// after all reading is done.
-fn judge(
-    done: &Done<'_>,
-    drafted: u32,
-    plain_greedy: bool,
-    sampler: &mut Sampler,
-    history: &[u32],
-) -> Result<(u32, Option<u32>)> {
-    if plain_greedy {
-        let ids = done.u32("ids")?;
-        let second = match ids[0] == drafted {
-            true => Some(chosen(done, ids[1])?),
-            false => None,
+impl Chooser {
+    fn seen(&self, id: u32, logits: &[f32]) -> Chosen {
+        let logprobs = self.logprobs;
+        Chosen {
+            id,
+            logprobs: logprobs.map(|count| Logprobs::of(logits, id, count)),
+        }
+    }
+
+    /// The logits, if anybody looks at them.
+    fn logits(&self, done: &Done<'_>) -> Result<Vec<f32>> {
+        match self.plain_greedy && self.logprobs.is_none() {
+            true => Ok(Vec::new()),
+            false => done.f32("logits"),
+        }
+    }
+
+    /// The token for the only row of logits.
+    fn choose(&mut self, done: &Done<'_>, history: &[u32]) -> Result<Chosen> {
+        let logits = self.logits(done)?;
+        let id = match self.plain_greedy {
+            true => chosen(done, done.u32("ids")?[0])?,
+            false => self.sampler.sample(&logits, history)?,
         };
-        return Ok((chosen(done, ids[0])?, second));
+        Ok(self.seen(id, &logits))
     }
-    let logits = done.f32("logits")?;
-    judge_rows(logits.split_at(done.vocab), drafted, sampler, history)
+
+    /// The token for row 0 and, if that is the draft, the token for row 1.
+    fn judge(
+        &mut self,
+        done: &Done<'_>,
+        drafted: u32,
+        history: &[u32],
+    ) -> Result<(Chosen, Option<Chosen>)> {
+        let logits = self.logits(done)?;
+        let rows = logits.split_at(logits.len().min(done.vocab));
+        let (first, second) = if self.plain_greedy {
+            let ids = done.u32("ids")?;
+            let second = match ids[0] == drafted {
+                true => Some(chosen(done, ids[1])?),
+                false => None,
+            };
+            (chosen(done, ids[0])?, second)
+        } else {
+            judge_rows(rows, drafted, &mut self.sampler, history)?
+        };
+        Ok((
+            self.seen(first, rows.0),
+            second.map(|id| self.seen(id, rows.1)),
+        ))
+    }
 }
 
-/// [`judge`] by the probabilities of both rows.
+/// [`Chooser::judge`] by the probabilities of both rows.
 fn judge_rows(
     logits: (&[f32], &[f32]),
     drafted: u32,

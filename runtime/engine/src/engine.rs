@@ -6,21 +6,24 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use hadal_device::{
-    BufferId, Device, DeviceInfo, DeviceKind, Error, Features, Inputs, KernelRow, PAGE,
-};
+use hadal_device::{Access, BufferId, Device, DeviceInfo, Error, Inputs, KernelRow, PAGE};
 use hadal_graph::{Form, Graph, Lowered, MoeForm, Verified, WorkLimit};
 use hadal_weights::Progress;
 
+use crate::courtesy::dispatch_budget;
+use crate::gate::Gate;
 use crate::home::Home;
+use crate::ledger::Ledger;
 use crate::pace::Pace;
 use crate::plan::{Ask, Budget, Planned, bytes_per_token};
 use crate::prepared::{Prepared, Running};
 use crate::programs::{ProgramKey, Programs};
-use crate::seat::Seat;
+use crate::seat::{Seat, session_bytes};
+use crate::stage::{bind, program};
 use crate::step::{Done, Step};
 use crate::{EngineError, Model, Recovery, Result};
 
@@ -92,6 +95,9 @@ pub struct Engine {
     /// Replaced when its device is lost, by whoever holds `state`.
     home: RwLock<Arc<Home>>,
     pub(crate) recovery: Option<Box<dyn Recovery>>,
+    pub(crate) gate: Gate,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) low_priority: AtomicBool,
 }
 
 /// What steps share, one at a time; all of it lies in the engine's home.
@@ -105,23 +111,18 @@ pub(crate) struct State {
 
 impl State {
     /// Nothing prepared and nothing known yet, in `home`.
-    pub fn on(home: &Home, options: &EngineOptions) -> State {
-        let info = home.device.info();
-        let longest = match (info.kind, info.features.has(Features::SHARED)) {
-            (DeviceKind::Cpu, _) => None,
-            (_, true) => options.dispatch_budget.map(|b| b.min(SHARED_BUDGET)),
-            (_, false) => options.dispatch_budget,
-        };
+    pub fn on(home: &Home, options: &EngineOptions, low_priority: bool) -> State {
+        home.device.set_courteous(low_priority);
         State {
             programs: HashMap::new(),
             scratch: None,
-            pace: Pace::new(longest, options.chunk),
+            pace: Pace::new(dispatch_budget(home, options, low_priority), options.chunk),
             running: None,
         }
     }
 
     /// Waits for the newest step and takes note of how long it took.
-    fn settle(&mut self, home: &Home) -> Result<()> {
+    pub(crate) fn settle(&mut self, home: &Home) -> Result<()> {
         let waits = home.device.completed() < home.newest();
         home.wait()?;
         let Some((key, running)) = self.running.take() else {
@@ -151,9 +152,16 @@ impl Engine {
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Engine> {
         let planned = Planned::of(&model, device.info(), &options, &Ask::default())?;
-        let (context, placement) = (planned.plan.context, planned.fitting()?);
+        let context = planned.plan.context;
+        let kind = device.info().kind;
+        let ledger = Ledger::new(
+            &planned.plan,
+            options.budget.of(kind),
+            session_bytes(&model.config, &options, context, planned.plan.drafts),
+        );
+        let placement = planned.fitting()?;
         let home = Home::open(&model, device, placement, context, progress)?;
-        let state = State::on(&home, &options);
+        let state = State::on(&home, &options, false);
         Ok(Engine {
             model,
             options,
@@ -161,6 +169,9 @@ impl Engine {
             state: Mutex::new(state),
             home: RwLock::new(Arc::new(home)),
             recovery: None,
+            gate: Gate::default(),
+            ledger,
+            low_priority: AtomicBool::new(false),
         })
     }
 
@@ -347,6 +358,23 @@ impl Engine {
         Ok(())
     }
 
+    /// Copies whole buffers in the home of `seat`: from, to, bytes.
+    pub(crate) fn copy(&self, seat: &Seat, pairs: &[(BufferId, BufferId, u64)]) -> Result<()> {
+        let mut state = self.state();
+        let home = self.resting(&mut state, seat)?;
+        for &(from, to, bytes) in pairs {
+            let copy = hadal_device::Step::Copy {
+                from: bind(0, bytes, Access::Read),
+                to: bind(1, bytes, Access::Write),
+            };
+            let mut copy = home.device.prepare(&program(2, copy))?;
+            let ticket = copy.submit(&[from, to])?;
+            home.started(ticket);
+            home.wait()?;
+        }
+        Ok(())
+    }
+
     /// Waits for the newest step: the home, in which `seat` must be.
     pub(crate) fn resting(&self, state: &mut State, seat: &Seat) -> Result<Arc<Home>> {
         let home = self.home();
@@ -377,7 +405,7 @@ impl Engine {
             .map_or(0, |program| program.lowered.scratch_bytes);
         let scratch = self.scratch(&home, &mut state, needs)?;
         if let Some(prepared) = state.programs.get_mut(&key) {
-            let running = prepared.submit(step, seat, scratch)?;
+            let running = prepared.submit(step, seat, scratch, self.is_low_priority())?;
             state.running = Some((key, running));
         }
         Ok(Done {

@@ -76,6 +76,18 @@ pub enum EngineError {
         /// What would lie where, and the nearest things that fit.
         plan: Box<crate::Plan>,
     },
+    /// The budget has no room for one more session; the others go on.
+    #[error(
+        "one more session needs {wanted_bytes} bytes, {over_bytes} more than the memory budget leaves; close a session or raise the budget"
+    )]
+    OverBudget {
+        /// Bytes of the session.
+        wanted_bytes: u64,
+        /// Bytes by which the budget would be exceeded.
+        over_bytes: u64,
+        /// What is held now.
+        used: crate::MemoryUse,
+    },
     /// No device of that name, or none at all.
     #[error("{0}")]
     NoDevice(String),

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use hadal_tokens::{SamplingOptions, StopStrings, Stream, TokensError};
 
 use crate::decode::{Decoder, DraftCounts};
-use crate::{Cancel, EngineError, Result, Session};
+use crate::observe::{Chosen, Observe, Route};
+use crate::{Cancel, Engine, EngineError, Result, Session};
 
 /// What to generate.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,10 +20,13 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Go on after an end-of-text token.
     pub ignore_end: bool,
+    /// What to tell of each token beside its text.
+    pub observe: Observe,
 }
 
 /// Something to show while generating.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Event {
     /// Prompt tokens read, and in all.
     Prompt {
@@ -31,8 +35,14 @@ pub enum Event {
         /// In all.
         total: usize,
     },
+    /// The next output token; the text that it completes comes after it.
+    Token(Chosen),
     /// More text: whole characters, no part of a stop string.
     Text(String),
+    /// Drafts of the next-token module so far, after a step that judged one.
+    Drafts(DraftCounts),
+    /// Which experts a step asked, if observed.
+    Routes(Vec<Route>),
 }
 
 /// Why the output ended.
@@ -105,9 +115,9 @@ struct Writer<'e> {
 }
 
 impl Writer<'_> {
-    fn tell(&mut self, text: String) {
+    fn tell(&mut self, event: Event) {
         if !self.refused {
-            self.refused = (self.on_event)(Event::Text(text)).is_break();
+            self.refused = (self.on_event)(event).is_break();
         }
     }
 
@@ -116,7 +126,7 @@ impl Writer<'_> {
         let mut stopped = pushed.stopped_by.map(|_| Finish::Stop);
         if !pushed.text.is_empty() {
             self.out.text.push_str(&pushed.text);
-            self.tell(pushed.text);
+            self.tell(Event::Text(pushed.text));
             if self.refused {
                 stopped = Some(Finish::Cancelled);
             }
@@ -125,8 +135,10 @@ impl Writer<'_> {
     }
 
     /// Takes the next token; tells if it was the last.
-    fn take(&mut self, id: u32) -> Result<Option<Finish>> {
+    fn take(&mut self, token: &Chosen) -> Result<Option<Finish>> {
+        let id = token.id;
         self.out.ids.push(id);
+        self.tell(Event::Token(token.clone()));
         if self.end_ids.contains(&id) {
             return Ok(Some(Finish::End));
         }
@@ -140,6 +152,7 @@ impl Writer<'_> {
             None => None,
         };
         let finish = piece.and_then(|piece| self.show(&piece));
+        let finish = finish.or(self.refused.then_some(Finish::Cancelled));
         Ok(finish.or((self.out.ids.len() >= self.limit).then_some(Finish::Length)))
     }
 
@@ -152,7 +165,7 @@ impl Writer<'_> {
             let held = self.stops.finish();
             if !held.is_empty() {
                 self.out.text.push_str(&held);
-                self.tell(held);
+                self.tell(Event::Text(held));
             }
         }
         self.out.finish = finish;
@@ -176,7 +189,8 @@ pub fn generate(
             "max_tokens is 0; ask for at least one token".to_string(),
         ));
     }
-    let model = session.engine().model().clone();
+    let engine = session.engine().clone();
+    let model = engine.model().clone();
     let text = model.text.as_ref().ok();
     let mut end_ids = model.config.eos_token_ids.clone();
     end_ids.extend(text.iter().flat_map(|text| text.stop_ids()));
@@ -187,7 +201,9 @@ pub fn generate(
         let _ = on_event(Event::Prompt { done, total });
     };
     let sampling = options.sampling.clone();
-    let mut decoder = Decoder::start(session, prompt, sampling, cancel, &mut progress)?;
+    let observe = options.observe;
+    let mut decoder =
+        Decoder::observing(session, prompt, sampling, observe, cancel, &mut progress)?;
     let first_token = started.elapsed();
     let mut writer = Writer {
         stream: text.map(|text| text.tokenizer().stream(true)),
@@ -211,27 +227,39 @@ pub fn generate(
             drafts: DraftCounts::default(),
         },
     };
-    let finish = run(&mut decoder, &mut writer, cancel)?;
+    let finish = run(&mut decoder, &mut writer, &engine, cancel)?;
     writer.out.decode = started.elapsed() - first_token;
     writer.out.drafts = decoder.draft_counts();
     Ok(writer.close(finish))
 }
 
-fn run(decoder: &mut Decoder<'_>, writer: &mut Writer<'_>, cancel: &Cancel) -> Result<Finish> {
-    if let Some(finish) = writer.take(decoder.newest())? {
+fn run(
+    decoder: &mut Decoder<'_>,
+    writer: &mut Writer<'_>,
+    engine: &Engine,
+    cancel: &Cancel,
+) -> Result<Finish> {
+    if let Some(finish) = writer.take(decoder.newest_chosen())? {
         return Ok(finish);
     }
     loop {
-        if cancel.is_cancelled() {
+        if engine.gate.pass(cancel).is_err() {
             return Ok(Finish::Cancelled);
         }
-        let tokens = decoder.advance()?;
+        let before = decoder.draft_counts();
+        let tokens = decoder.advance_observed()?;
         if tokens.is_empty() {
             return Ok(Finish::Context);
         }
         writer.out.steps += 1;
-        for id in tokens {
-            if let Some(finish) = writer.take(id)? {
+        if !decoder.routes().is_empty() {
+            writer.tell(Event::Routes(decoder.routes().to_vec()));
+        }
+        if decoder.draft_counts() != before {
+            writer.tell(Event::Drafts(decoder.draft_counts()));
+        }
+        for token in &tokens {
+            if let Some(finish) = writer.take(token)? {
                 return Ok(finish);
             }
         }

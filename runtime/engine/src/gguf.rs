@@ -25,15 +25,22 @@ pub fn gguf_file(path: &Path) -> Option<PathBuf> {
 }
 
 pub(crate) fn open(path: &Path) -> Result<Model> {
-    let file = Gguf::open(path)?;
-    let text = text_of(file.metadata()).map_err(|error| error.to_string());
-    model(&file, text)
+    gguf_model(&Gguf::open(path)?)
 }
 
 /// The model without its text side, whose lists are long.
 pub(crate) fn without_text(path: &Path) -> Result<Model> {
     let no_text = "only the headers of the model were opened".to_string();
     model(&Gguf::open(path)?, Err(no_text))
+}
+
+/// The model of an opened GGUF file, with its text side.
+///
+/// # Errors
+/// Damaged files, and architectures that Hadal does not run.
+pub fn gguf_model(file: &Gguf) -> Result<Model> {
+    let text = text_of(file.metadata()).map_err(|error| error.to_string());
+    model(file, text)
 }
 
 fn model(file: &Gguf, text: std::result::Result<TextModel, String>) -> Result<Model> {

@@ -9,15 +9,19 @@
 
 mod activations;
 pub mod bandwidth;
+mod courtesy;
 mod decode;
 mod engine;
 mod error;
 mod explain;
 mod forward;
+mod gate;
 mod generate;
 mod gguf;
 mod home;
+mod ledger;
 mod model;
+mod observe;
 mod outline;
 mod pace;
 mod perplexity;
@@ -37,17 +41,20 @@ pub use decode::{Decoder, DraftCounts};
 pub use engine::{DISPATCH_BUDGET, Engine, EngineOptions, SHARED_BUDGET};
 pub use error::{EngineError, Result};
 pub use forward::{ForwardOptions, Numbers, Tensor, forward};
+pub use gate::Cancel;
 pub use generate::{Event, Finish, GenerateOptions, Generated, generate};
-pub use gguf::{gguf_file, gguf_text};
+pub use gguf::{gguf_file, gguf_model, gguf_text};
 pub use hadal_graph::{Form, Graph, Lowered, MoeForm};
 pub use hadal_tokens::SamplingOptions;
 pub use hadal_weights::Progress;
+pub use ledger::MemoryUse;
 pub use model::{Kind, Model};
+pub use observe::{Chosen, Logprobs, Observe, Route};
 pub use outline::{Described, describe};
 pub use perplexity::{Perplexity, perplexity};
 pub use plan::{Budget, Plan};
 pub use recovery::Recovery;
-pub use session::{Cancel, Session};
+pub use session::Session;
 pub use trace::Traced;
 
 /// The example of the README compiles.

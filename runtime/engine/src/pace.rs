@@ -52,6 +52,11 @@ impl Pace {
         }
     }
 
+    /// Another budget; what was measured stays.
+    pub fn set_budget(&mut self, budget: Option<Duration>) {
+        self.budget = budget;
+    }
+
     /// True if anything is limited.
     pub fn is_limited(&self) -> bool {
         self.budget.is_some()

@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use hadal_device::{BufferId, Executable, Inputs, Program, Span, Ticket};
+use hadal_device::{BufferId, DeviceKind, Executable, Inputs, Program, Span, Ticket};
 use hadal_graph::{Lowered, SlotUse, Work, WorkLimit};
 
 use crate::Result;
@@ -116,8 +116,14 @@ impl Prepared {
         self.table(step, seat, scratch)
     }
 
-    /// Runs it for a session.
-    pub fn submit(&mut self, step: &Step<'_>, seat: &Seat, scratch: BufferId) -> Result<Running> {
+    /// Runs it for a session. `rests`: after each submit the device has as long for others.
+    pub fn submit(
+        &mut self,
+        step: &Step<'_>,
+        seat: &Seat,
+        scratch: BufferId,
+        rests: bool,
+    ) -> Result<Running> {
         let table = self.begin(step, seat, scratch)?;
         let home = &seat.home;
         let positions = step.end();
@@ -127,6 +133,11 @@ impl Prepared {
             let ticket = segment.executable.submit(&table)?;
             home.started(ticket);
             submits.push((ticket, segment.work.at(positions)));
+            if rests && segment_rests(home) {
+                let begun = Instant::now();
+                home.device.wait(ticket)?;
+                std::thread::sleep(begun.elapsed().min(LONGEST_REST));
+            }
         }
         Ok(Running {
             submits,
@@ -168,6 +179,15 @@ impl Running {
         };
         sum.or_else(waited)
     }
+}
+
+/// The longest pause between two submits.
+const LONGEST_REST: Duration = Duration::from_millis(50);
+
+/// Whether others want the device of `home` between submits: the host's scheduler sees to
+/// that by itself.
+fn segment_rests(home: &Home) -> bool {
+    home.device.info().kind != DeviceKind::Cpu
 }
 
 /// The program of `lowered` in pieces of at most `limit`, and at least one step.

@@ -70,7 +70,8 @@ impl Engine {
         }
         // Nothing runs any more. Both would not fit side by side.
         let _ = home.wait();
-        *state = State::on(home, self.options());
+        let low = self.is_low_priority();
+        *state = State::on(home, self.options(), low);
         home.release();
         let mut lost = lost;
         let opened = loop {
@@ -91,7 +92,7 @@ impl Engine {
             }
             count(losses, &lost)?;
         };
-        *state = State::on(&opened, self.options());
+        *state = State::on(&opened, self.options(), low);
         recovery.resumed(&lost, opened.device.info());
         Ok(())
     }

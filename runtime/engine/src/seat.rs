@@ -62,6 +62,17 @@ pub(crate) fn layer_cache_bytes(config: &Config, context: u32) -> u64 {
     u64::from(context).next_multiple_of(PAGE.into()) * cache_row_bytes(config)
 }
 
+/// Bytes of a session of `context` tokens.
+pub(crate) fn session_bytes(
+    config: &Config,
+    options: &EngineOptions,
+    context: u32,
+    drafts: bool,
+) -> u64 {
+    let layers = u64::from(config.num_hidden_layers) + u64::from(drafts);
+    layers * layer_cache_bytes(config, context) + 2 * hidden_bytes(config, options)
+}
+
 /// The longest context whose cache of one layer has at most `bytes` bytes.
 pub(crate) fn context_within(config: &Config, bytes: u64) -> u64 {
     let pages = bytes / cache_row_bytes(config).max(1) / u64::from(PAGE);

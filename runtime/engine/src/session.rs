@@ -5,49 +5,15 @@
 //! (report, section 2.2), so the last row of a step waits until its next token is known.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use hadal_device::Span;
 use hadal_models::Outputs;
 
+use crate::ledger::Reserved;
 use crate::model::Kind;
-use crate::seat::{Seat, layer_cache_bytes};
+use crate::seat::{Seat, hidden_bytes, layer_cache_bytes, session_bytes};
 use crate::step::{Done, Step};
-use crate::{Engine, EngineError, Result};
-
-/// Asks a running request to stop; may be shared between threads.
-#[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// A request that runs on.
-    pub fn new() -> Cancel {
-        Cancel::default()
-    }
-
-    /// Stops the request before its next step.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// True once cancelled.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Makes the handle usable for another request.
-    pub fn reset(&self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-
-    pub(crate) fn check(&self) -> Result<()> {
-        if self.is_cancelled() {
-            Err(EngineError::Cancelled)
-        } else {
-            Ok(())
-        }
-    }
-}
+use crate::{Cancel, Engine, EngineError, Result};
 
 /// One sequence on an engine.
 pub struct Session {
@@ -61,14 +27,19 @@ pub struct Session {
     /// Where no row waits: the token that the module read with the newest position.
     pub(crate) beyond: Option<u32>,
     drafts: bool,
+    _room: Reserved,
 }
 
 impl Session {
-    /// An empty sequence. Its caches are allocated whole, for `engine.context()` tokens.
+    /// An empty sequence. Its caches are allocated whole, for `engine.context()` tokens;
+    /// [`EngineError::OverBudget`] where the engine's budget has no room for them.
     /// `drafts`: keep the cache of the next-token module in step, if the model has one.
     pub fn new(engine: &Arc<Engine>, drafts: bool) -> Result<Session> {
         let config = &engine.model().config;
         let drafts = drafts && config.num_nextn_predict_layers > 0;
+        let (context, options) = (engine.context(), engine.options());
+        let bytes = session_bytes(config, options, context, drafts);
+        let room = engine.ledger.reserve(bytes)?;
         let mut session = Session {
             engine: engine.clone(),
             seat: None,
@@ -77,6 +48,7 @@ impl Session {
             waiting: 0,
             beyond: None,
             drafts,
+            _room: room,
         };
         session.surviving(|_| Ok(()))?;
         Ok(session)
@@ -145,7 +117,7 @@ impl Session {
         self.check(ids)?;
         let mut tail = ids;
         loop {
-            cancel.check()?;
+            self.engine.gate.pass(cancel)?;
             let chunk = self.surviving(|session| session.engine.next_chunk())?;
             if tail.len() <= chunk {
                 break;
@@ -258,6 +230,34 @@ impl Session {
     /// module has read all rows, as after a step that failed.
     pub(crate) fn draft_row(&self) -> Option<u32> {
         (self.waiting as u32).checked_sub(1)
+    }
+
+    /// Another session with the same tokens: its caches are copied on the device.
+    ///
+    /// # Errors
+    /// Those of [`Session::new`], and of the device.
+    pub fn fork(&mut self) -> Result<Session> {
+        let mut fork = Session::new(&self.engine, self.drafts)?;
+        let bytes = layer_cache_bytes(&self.engine.model().config, self.engine.context());
+        let hidden = hidden_bytes(&self.engine.model().config, self.engine.options());
+        let copied = self.surviving(|session| {
+            // A loss may have moved one of them.
+            fork.surviving(|_| Ok(()))?;
+            let (from, to) = (seated(&session.seat)?, seated(&fork.seat)?);
+            let layers = from.caches.iter().zip(&to.caches);
+            let caches = layers.map(|(from, to)| (*from, *to, bytes));
+            let rows = [
+                (from.hidden, to.hidden, hidden),
+                (from.next_hidden, to.next_hidden, hidden),
+            ];
+            session
+                .engine
+                .copy(from, &caches.chain(rows).collect::<Vec<_>>())
+        });
+        copied?;
+        fork.tokens.clone_from(&self.tokens);
+        (fork.waiting, fork.beyond) = (self.waiting, self.beyond);
+        Ok(fork)
     }
 
     /// Forgets everything; the memory stays.

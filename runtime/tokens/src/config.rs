@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::SamplingOptions;
 use crate::error::{Result, TokensError};
 
 /// What tokenizer_config.json says about text.
@@ -43,6 +44,29 @@ pub struct GenerationConfig {
     /// Recommended number of candidates.
     #[serde(default)]
     pub top_k: Option<u32>,
+}
+
+/// What the model family's publishers recommend where a checkpoint says nothing.
+const TEMPERATURE: f32 = 0.6;
+const TOP_P: f32 = 0.95;
+
+impl GenerationConfig {
+    /// The recommended way to choose tokens; that of the family where the file says nothing.
+    #[must_use]
+    pub fn sampling(&self) -> SamplingOptions {
+        let silent = self.temperature.is_none() && self.top_p.is_none();
+        let (temperature, top_p) = match self.do_sample {
+            Some(false) => (0.0, 1.0),
+            _ if silent => (TEMPERATURE, TOP_P),
+            _ => (self.temperature.unwrap_or(1.0), self.top_p.unwrap_or(1.0)),
+        };
+        SamplingOptions {
+            temperature,
+            top_k: self.top_k.unwrap_or(0),
+            top_p,
+            ..SamplingOptions::default()
+        }
+    }
 }
 
 #[derive(Deserialize)]

@@ -52,10 +52,6 @@ fn logit_bias(text: &str) -> std::result::Result<(u32, f32), String> {
     Ok((id, value))
 }
 
-/// What the model family's publishers recommend where a checkpoint says nothing.
-const TEMPERATURE: f32 = 0.6;
-const TOP_P: f32 = 0.95;
-
 impl SamplingArgs {
     /// The options, each in its range, for a model with `vocab` tokens.
     ///
@@ -83,22 +79,15 @@ impl SamplingArgs {
     /// The options, and the seed drawn if none was given.
     fn options(&self, recommended: Option<&GenerationConfig>) -> SamplingOptions {
         let nothing = GenerationConfig::default();
-        let model = recommended.unwrap_or(&nothing);
-        let silent = model.temperature.is_none() && model.top_p.is_none();
-        let (temperature, top_p) = match model.do_sample {
-            Some(false) => (0.0, 1.0),
-            _ if silent => (TEMPERATURE, TOP_P),
-            _ => (model.temperature.unwrap_or(1.0), model.top_p.unwrap_or(1.0)),
-        };
-        let plain = SamplingOptions::default();
+        let model = recommended.unwrap_or(&nothing).sampling();
         SamplingOptions {
-            temperature: self.temperature.unwrap_or(temperature),
-            top_k: self.top_k.or(model.top_k).unwrap_or(plain.top_k),
-            top_p: self.top_p.unwrap_or(top_p),
-            min_p: self.min_p.unwrap_or(plain.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(plain.repetition_penalty),
-            presence_penalty: self.presence_penalty.unwrap_or(plain.presence_penalty),
-            frequency_penalty: self.frequency_penalty.unwrap_or(plain.frequency_penalty),
+            temperature: self.temperature.unwrap_or(model.temperature),
+            top_k: self.top_k.unwrap_or(model.top_k),
+            top_p: self.top_p.unwrap_or(model.top_p),
+            min_p: self.min_p.unwrap_or(model.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(model.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(model.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(model.frequency_penalty),
             logit_bias: self.logit_bias.iter().copied().collect(),
             seed: self.seed.unwrap_or_else(any_seed),
         }
@@ -140,7 +129,7 @@ mod tests {
             (0.1, 0.9, 7)
         );
         let silent = parse(&[]).options(None);
-        assert_eq!((silent.temperature, silent.top_p), (TEMPERATURE, TOP_P));
+        assert_eq!((silent.temperature, silent.top_p), (0.6, 0.95));
         let greedy = GenerationConfig {
             do_sample: Some(false),
             ..model

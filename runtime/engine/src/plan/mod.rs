@@ -336,18 +336,14 @@ impl<'a> Planner<'a> {
 /// Memory of the device of `info`, and how much of it may be used.
 fn available(info: &DeviceInfo, budget: &Budget) -> (Memory, Option<u64>) {
     let told = info.memory_bytes.filter(|bytes| *bytes > 0);
-    let (memory, budget, free) = match info.kind {
-        DeviceKind::DiscreteGpu | DeviceKind::VirtualGpu => (Memory::Device, budget.device, told),
+    let (memory, free) = match info.kind {
+        DeviceKind::DiscreteGpu | DeviceKind::VirtualGpu => (Memory::Device, told),
         // Where a device shares the host's memory, both can end first.
         DeviceKind::Cpu | DeviceKind::Software | DeviceKind::IntegratedGpu => {
             let free = told.into_iter().chain(hadal_weights::available_memory());
-            let budget = match info.kind {
-                DeviceKind::Cpu => budget.host,
-                _ => budget.device.or(budget.host),
-            };
-            (Memory::Host, budget, free.min())
+            (Memory::Host, free.min())
         }
     };
     let reserve = |free: u64| free - (free / 20).min(MOST_RESERVE);
-    (memory, budget.or(free.map(reserve)))
+    (memory, budget.of(info.kind).or(free.map(reserve)))
 }

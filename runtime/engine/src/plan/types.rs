@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hadal_device::DeviceKind;
 use serde::{Deserialize, Serialize};
 
 use crate::bandwidth::Measured;
@@ -13,6 +14,17 @@ pub struct Budget {
     pub device: Option<u64>,
     /// Bytes of the host's memory.
     pub host: Option<u64>,
+}
+
+impl Budget {
+    /// The part of it that is for a device of `kind`.
+    pub fn of(&self, kind: DeviceKind) -> Option<u64> {
+        match kind {
+            DeviceKind::DiscreteGpu | DeviceKind::VirtualGpu => self.device,
+            DeviceKind::Cpu => self.host,
+            DeviceKind::Software | DeviceKind::IntegratedGpu => self.device.or(self.host),
+        }
+    }
 }
 
 /// Whose memory.

@@ -90,6 +90,7 @@ impl OutputArgs {
             sampling,
             stop: self.stop.clone(),
             ignore_end: self.ignore_end,
+            ..GenerateOptions::default()
         }
     }
 }
@@ -194,6 +195,7 @@ pub fn stream(
             }
             Event::Text(_) if console.json() => Ok(()),
             Event::Text(text) => console.print_model_text(&shown.push(&text)),
+            _ => Ok(()),
         };
         match shown {
             Ok(()) => ControlFlow::Continue(()),
