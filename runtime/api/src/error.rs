@@ -106,7 +106,9 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Error {
+    /// A failure of a layer above this library, told like its own: an interface to another
+    /// language, for example.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Error {
         Error {
             code,
             message: message.into(),

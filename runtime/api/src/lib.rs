@@ -73,5 +73,8 @@ pub use hadal_engine::{
     MemoryUse, Plan, Progress, Route, SamplingOptions,
 };
 
+/// The backends that a device's name may begin with.
+pub const BACKENDS: &[&str] = &hadal_engine::registry::NAMES;
+
 /// Version of this library.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

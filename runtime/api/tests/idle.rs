@@ -100,6 +100,16 @@ fn threads_are_named_and_none_wakes_up_while_there_is_nothing_to_do() {
     assert!(started.elapsed() < Duration::from_millis(100));
     engine.resume();
 
+    // A thread of the program that panics in the middle of an answer takes its handles along.
+    session.clear().expect("it is over");
+    let (other, asked) = (session.clone(), request());
+    let panicked = std::thread::spawn(move || {
+        let mut stream = other.stream(asked).expect("a thread");
+        assert!(stream.next().is_none(), "on purpose: it has more to say");
+    });
+    assert!(panicked.join().is_err());
+    session.clear().expect("the answer is cancelled");
+
     // With the engine go its threads.
     drop((session, engine));
     let waited = Instant::now();

@@ -1,0 +1,610 @@
+/*
+ * A program with Hadal inside, in C11 with POSIX threads. Each test of
+ * runtime/capi/tests/end_to_end.rs runs one part of it: `embedded PART [ARGUMENT]`.
+ */
+#define _DEFAULT_SOURCE
+#include <dirent.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "hadal.h"
+
+#define CHECK(condition)                                                     \
+    do {                                                                     \
+        if (!(condition)) {                                                  \
+            fprintf(stderr, "%s:%d: not %s\n", __FILE__, __LINE__, #condition); \
+            _exit(1);                                                        \
+        }                                                                    \
+    } while (0)
+
+/* It worked, or the program ends with what happened. */
+static void ok(HadalStatus status, HadalError *error) {
+    if (status != HADAL_STATUS_OK) {
+        fprintf(stderr, "%s: %s (%s)\n", hadal_status_name(status), hadal_error_message(error),
+                hadal_error_cure(error));
+        _exit(1);
+    }
+}
+
+/* It failed with `wanted`, and says something. */
+static void fails(HadalStatus status, HadalStatus wanted, HadalError **error) {
+    if (status != wanted) {
+        fprintf(stderr, "%s instead of %s: %s\n", hadal_status_name(status),
+                hadal_status_name(wanted), *error ? hadal_error_message(*error) : "");
+        _exit(1);
+    }
+    CHECK(*error != NULL && hadal_error_status(*error) == wanted);
+    CHECK(strlen(hadal_error_message(*error)) > 3 && strlen(hadal_error_cure(*error)) > 3);
+    hadal_error_free(*error);
+    *error = NULL;
+}
+
+static HadalModel *shipped(void) {
+    HadalModel *model = NULL;
+    HadalError *error = NULL;
+    ok(hadal_model_shipped(&model, &error), error);
+    return model;
+}
+
+static HadalLoadOptions on_host(void) {
+    HadalLoadOptions options = {
+        .size = sizeof options, .device = "host", .context = 512, .threads = 2};
+    return options;
+}
+
+static HadalEngine *load(const HadalModel *model) {
+    HadalLoadOptions options = on_host();
+    HadalEngine *engine = NULL;
+    HadalError *error = NULL;
+    ok(hadal_load(model, &options, &engine, &error), error);
+    return engine;
+}
+
+static HadalSession *begin(const HadalEngine *engine) {
+    HadalSession *session = NULL;
+    HadalError *error = NULL;
+    ok(hadal_session_new(engine, NULL, &session, &error), error);
+    return session;
+}
+
+/* What an answer told. */
+typedef struct {
+    char text[8192];
+    size_t text_len, tokens, routes, events, prompt_events;
+    uint64_t drafted;
+    uint32_t ids[600];
+    /* Stop at this event; 0: never. */
+    size_t stop_at;
+    /* How many events were told, for other threads. */
+    atomic_size_t told;
+    int wants_logprobs;
+} Answer;
+
+static int32_t on_event(void *user, const HadalEvent *event) {
+    Answer *answer = user;
+    answer->events += 1;
+    atomic_store(&answer->told, answer->events);
+    CHECK(event->size >= sizeof *event);
+    switch (event->kind) {
+    case HADAL_EVENT_KIND_PROMPT:
+        answer->prompt_events += 1;
+        CHECK(event->done <= event->total);
+        break;
+    case HADAL_EVENT_KIND_TEXT:
+        CHECK(event->text[event->text_len] == 0);
+        CHECK(answer->text_len + event->text_len < sizeof answer->text);
+        memcpy(answer->text + answer->text_len, event->text, event->text_len + 1);
+        answer->text_len += event->text_len;
+        for (size_t i = 0; i < event->tokens_len; i++) {
+            const HadalToken *token = &event->tokens[i];
+            answer->ids[answer->tokens++] = token->id;
+            CHECK(answer->wants_logprobs ? token->logprob <= 0 && token->top_len == 2
+                                         : isnan(token->logprob) && token->top_len == 0);
+            if (token->top_len > 0) CHECK(token->top[0].logprob >= token->top[1].logprob);
+        }
+        break;
+    case HADAL_EVENT_KIND_DRAFTS:
+        CHECK(event->accepted <= event->drafted);
+        answer->drafted = event->drafted;
+        break;
+    case HADAL_EVENT_KIND_ROUTES:
+        answer->routes += event->routes_len;
+        for (size_t i = 0; i < event->routes_len; i++) {
+            CHECK(event->routes[i].experts_len > 0);
+            CHECK(event->routes[i].weights[0] > 0);
+        }
+        break;
+    }
+    return answer->stop_at != 0 && answer->events >= answer->stop_at;
+}
+
+static HadalRequest story(uint64_t max_tokens) {
+    HadalRequest request = {
+        .size = sizeof request, .text = "Once upon a time", .max_tokens = max_tokens, .seed = 5};
+    return request;
+}
+
+static HadalGenerated generate(const HadalSession *session, const HadalRequest *request,
+                               Answer *answer) {
+    HadalGenerated made = {.size = sizeof made};
+    HadalError *error = NULL;
+    ok(hadal_generate(session, request, on_event, answer, &made, &error), error);
+    return made;
+}
+
+/* Prints a story: what the Python program must print too. */
+static void part_story(void) {
+    CHECK(hadal_abi_version() == 1 && strlen(hadal_version()) >= 5);
+    CHECK(hadal_has_feature("tiny") == 1 && hadal_has_feature("host") == 1);
+    CHECK(hadal_has_feature("abacus") == 0 && hadal_has_feature(NULL) == 0);
+    HadalModel *model = shipped();
+    HadalEngine *engine = load(model);
+    HadalSession *session = begin(engine);
+    HadalRequest request = story(40);
+    Answer answer = {0};
+    HadalGenerated made = generate(session, &request, &answer);
+    CHECK(made.output_tokens == 40 && answer.tokens == 40);
+    CHECK(made.finish == HADAL_FINISH_LENGTH && made.first_token_ns > 0);
+    printf("%s\n", answer.text);
+    hadal_session_free(session);
+    hadal_engine_free(engine);
+    hadal_model_free(model);
+}
+
+/* Everything that works, once. */
+static void part_all(void) {
+    HadalError *error = NULL;
+    HadalDevices *devices = NULL;
+    ok(hadal_devices(&devices, &error), error);
+    int hosts = 0;
+    for (size_t i = 0; i < hadal_devices_len(devices); i++) {
+        HadalDevice device = {.size = sizeof device};
+        ok(hadal_devices_get(devices, i, &device, &error), error);
+        CHECK(device.backend != NULL && (device.id == NULL) == (device.why != NULL));
+        hosts += device.id != NULL && strcmp(device.id, "host") == 0;
+    }
+    CHECK(hosts == 1);
+    hadal_devices_free(devices);
+
+    HadalModel *model = shipped();
+    CHECK(strlen(hadal_model_name(model)) > 0 && hadal_model_max_context(model) >= 512);
+    HadalPlan plan = {.size = sizeof plan};
+    char *json = NULL;
+    HadalLoadOptions options = on_host();
+    ok(hadal_plan(model, &options, &plan, &json, &error), error);
+    CHECK(plan.fits == 1 && plan.context == 512 && plan.needed_bytes < plan.available_bytes);
+    CHECK(strstr(json, "\"verdict\"") != NULL);
+    hadal_string_free(json);
+
+    HadalEngine *engine = load(model);
+    CHECK(hadal_engine_context(engine) == 512 && hadal_engine_losses(engine) == 0);
+    char *device = hadal_engine_device(engine);
+    CHECK(strncmp(device, "host", 4) == 0);
+    hadal_string_free(device);
+    HadalSession *session = begin(engine);
+
+    HadalRequest request = story(12);
+    request.logprobs = 1;
+    request.top_logprobs = 2;
+    request.watch_experts = 1;
+    HadalSampling greedy = {.size = sizeof greedy};
+    request.sampling = &greedy;
+    Answer answer = {.wants_logprobs = 1};
+    HadalGenerated made = generate(session, &request, &answer);
+    CHECK(answer.tokens == 12 && answer.routes > 0 && answer.prompt_events > 0);
+    CHECK(answer.drafted == made.drafted);
+
+    size_t len = 0;
+    uint32_t ids[600];
+    ok(hadal_session_tokens(session, ids, 600, &len, &error), error);
+    CHECK(len > 12 && memcmp(ids + len - 12, answer.ids, 12 * sizeof *ids) == 0);
+    HadalSession *fork = NULL;
+    ok(hadal_session_fork(session, &fork, &error), error);
+    ok(hadal_session_truncate(session, 3, &error), error);
+    size_t cut = 0;
+    ok(hadal_session_tokens(session, NULL, 0, &cut, &error), error);
+    CHECK(cut == 3);
+    ok(hadal_session_tokens(fork, NULL, 0, &cut, &error), error);
+    CHECK(cut == len);
+    ok(hadal_session_clear(session, &error), error);
+
+    /* Ids and text are the same prompt. */
+    size_t count = 0;
+    ok(hadal_model_tokenize(model, "Once upon a time", ids, 600, &count, &error), error);
+    CHECK(count >= 3 && count < 17);
+    const char *stops[] = {"."};
+    HadalRequest until = story(200);
+    until.stop = stops;
+    until.stop_len = 1;
+    Answer sentence = {0};
+    made = generate(session, &until, &sentence);
+    CHECK(made.finish != HADAL_FINISH_STOP || strchr(sentence.text, '.') == NULL);
+
+    HadalMemory memory = {.size = sizeof memory};
+    ok(hadal_engine_memory(engine, &memory, &error), error);
+    CHECK(memory.sessions == 2 && memory.budget_bytes == UINT64_MAX && memory.over_bytes == 0);
+    ok(hadal_engine_set_low_priority(engine, 1, &error), error);
+    ok(hadal_engine_trim(engine, &error), error);
+    Answer again = {0};
+    ok(hadal_session_clear(session, &error), error);
+    generate(session, &until, &again);
+    CHECK(strcmp(again.text, sentence.text) == 0);
+    ok(hadal_engine_pause(engine, &error), error);
+    CHECK(hadal_engine_is_paused(engine) == 1);
+    ok(hadal_engine_resume(engine, &error), error);
+    hadal_session_free(fork);
+    hadal_session_free(session);
+    hadal_engine_free(engine);
+    hadal_model_free(model);
+}
+
+static int32_t refuse(void *user, uint64_t done, uint64_t total) {
+    *(uint64_t *)user = total;
+    return done <= total;
+}
+
+/* Every failure that can be had without another device; `folder` has a damaged model. */
+static void part_errors(const char *folder) {
+    HadalError *error = NULL;
+    HadalModel *model = NULL;
+    HadalEngine *engine = NULL;
+    HadalSession *session = NULL;
+    /* Nothing given; also without a place for the error. */
+    fails(hadal_model_open(NULL, &model, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_model_open("x", NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_model_open("\xff", &model, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_model_shipped(NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_model_from_bytes(NULL, &model, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_devices(NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_load(NULL, NULL, &engine, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_plan(NULL, NULL, NULL, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_session_new(NULL, NULL, &session, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_session_clear(NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_session_cancel(NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_engine_pause(NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_engine_trim(NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_generate(NULL, NULL, NULL, NULL, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT,
+          &error);
+    CHECK(hadal_model_open(NULL, &model, NULL) == HADAL_STATUS_INVALID_ARGUMENT);
+    CHECK(hadal_error_status(NULL) == HADAL_STATUS_OK && hadal_error_message(NULL) == NULL);
+    CHECK(hadal_engine_device(NULL) == NULL && hadal_model_name(NULL) == NULL);
+    CHECK(hadal_model_can_chat(NULL) == 0 && hadal_engine_context(NULL) == 0);
+    CHECK(hadal_devices_len(NULL) == 0 && hadal_error_plan(NULL) == NULL);
+    hadal_model_free(NULL);
+    hadal_engine_free(NULL);
+    hadal_session_free(NULL);
+    hadal_devices_free(NULL);
+    hadal_error_free(NULL);
+    hadal_string_free(NULL);
+    CHECK(strcmp(hadal_status_name(-1), "unknown") == 0);
+
+    /* Files. */
+    fails(hadal_model_open("/there/is/nothing", &model, &error), HADAL_STATUS_FILE, &error);
+    fails(hadal_model_open(folder, &model, &error), HADAL_STATUS_DAMAGED_MODEL, &error);
+    const uint8_t gguf[] = "GGUF but no more";
+    HadalModelBytes bytes = {.size = sizeof bytes, .gguf = gguf, .gguf_len = sizeof gguf};
+    fails(hadal_model_from_bytes(&bytes, &model, &error), HADAL_STATUS_DAMAGED_MODEL, &error);
+    HadalModelBytes other = {.size = sizeof other, .config_json = "{\"model_type\": \"x\"}"};
+    fails(hadal_model_from_bytes(&other, &model, &error), HADAL_STATUS_UNSUPPORTED_MODEL, &error);
+    HadalModelBytes nothing = {.size = sizeof nothing};
+    fails(hadal_model_from_bytes(&nothing, &model, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+
+    /* Loads. */
+    model = shipped();
+    HadalLoadOptions options = on_host();
+    options.size = 3;
+    fails(hadal_load(model, &options, &engine, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    options = on_host();
+    options.device = "abacus";
+    fails(hadal_load(model, &options, &engine, &error), HADAL_STATUS_NO_DEVICE, &error);
+    options = on_host();
+    options.threads = 1000000;
+    fails(hadal_load(model, &options, &engine, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    options = on_host();
+    options.context = 100000000;
+    fails(hadal_load(model, &options, &engine, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    options = on_host();
+    options.host_budget = 1000;
+    HadalStatus status = hadal_load(model, &options, &engine, &error);
+    CHECK(status == HADAL_STATUS_WOULD_NOT_FIT);
+    char *plan = hadal_error_plan(error);
+    CHECK(plan != NULL && strstr(plan, "\"nearest\"") != NULL);
+    hadal_string_free(plan);
+    fails(status, HADAL_STATUS_WOULD_NOT_FIT, &error);
+    options = on_host();
+    uint64_t total = 0;
+    options.on_progress = refuse;
+    options.user = &total;
+    fails(hadal_load(model, &options, &engine, &error), HADAL_STATUS_CANCELLED, &error);
+    CHECK(total > 1000000 && engine == NULL);
+
+    /* Sessions and requests. */
+    engine = load(model);
+    HadalMemory memory = {.size = sizeof memory};
+    ok(hadal_engine_set_budget(engine, 1000, &memory, &error), error);
+    CHECK(memory.over_bytes > 0 && memory.sessions == 0);
+    fails(hadal_session_new(engine, NULL, &session, &error), HADAL_STATUS_OUT_OF_MEMORY, &error);
+    ok(hadal_engine_set_budget(engine, UINT64_MAX, NULL, &error), error);
+    session = begin(engine);
+    HadalRequest request = {.size = sizeof request};
+    fails(hadal_generate(session, &request, NULL, NULL, NULL, &error),
+          HADAL_STATUS_INVALID_ARGUMENT, &error);
+    request.text = "";
+    request.messages_json = "[]";
+    fails(hadal_generate(session, &request, NULL, NULL, NULL, &error),
+          HADAL_STATUS_INVALID_ARGUMENT, &error);
+    request.text = NULL;
+    request.messages_json = "[";
+    fails(hadal_generate(session, &request, NULL, NULL, NULL, &error),
+          HADAL_STATUS_INVALID_ARGUMENT, &error);
+    request = story(4);
+    request.thinking = 7;
+    fails(hadal_generate(session, &request, NULL, NULL, NULL, &error),
+          HADAL_STATUS_INVALID_ARGUMENT, &error);
+    request = story(4);
+    HadalSampling hot = {.size = sizeof hot, .temperature = -1};
+    request.sampling = &hot;
+    fails(hadal_generate(session, &request, NULL, NULL, NULL, &error),
+          HADAL_STATUS_INVALID_ARGUMENT, &error);
+    static const uint32_t many[600] = {1};
+    HadalRequest too_long = {.size = sizeof too_long, .ids = many, .ids_len = 600};
+    fails(hadal_generate(session, &too_long, NULL, NULL, NULL, &error), HADAL_STATUS_CONTEXT_FULL,
+          &error);
+    HadalRequest empty = {.size = sizeof empty, .ids = many};
+    fails(hadal_generate(session, &empty, NULL, NULL, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT,
+          &error);
+    HadalGenerated small = {.size = 2};
+    request = story(4);
+    fails(hadal_generate(session, &request, NULL, NULL, &small, &error),
+          HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_session_tokens(session, NULL, 5, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT,
+          &error);
+    if (!hadal_model_can_chat(model)) {
+        HadalMessage hello = {"user", "Hello"};
+        HadalRequest chat = {.size = sizeof chat, .messages = &hello, .messages_len = 1};
+        fails(hadal_generate(session, &chat, NULL, NULL, NULL, &error), HADAL_STATUS_NO_TEXT,
+              &error);
+    }
+    Answer answer = {0};
+    request = story(4);
+    CHECK(generate(session, &request, &answer).output_tokens == 4);
+    hadal_session_free(session);
+    hadal_engine_free(engine);
+    hadal_model_free(model);
+}
+
+/* Resident bytes, threads and open files of this process. */
+static void usage(long *bytes, long *threads, long *files) {
+    long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    CHECK(file != NULL && fscanf(file, "%*d %ld", &pages) == 1);
+    fclose(file);
+    *bytes = pages * sysconf(_SC_PAGESIZE);
+    const char *folders[] = {"/proc/self/task", "/proc/self/fd"};
+    long *counts[] = {threads, files};
+    for (int i = 0; i < 2; i++) {
+        DIR *folder = opendir(folders[i]);
+        CHECK(folder != NULL);
+        for (*counts[i] = 0; readdir(folder) != NULL;) *counts[i] += 1;
+        closedir(folder);
+    }
+}
+
+static void cycle(HadalEngine *shared, int loads) {
+    HadalModel *model = loads ? shipped() : NULL;
+    HadalEngine *engine = loads ? load(model) : shared;
+    HadalSession *session = begin(engine);
+    HadalRequest request = story(0);
+    request.ignore_end = 1;
+    Answer answer = {.stop_at = 4};
+    CHECK(generate(session, &request, &answer).finish == HADAL_FINISH_CANCELLED);
+    hadal_session_free(session);
+    if (loads) {
+        hadal_engine_free(engine);
+        hadal_model_free(model);
+    }
+}
+
+/* Opens, generates, cancels and closes: a session `count` times, of which each tenth is a
+   whole model too. */
+static void part_cycles(const char *argument) {
+    int count = atoi(argument);
+    HadalModel *model = shipped();
+    HadalEngine *engine = load(model);
+    long before[3], after[3];
+    for (int i = 0; i < count; i++) {
+        cycle(engine, i % 10 == 0);
+        /* Whatever is allocated once has been by then. */
+        if (i == count / 4) usage(&before[0], &before[1], &before[2]);
+    }
+    usage(&after[0], &after[1], &after[2]);
+    printf("bytes %ld -> %ld, threads %ld -> %ld, files %ld -> %ld\n", before[0], after[0],
+           before[1], after[1], before[2], after[2]);
+#ifndef __SANITIZE_ADDRESS__ /* which keeps what was freed */
+    CHECK(after[0] - before[0] < 4 << 20);
+#endif
+    CHECK(after[1] == before[1] && after[2] == before[2]);
+    HadalMemory memory = {.size = sizeof memory};
+    HadalError *error = NULL;
+    ok(hadal_engine_memory(engine, &memory, &error), error);
+    CHECK(memory.sessions == 0 && memory.session_bytes == 0);
+    hadal_engine_free(engine);
+    hadal_model_free(model);
+}
+
+/* The system refuses memory for a session: an error, and everything goes on. */
+static void part_memory(void) {
+    HadalModel *model = shipped();
+    HadalLoadOptions options = on_host();
+    options.context = 0;
+    HadalEngine *engine = NULL;
+    HadalError *error = NULL;
+    ok(hadal_load(model, &options, &engine, &error), error);
+    HadalSession *session = begin(engine);
+    HadalMemory memory = {.size = sizeof memory};
+    ok(hadal_engine_memory(engine, &memory, &error), error);
+    CHECK(memory.session_bytes > 6 << 20);
+    long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    CHECK(file != NULL && fscanf(file, "%ld", &pages) == 1);
+    fclose(file);
+    struct rlimit all, little;
+    CHECK(getrlimit(RLIMIT_AS, &all) == 0);
+    little = all;
+    little.rlim_cur = (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE) + memory.session_bytes / 2;
+    CHECK(setrlimit(RLIMIT_AS, &little) == 0);
+    HadalSession *second = NULL;
+    HadalStatus status = hadal_session_new(engine, NULL, &second, &error);
+    CHECK(setrlimit(RLIMIT_AS, &all) == 0);
+    fails(status, HADAL_STATUS_OUT_OF_MEMORY, &error);
+    ok(hadal_engine_memory(engine, &memory, &error), error);
+    CHECK(second == NULL && memory.sessions == 1);
+    HadalRequest request = story(8);
+    Answer answer = {0};
+    CHECK(generate(session, &request, &answer).output_tokens == 8);
+    hadal_session_free(session);
+    hadal_session_free(begin(engine));
+    hadal_engine_free(engine);
+    hadal_model_free(model);
+}
+
+typedef struct {
+    const HadalEngine *engine;
+    const HadalSession *session;
+    uint64_t seed;
+    Answer answer;
+    HadalGenerated made;
+} Work;
+
+static void *work(void *argument) {
+    Work *mine = argument;
+    HadalRequest request = story(48);
+    request.seed = mine->seed;
+    HadalSession *session = begin(mine->engine);
+    mine->made = generate(session, &request, &mine->answer);
+    hadal_session_free(session);
+    return NULL;
+}
+
+/* Eight threads, each with its own session: as one after the other. */
+static void part_threads(void) {
+    HadalModel *model = shipped();
+    HadalEngine *engine = load(model);
+    static Work together[8], alone[8];
+    pthread_t threads[8];
+    for (int i = 0; i < 8; i++) {
+        together[i] = alone[i] = (Work){.engine = engine, .seed = (uint64_t)i};
+        CHECK(pthread_create(&threads[i], NULL, work, &together[i]) == 0);
+    }
+    for (int i = 0; i < 8; i++) CHECK(pthread_join(threads[i], NULL) == 0);
+    for (int i = 0; i < 8; i++) {
+        work(&alone[i]);
+        CHECK(alone[i].answer.tokens > 0);
+        CHECK(strcmp(alone[i].answer.text, together[i].answer.text) == 0);
+    }
+    CHECK(strcmp(alone[0].answer.text, alone[1].answer.text) != 0);
+    hadal_engine_free(engine);
+    hadal_model_free(model);
+}
+
+static void *endless(void *argument) {
+    Work *mine = argument;
+    HadalRequest request = story(400);
+    request.ignore_end = 1;
+    mine->made = generate(mine->session, &request, &mine->answer);
+    return NULL;
+}
+
+static void wait_for(Work *mine, size_t events) {
+    while (atomic_load(&mine->answer.told) < events) usleep(100);
+}
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* Another thread cancels, in a pause too; meanwhile the session is busy. */
+static void part_cancel(void) {
+    HadalModel *model = shipped();
+    HadalEngine *engine = load(model);
+    HadalSession *session = begin(engine);
+    HadalError *error = NULL;
+    for (int paused = 0; paused < 2; paused++) {
+        static Work mine;
+        memset(&mine, 0, sizeof mine);
+        mine.made.size = sizeof mine.made;
+        mine.session = session;
+        pthread_t thread;
+        CHECK(pthread_create(&thread, NULL, endless, &mine) == 0);
+        wait_for(&mine, 6);
+        if (paused) ok(hadal_engine_pause(engine, &error), error);
+        HadalRequest request = story(4);
+        fails(hadal_generate(session, &request, NULL, NULL, NULL, &error), HADAL_STATUS_BUSY,
+              &error);
+        fails(hadal_session_clear(session, &error), HADAL_STATUS_BUSY, &error);
+        if (paused) usleep(50000);
+        double started = now();
+        ok(hadal_session_cancel(session, &error), error);
+        CHECK(pthread_join(thread, NULL) == 0);
+        double seconds = now() - started;
+        CHECK(mine.made.finish == HADAL_FINISH_CANCELLED && mine.answer.tokens < 400);
+        /* A step of this model takes a few milliseconds in a debug build. */
+        printf("cancelled within %.1f ms\n", 1e3 * seconds);
+        CHECK(seconds < 0.25);
+        ok(hadal_engine_resume(engine, &error), error);
+        ok(hadal_session_clear(session, &error), error);
+    }
+    hadal_session_free(session);
+    hadal_engine_free(engine);
+    hadal_model_free(model);
+}
+
+/* Handles freed in the wrong order: what is left goes on. */
+static void part_order(void) {
+    HadalModel *model = shipped();
+    HadalEngine *engine = load(model);
+    HadalSession *session = begin(engine);
+    hadal_model_free(model);
+    hadal_engine_free(engine);
+    HadalRequest request = story(8);
+    Answer answer = {0};
+    CHECK(generate(session, &request, &answer).output_tokens == 8);
+    hadal_session_free(session);
+}
+
+/* Ends in the middle of an answer. */
+static void part_exit(void) {
+    static Work mine;
+    HadalModel *model = shipped();
+    HadalEngine *engine = load(model);
+    mine.session = begin(engine);
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, endless, &mine) == 0);
+    wait_for(&mine, 5);
+    exit(0);
+}
+
+int main(int count, char **arguments) {
+    CHECK(count >= 2);
+    const char *part = arguments[1], *argument = count > 2 ? arguments[2] : "";
+    if (strcmp(part, "story") == 0) part_story();
+    else if (strcmp(part, "all") == 0) part_all();
+    else if (strcmp(part, "errors") == 0) part_errors(argument);
+    else if (strcmp(part, "cycles") == 0) part_cycles(argument);
+    else if (strcmp(part, "threads") == 0) part_threads();
+    else if (strcmp(part, "cancel") == 0) part_cancel();
+    else if (strcmp(part, "memory") == 0) part_memory();
+    else if (strcmp(part, "order") == 0) part_order();
+    else if (strcmp(part, "exit") == 0) part_exit();
+    else CHECK(!"a part of this program");
+    return 0;
+}
