@@ -78,3 +78,8 @@ pub const BACKENDS: &[&str] = &hadal_engine::registry::NAMES;
 
 /// Version of this library.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The example of the README runs.
+#[cfg(all(doctest, feature = "tiny"))]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

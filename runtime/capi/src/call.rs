@@ -142,9 +142,9 @@ pub(crate) unsafe fn put_sized<T: SizedStruct>(
     name: &str,
     value: T,
 ) -> Result<()> {
-    // SAFETY: the caller's promise; only the size is looked at.
     let size = match pointer.is_null() {
         true => return Err(invalid(format!("{name} is NULL"))),
+        // SAFETY: the caller's promise; only the size is looked at.
         false => unsafe { pointer.cast::<usize>().read_unaligned() },
     };
     if !(size_of::<usize>()..=MOST_BYTES).contains(&size) {

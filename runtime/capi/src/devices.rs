@@ -74,8 +74,8 @@ fn kind(kind: DeviceKind) -> HadalDeviceKind {
 /// `devices` is NULL or was given out and not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hadal_devices_len(devices: *const HadalDevices) -> usize {
-    // SAFETY: the caller's promise.
     quietly(0, || {
+        // SAFETY: the caller's promise.
         unsafe { devices.as_ref() }.map_or(0, |list| list.0.len())
     })
 }

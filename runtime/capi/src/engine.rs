@@ -104,16 +104,19 @@ pub unsafe extern "C" fn hadal_load(
     error: *mut *mut HadalError,
 ) -> HadalStatus {
     let body = || {
-        // SAFETY: the caller's promise, here and below.
+        // SAFETY: the caller's promise.
         let model = unsafe { needed(model, "model") }?;
         if engine.is_null() {
             return Err(invalid("engine is NULL"));
         }
+        // SAFETY: the caller's promise.
         let (options, watcher) = unsafe { load_options(options) }?;
+        // SAFETY: the caller's promise.
         let mut progress = |so_far| unsafe { watcher.tell(so_far) };
         let loaded = model
             .model
             .load_with(options, &Cancel::new(), &mut progress)?;
+        // SAFETY: the caller's promise.
         unsafe { put(engine, "engine", handle(HadalEngine(loaded))) }
     };
     // SAFETY: the caller's promise.

@@ -30,20 +30,24 @@ pub unsafe extern "C" fn hadal_generate(
     error: *mut *mut HadalError,
 ) -> HadalStatus {
     let body = || {
-        // SAFETY: the caller's promise, here and below.
+        // SAFETY: the caller's promise.
         let session = unsafe { needed(session, "session") }?;
+        // SAFETY: the caller's promise.
         let asked = unsafe { read(request) }?;
         if !generated.is_null() {
             // Before anything is written that could not be told.
+            // SAFETY: the caller's promise.
             unsafe { sized(generated.cast_const(), "generated") }?;
         }
         let mut tell = |event: Event| match on_event {
             None => ControlFlow::Continue(()),
+            // SAFETY: the caller's promise.
             Some(on_event) => unsafe { told(on_event, user, &event) },
         };
         let made = session.0.generate(&asked, &mut tell)?;
         match generated.is_null() {
             true => Ok(()),
+            // SAFETY: the caller's promise.
             false => unsafe { put_sized(generated, "generated", figures(&made)) },
         }
     };

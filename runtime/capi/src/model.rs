@@ -265,8 +265,9 @@ pub unsafe extern "C" fn hadal_plan(
     error: *mut *mut HadalError,
 ) -> HadalStatus {
     let body = || {
-        // SAFETY: the caller's promise, here and below.
+        // SAFETY: the caller's promise.
         let model = unsafe { needed(model, "model") }?;
+        // SAFETY: the caller's promise.
         let options = unsafe { load_options(options) }?.0;
         let made = model.model.plan(&options)?;
         let tier = made.tiers.first();

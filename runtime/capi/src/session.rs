@@ -34,14 +34,16 @@ pub unsafe extern "C" fn hadal_session_new(
     error: *mut *mut HadalError,
 ) -> HadalStatus {
     let body = || {
-        // SAFETY: the caller's promise, here and below.
+        // SAFETY: the caller's promise.
         let engine = unsafe { needed(engine, "engine") }?;
         if session.is_null() {
             return Err(invalid("session is NULL"));
         }
+        // SAFETY: the caller's promise.
         let given = unsafe { sized(options, "options") }?;
         let drafts = given.is_none_or(|given| given.no_drafts == 0);
         let begun = engine.0.session(SessionOptions { drafts })?;
+        // SAFETY: the caller's promise.
         unsafe { put(session, "session", handle(HadalSession(begun))) }
     };
     // SAFETY: the caller's promise.

@@ -13,10 +13,10 @@ fn programs() -> PathBuf {
 
 /// The C program; `None` where there is no compiler, which is told.
 fn embedded(test: &str) -> Option<PathBuf> {
-    compiled(test, &[])
+    compiled(test, &programs().join("embedded.c"), &[])
 }
 
-fn compiled(test: &str, flags: &[&str]) -> Option<PathBuf> {
+fn compiled(test: &str, source: &Path, flags: &[&str]) -> Option<PathBuf> {
     let cc = common::cc(test)?;
     let program = common::folder(test).join("embedded");
     let library = common::library();
@@ -25,7 +25,7 @@ fn compiled(test: &str, flags: &[&str]) -> Option<PathBuf> {
     let library = library.to_str().expect("a plain path");
     let mut more = vec![library, &path, "-lm"];
     more.extend(flags);
-    cc.compile(&programs().join("embedded.c"), &program, &more);
+    cc.compile(source, &program, &more);
     Some(program)
 }
 
@@ -78,6 +78,21 @@ fn c_and_python_write_the_same_story() {
         .arg(programs().join("embedded.py"))
         .arg(common::library());
     assert_eq!(run(&mut python), story);
+}
+
+#[test]
+fn the_example_of_the_readme_writes_a_story() {
+    const TEST: &str = "the_example_of_the_readme_writes_a_story";
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    let readme = std::fs::read_to_string(readme).expect("the README");
+    let example = readme.split("```c\n").nth(1).expect("an example in C");
+    let example = example.split("```").next().expect("its end");
+    let source = common::folder(TEST).join("example.c");
+    std::fs::write(&source, example).expect("it can be written");
+    if let Some(program) = compiled(TEST, &source, &[]) {
+        let story = run(&mut Command::new(program));
+        assert!(story.split_whitespace().count() > 10, "{story}");
+    }
 }
 
 #[test]
@@ -140,7 +155,8 @@ fn the_address_sanitizer_finds_nothing() {
         println!("NOT RUN: {TEST}, the C compiler has no AddressSanitizer");
         return;
     }
-    let program = compiled(TEST, &[flag]).expect("there is a compiler");
+    let source = programs().join("embedded.c");
+    let program = compiled(TEST, &source, &[flag]).expect("there is a compiler");
     for arguments in [
         &["all"][..],
         &["errors", path],

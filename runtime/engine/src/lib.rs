@@ -56,8 +56,3 @@ pub use plan::{Budget, Plan};
 pub use recovery::Recovery;
 pub use session::Session;
 pub use trace::Traced;
-
-/// The example of the README compiles.
-#[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
-struct Readme;
