@@ -279,3 +279,20 @@ impl Common {
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_courteous_pool_works_with_half_of_its_threads() {
+        for (threads, crew, courteous) in [(1, 0, 0), (2, 1, 0), (3, 2, 0), (4, 3, 1), (8, 7, 3)] {
+            let mut pool = Pool::new(threads);
+            assert_eq!(pool.crew(), crew);
+            pool.set_courteous(true);
+            assert_eq!(pool.crew(), courteous, "{threads} threads");
+            pool.set_courteous(false);
+            assert_eq!(pool.crew(), crew);
+        }
+    }
+}

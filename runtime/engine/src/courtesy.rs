@@ -70,7 +70,7 @@ impl Engine {
 
     /// Changes how many bytes of its memory it may hold; `None`: as many as there are. Where
     /// it holds more, sessions that exist go on, new ones are refused
-    /// ([`EngineError::OverBudget`]), and what can be made again is given back
+    /// ([`crate::EngineError::OverBudget`]), and what can be made again is given back
     /// ([`Engine::trim`]). The answer says by how much it is over.
     ///
     /// # Errors
