@@ -35,12 +35,15 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         for rows in [1, 2, 4, 8, 16, 64, 512] {
             linear(&*device, ("linear", &filter), dtype, [rows, 8192, 7168])?;
         }
+        linear(&*device, ("short", &filter), dtype, [1, 65536, 1536])?;
         for rows in [1, 512] {
             head(&*device, &filter, dtype, rows, true)?;
             head(&*device, &filter, dtype, rows, false)?;
         }
     }
     for dtype in DType::BLOCKS {
+        let name = format!("short {dtype}.");
+        linear(&*device, (&name, &filter), dtype, [1, 65536, 1536])?;
         for rows in [1, 2, 4, 8, 16, 128, 512] {
             // More than caches hold where weights are read once; and a shape of a small model.
             let n = if rows <= 4 { 16384 } else { 8192 };

@@ -146,3 +146,21 @@ fn what_does_not_exist_is_refused_with_what_does() {
     let nowhere = ["quantize", "no/such/folder/x.gguf"];
     hadal(&nowhere).fails(2, &["no folder"]);
 }
+
+#[test]
+fn next_token_modules_can_be_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let drafts = |more: &[&str]| {
+        let out = within(folder.path(), &format!("{}.gguf", more.len()));
+        let quantize = [&["quantize", "--recipe", "Q8_0", "--json", &out], more].concat();
+        assert_eq!(hadal(&quantize).json()["verified"], true);
+        let run = [
+            "run", "--device", "host", "--model", &out, "-n", "16", "--json", "Once",
+        ];
+        hadal(&run).json()["drafts"]["made"]
+            .as_u64()
+            .unwrap_or(0)
+    };
+    assert!(drafts(&[]) > 0);
+    assert_eq!(drafts(&["--without-drafts"]), 0);
+}

@@ -12,6 +12,7 @@ use std::arch::x86_64::*;
 
 use hadal_device::DType;
 
+use super::ahead::Ahead;
 use super::{Avx512, Core, Grown, Panel};
 use crate::args::Fault;
 use crate::weight::{BLOCK, E4M3, Elements, Matrix, Rows};
@@ -28,6 +29,8 @@ const SPLIT: usize = GROUP * PARTS / 2;
 /// Elements rows taken at once, and accumulators of each.
 const TILE: usize = 4;
 const SUMS: usize = 2;
+/// Length of rows up to which they are read one by one, as the memory likes it.
+const SHORT: usize = 2048;
 /// How far ahead of the loads weights are asked for.
 const PREFETCH_BYTES: usize = 1024;
 
@@ -109,17 +112,27 @@ fn one_row<W: Elements>(
         let parts = panel.take(x.len().div_ceil(GROUP) * SPLIT)?;
         split(x, &stored, parts);
         let out = &mut out[first..first + count];
+        let ahead = Ahead::new(TILE, stored.row_bytes, PREFETCH_BYTES);
+        if w.k <= SHORT {
+            let ahead = Ahead::new(1, stored.row_bytes, PREFETCH_BYTES);
+            for (row, out) in out.iter_mut().enumerate() {
+                [*out] = tile::<1, { 2 * PARTS }>(parts, [stored.row::<W>(row)], &codes, ahead);
+            }
+            first += count;
+            continue;
+        }
         let (tiles, rest) = out.as_chunks_mut::<TILE>();
         for (tile_index, out) in tiles.iter_mut().enumerate() {
             let row = tile_index * TILE;
-            *out = tile(
+            *out = tile::<TILE, SUMS>(
                 parts,
                 std::array::from_fn(|j| stored.row::<W>(row + j)),
                 &codes,
+                ahead,
             );
         }
         for (out, row) in rest.iter_mut().zip(count - count % TILE..) {
-            [*out] = tile(parts, [stored.row::<W>(row)], &codes);
+            [*out] = tile::<1, SUMS>(parts, [stored.row::<W>(row)], &codes, ahead);
         }
         first += count;
     }
@@ -212,25 +225,32 @@ unsafe fn weights(from: *const u8, count: usize, codes: &Codes) -> [__m512i; 2] 
     ]
 }
 
-/// Products of a row of activations (as [`split`] wrote it) and `C` weight rows.
+/// Products of a row of activations (as [`split`] wrote it) and `C` weight rows, in `S`
+/// accumulators each.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16")]
-fn tile<const C: usize>(parts: &[f32], w: [&[u8]; C], codes: &Codes) -> [f32; C] {
+fn tile<const C: usize, const S: usize>(
+    parts: &[f32],
+    w: [&[u8]; C],
+    codes: &Codes,
+    ahead: Ahead,
+) -> [f32; C] {
     let k = w[0].len();
     assert!(parts.len() == k.div_ceil(GROUP) * SPLIT && w.iter().all(|w| w.len() == k));
-    let mut sums = [[_mm512_setzero_ps(); SUMS]; C];
+    let mut sums = [[_mm512_setzero_ps(); S]; C];
     for (first, parts) in (0..k).step_by(GROUP).zip(parts.chunks_exact(SPLIT)) {
         let count = GROUP.min(k - first);
         let x: *const __m512bh = parts.as_ptr().cast();
+        let next = ahead.at(first);
         for (w, sums) in w.iter().zip(&mut sums) {
             // SAFETY: `count` codes from `first` on, and twice `PARTS` registers in `parts`;
             // a prefetch may have any address.
             unsafe {
                 let from = w.as_ptr().add(first);
-                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(PREFETCH_BYTES).cast());
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(next).cast());
                 for (half, weights) in weights(from, count, codes).into_iter().enumerate() {
                     let weights = std::mem::transmute::<__m512i, __m512bh>(weights);
-                    let sum = &mut sums[half % SUMS];
                     for part in 0..PARTS {
+                        let sum = &mut sums[(2 * part + half) % S];
                         let x = x.add(2 * part + half).read_unaligned();
                         *sum = _mm512_dpbf16_ps(*sum, weights, x);
                     }
@@ -238,5 +258,8 @@ fn tile<const C: usize>(parts: &[f32], w: [&[u8]; C], codes: &Codes) -> [f32; C]
             }
         }
     }
-    sums.map(|[a, b]| _mm512_reduce_add_ps(_mm512_add_ps(a, b)))
+    sums.map(|sums| {
+        let sum = sums.into_iter().reduce(|a, b| _mm512_add_ps(a, b));
+        sum.map_or(0.0, |sum| _mm512_reduce_add_ps(sum))
+    })
 }

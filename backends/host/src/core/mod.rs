@@ -3,6 +3,7 @@
 //! Kernels are written once over [`Core`]: they find operands and rows, and a core computes.
 //! [`Scalar`] is the readable one. A core knows nothing of operations, operands or programs.
 
+mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

@@ -9,6 +9,7 @@
 //! Every function here is `inline(always)`: it is compiled inside the functions of
 //! `vector_core` that carry the instruction set.
 
+use super::ahead::Ahead;
 use super::lanes::Lanes;
 use super::{Grown, Panel};
 use crate::args::Fault;
@@ -19,6 +20,8 @@ const PANEL_COLUMNS: usize = 8 * BLOCK;
 /// Keeps rows of a panel off each other's cache sets, on which strides of 4 KiB would put
 /// all of them.
 const PANEL_PADDING: usize = 16;
+/// Length of rows up to which they are read one by one, as the memory likes it.
+const SHORT: usize = 2048;
 /// How far ahead of the loads weights are asked for.
 const PREFETCH_BYTES: usize = 1024;
 /// Rows of blocks that are floats at once: of V3, 115 KiB.
@@ -198,6 +201,9 @@ unsafe fn tiles<V: Lanes, W: Elements, const ADD: bool>(
         // SAFETY: the caller's promise; rows r.. exist in each arm.
         unsafe {
             r += match x.count - r {
+                1 if !is_f32::<W>() && x.k <= SHORT => {
+                    strip::<V, W, 1, 1, 8, ADD>(x.rows(r, 1), w, out, stride)
+                }
                 1 => strip::<V, W, 1, 4, 2, ADD>(x.rows(r, 1), w, out, stride),
                 2 => strip::<V, W, 2, 4, 1, ADD>(x.rows(r, 2), w, out, stride),
                 3 => strip::<V, W, 3, 2, 1, ADD>(x.rows(r, 3), w, out, stride),
@@ -225,15 +231,16 @@ unsafe fn strip<
 ) -> usize {
     let xs: [*const f32; R] = std::array::from_fn(|r| x.row(r).as_ptr());
     let whole = w.rows / C * C;
+    let ahead = Ahead::new(C, w.row_bytes, PREFETCH_BYTES);
     // SAFETY: every pointer below is to a row of `k` elements.
     unsafe {
         for i in (0..whole).step_by(C) {
             let ws: [*const u8; C] = std::array::from_fn(|j| w.row::<W>(i + j).as_ptr());
-            let sums = tile::<V, W, R, C, U>(xs, ws, x.k);
+            let sums = tile::<V, W, R, C, U>(xs, ws, x.k, ahead);
             put::<R, C, ADD>(&sums, &mut out[i..], stride);
         }
         for i in whole..w.rows {
-            let sums = tile::<V, W, R, 1, 1>(xs, [w.row::<W>(i).as_ptr()], x.k);
+            let sums = tile::<V, W, R, 1, 1>(xs, [w.row::<W>(i).as_ptr()], x.k, ahead);
             put::<R, 1, ADD>(&sums, &mut out[i..], stride);
         }
     }
@@ -260,6 +267,7 @@ unsafe fn tile<V: Lanes, W: Elements, const R: usize, const C: usize, const U: u
     x: [*const f32; R],
     w: [*const u8; C],
     k: usize,
+    ahead: Ahead,
 ) -> [[f32; C]; R] {
     // SAFETY: `c + V::N <= k` at each load of a register, `c < k` at each single one.
     unsafe {
@@ -269,9 +277,10 @@ unsafe fn tile<V: Lanes, W: Elements, const R: usize, const C: usize, const U: u
         while c + U * V::N <= k {
             for sums in &mut sums {
                 let xs: [V; R] = load_all(&x, c);
+                let next = c * W::BYTES + ahead.at(c * W::BYTES);
                 for j in 0..C {
                     if !is_f32::<W>() {
-                        V::prefetch(w[j].wrapping_add(c * W::BYTES + PREFETCH_BYTES));
+                        V::prefetch(w[j].wrapping_add(next));
                     }
                     let weights = W::load::<V>(w[j].add(c * W::BYTES));
                     for r in 0..R {

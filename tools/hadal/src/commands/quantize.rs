@@ -87,6 +87,15 @@ pub struct QuantizeArgs {
 /// Largest text that is scored.
 const MAX_TEXT_BYTES: usize = 1 << 30;
 
+/// What the file is to be a model of.
+fn config(args: &QuantizeArgs, model: &Model) -> Config {
+    let mut config = model.config.clone();
+    if args.without_drafts {
+        config.num_nextn_predict_layers = 0;
+    }
+    config
+}
+
 /// Runs the command.
 pub fn run(args: &QuantizeArgs, console: &Console) -> Result<()> {
     let choice = choice(args)?;
@@ -100,10 +109,7 @@ pub fn run(args: &QuantizeArgs, console: &Console) -> Result<()> {
         let why = "a GGUF file is quantised already";
         return Err(Failure::usage(why).help("--model takes the folder of the checkpoint"));
     }
-    let mut config = model.config.clone();
-    if args.without_drafts {
-        config.num_nextn_predict_layers = 0;
-    }
+    let config = config(args, &model);
     let plan = Plan::new(&config, model.source.as_ref(), &choice)?;
     let files = text_files(&args.model, &model)?;
     if files.is_none() {

@@ -83,7 +83,8 @@ fn pack<F: Format>(
         let to = lines.as_mut_ptr();
         // SAFETY: six lines are written.
         unsafe {
-            let span = w.span::<F>(row, index);
+            // The next span of all rows comes when these are multiplied.
+            let span = w.span::<F>(row, index, F::BYTES);
             for (i, codes) in span.codes.into_iter().enumerate() {
                 _mm512_store_si512(to.add(i).cast(), codes);
             }

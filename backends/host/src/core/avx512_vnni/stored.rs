@@ -5,9 +5,6 @@ use std::arch::x86_64::*;
 use super::format::{Format, GROUPS, MOST_BYTES, SPAN, Span};
 use crate::weight::Matrix;
 
-/// How far ahead of the loads weights are asked for.
-const PREFETCH_BYTES: usize = 4096;
-
 /// Rows in a block format.
 pub(super) struct Stored<'a> {
     w: &'a Matrix<'a>,
@@ -29,17 +26,22 @@ impl<'a> Stored<'a> {
         (self.w.k - index * SPAN).min(SPAN).div_ceil(16)
     }
 
+    /// From one row to the next.
+    pub fn row_bytes(&self) -> usize {
+        self.w.row_bytes
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.w.rows
     }
 
-    /// Span `index` of row `row`.
+    /// Span `index` of row `row`; what lies `ahead` bytes further is asked for.
     ///
     /// # Safety
     /// See [`Format`].
     #[inline(always)]
-    pub unsafe fn span<F: Format>(&self, row: usize, index: usize) -> Span {
+    pub unsafe fn span<F: Format>(&self, row: usize, index: usize, ahead: usize) -> Span {
         let stored = &self.w.stored_from(row)[index * F::BYTES..];
         let groups = self.groups(index);
         // SAFETY: all bytes of a span are there, or were put there; a prefetch may have any
@@ -54,7 +56,7 @@ impl<'a> Stored<'a> {
                 .of_lanes(F::KEPT[groups]);
             }
             for line in (0..F::BYTES).step_by(64) {
-                let at = stored.as_ptr().wrapping_add(PREFETCH_BYTES + line);
+                let at = stored.as_ptr().wrapping_add(ahead + line);
                 _mm_prefetch::<_MM_HINT_T0>(at.cast());
             }
             F::span(stored.as_ptr())

@@ -253,7 +253,13 @@ mod tests {
         let opened = registry::open(Some("host"), &Options::default()).unwrap();
         let device = opened.device.as_ref();
         assert!(device.info().features.has(Features::HOST));
-        for weight in [DType::F32, DType::Bf16, DType::F8E4M3, DType::Q8_0, DType::Q4K] {
+        for weight in [
+            DType::F32,
+            DType::Bf16,
+            DType::F8E4M3,
+            DType::Q8_0,
+            DType::Q4K,
+        ] {
             let coded = false;
             let rate = measure(device, Product { weight, coded }).unwrap().unwrap();
             assert!(rate.kernel.starts_with("host_linear_"), "{rate:?}");
