@@ -1,0 +1,134 @@
+//! Hadal in a window: conversations with a model of the DeepSeek-V3 family, and what it does
+//! meanwhile.
+//!
+//! `app` ties together; `state`, `conversation`, `activity`, `frames`, `settings` and `store`
+//! are logic without a window; `worker` and `planner` are threads; `pages` paints.
+#![forbid(unsafe_code)]
+#![cfg_attr(windows, windows_subsystem = "windows")]
+
+mod activity;
+mod app;
+mod conversation;
+mod figures;
+mod frames;
+mod pages;
+mod planner;
+mod script;
+mod settings;
+mod state;
+#[cfg(test)]
+mod state_tests;
+mod store;
+mod theme;
+mod window;
+mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+
+use crate::settings::{Settings, Theme};
+use crate::state::Page;
+
+/// A window to chat with models of the DeepSeek-V3 family and to watch them work.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "hadal-desktop", version)]
+struct Args {
+    /// Folder or .gguf file of a model [default: the one used last, at first the one that ships].
+    model: Option<String>,
+    /// `best`, `window` (the GPU that draws the window), or a name of `hadal devices`.
+    #[arg(long)]
+    device: Option<String>,
+    /// `dark` or `light`.
+    #[arg(long, value_parser = theme)]
+    theme: Option<Theme>,
+    /// Where conversations and settings are kept [default: the user's data folder].
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// For developers: write by itself, save a picture of the window, close.
+    #[arg(long, value_name = "FILE", help_heading = "For developers")]
+    screenshot: Option<PathBuf>,
+    /// The page that is shown then.
+    #[arg(
+        long,
+        value_enum,
+        default_value = "chat",
+        help_heading = "For developers"
+    )]
+    page: Page,
+    /// What is asked then.
+    #[arg(
+        long,
+        default_value = "It was late in the evening when",
+        help_heading = "For developers"
+    )]
+    prompt: String,
+    /// Write by itself, save how long frames took, idle and while writing, close.
+    #[arg(long, value_name = "FILE", help_heading = "For developers")]
+    frames_json: Option<PathBuf>,
+    /// How long it stands idle, and how long it writes.
+    #[arg(long, default_value = "5", value_parser = seconds, help_heading = "For developers")]
+    seconds: f64,
+    /// When the program began.
+    #[arg(skip = Instant::now())]
+    started: Instant,
+}
+
+fn theme(text: &str) -> Result<Theme, String> {
+    match text {
+        "dark" => Ok(Theme::Dark),
+        "light" => Ok(Theme::Light),
+        _ => Err("dark or light".to_string()),
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok();
+    let value = value.filter(|seconds| (0.1..=600.0).contains(seconds));
+    value.ok_or_else(|| "seconds from 0.1 to 600".to_string())
+}
+
+impl Args {
+    /// Where conversations and settings are kept.
+    fn data_folder(&self) -> PathBuf {
+        let of_the_user = || {
+            let folders = directories::ProjectDirs::from("", "", "hadal");
+            // Without a home there is still a folder to work in.
+            folders.map_or_else(
+                || PathBuf::from("hadal-data"),
+                |f| f.data_dir().to_path_buf(),
+            )
+        };
+        self.data.clone().unwrap_or_else(of_the_user)
+    }
+
+    /// What was typed goes before what was saved.
+    fn override_settings(&self, settings: &mut Settings) {
+        if let Some(model) = &self.model {
+            settings.model = model.clone();
+        }
+        if let Some(device) = &self.device {
+            settings.device = device.clone();
+        }
+        if let Some(theme) = self.theme {
+            settings.theme = theme;
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let create = |creation: &eframe::CreationContext<'_>| {
+        let app = app::App::new(creation, args)?;
+        Ok(Box::new(app) as Box<dyn eframe::App>)
+    };
+    match eframe::run_native("Hadal", window::options(), Box::new(create)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hadal-desktop: the window cannot be opened: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
