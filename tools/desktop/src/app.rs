@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use eframe::egui::{Context, Ui, ViewportCommand};
+use eframe::egui::{Context, Ui, ViewportCommand, Visuals};
 use eframe::{CreationContext, Frame};
 use hadal::{Cancel, Device, Message, Request};
 
@@ -245,6 +245,11 @@ impl App {
 impl eframe::App for App {
     fn logic(&mut self, _: &Context, _: &mut Frame) {
         self.hear();
+    }
+
+    /// Pages have no fill of their own, so that their pixels are written once.
+    fn clear_color(&self, visuals: &Visuals) -> [f32; 4] {
+        visuals.panel_fill.to_normalized_gamma_f32()
     }
 
     fn ui(&mut self, ui: &mut Ui, _: &mut Frame) {

@@ -47,8 +47,12 @@ pub struct Script {
     writing: Frames,
     first_frame: Option<Duration>,
     ready: Option<Duration>,
+    asked_picture: bool,
     picture: Arc<Mutex<Option<Arc<ColorImage>>>>,
 }
+
+/// Bytes of an answer that a picture shows.
+const ENOUGH: usize = 500;
 
 impl Script {
     /// `None` where the arguments ask for none.
@@ -63,6 +67,7 @@ impl Script {
             writing: Frames::default(),
             first_frame: None,
             ready: None,
+            asked_picture: false,
             picture: Arc::default(),
         })
     }
@@ -100,7 +105,6 @@ impl Script {
             }
             Phase::Writing if passed => {
                 self.go(Phase::Picture);
-                self.take_picture(context);
                 again(state)
             }
             Phase::Writing => again(state),
@@ -108,7 +112,14 @@ impl Script {
                 self.go(Phase::Ending);
                 vec![Wish::Act(Action::Stop)]
             }
-            Phase::Picture => again(state),
+            Phase::Picture => {
+                // With something to read on it, if that comes in time.
+                if !self.asked_picture && (passed || written(state) >= ENOUGH) {
+                    self.asked_picture = true;
+                    self.take_picture(context);
+                }
+                again(state)
+            }
             Phase::Ending if state.answering.is_none() => {
                 self.go(Phase::Over);
                 if let Err(error) = self.write(state) {
@@ -163,6 +174,12 @@ impl Script {
         });
         write_atomically(path, &serde_json::to_vec_pretty(&report)?)
     }
+}
+
+/// Bytes of the answer that is being written.
+fn written(state: &State) -> usize {
+    let last = state.conversation().turns.last();
+    last.map_or(0, |turn| turn.text.len())
 }
 
 /// An answer that is over is written again.

@@ -53,6 +53,8 @@ pub struct Settings {
     pub context: Option<u32>,
     /// Memory that may be used, in GiB.
     pub budget_gib: Option<f64>,
+    /// Threads of the processor that the engine has; `None`: all but one, which draws.
+    pub threads: Option<usize>,
     /// Longest slice of work on a GPU, in milliseconds.
     pub slice_ms: u64,
     /// Leave room for others.
@@ -76,6 +78,7 @@ impl Default for Settings {
             max_tokens: 512,
             context: None,
             budget_gib: None,
+            threads: None,
             slice_ms: 8,
             low_priority: false,
             thinking: true,
@@ -112,6 +115,7 @@ impl Settings {
                 host: bytes,
             });
         options.engine.context = self.context;
+        options.device_options.threads = Some(self.threads.unwrap_or_else(all_but_one));
         options.low_priority = self.low_priority;
         options.device = match (self.device.as_str(), window) {
             (WINDOW, Some(device)) => DeviceChoice::Open(device.clone()),
@@ -129,6 +133,11 @@ impl Settings {
             ..SamplingOptions::default()
         })
     }
+}
+
+fn all_but_one() -> usize {
+    let all = std::thread::available_parallelism();
+    all.map_or(1, |all| all.get().saturating_sub(1).max(1))
 }
 
 #[cfg(test)]
@@ -166,6 +175,7 @@ mod tests {
             context: Some(512),
             device: "vulkan:1".to_string(),
             slice_ms: 4,
+            threads: Some(3),
             recommended: false,
             temperature: 0.0,
             ..Settings::default()
@@ -173,6 +183,7 @@ mod tests {
         let options = settings.load_options(None);
         assert_eq!(options.engine.budget.host, Some(2 << 30));
         assert_eq!(options.engine.context, Some(512));
+        assert_eq!(options.device_options.threads, Some(3));
         assert_eq!(
             options.engine.dispatch_budget,
             Some(Duration::from_millis(4))

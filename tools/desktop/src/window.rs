@@ -42,6 +42,8 @@ pub fn options() -> NativeOptions {
     NativeOptions {
         viewport,
         renderer: Renderer::Wgpu,
+        // There are no gradients, and a software adapter draws sooner without.
+        dithering: false,
         wgpu_options: WgpuConfiguration {
             wgpu_setup: WgpuSetup::CreateNew(setup),
             ..WgpuConfiguration::default()

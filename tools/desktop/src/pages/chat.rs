@@ -20,18 +20,14 @@ const FIELD_HEIGHT: f32 = 132.0;
 
 /// The page.
 pub fn show(ui: &mut Ui, state: &mut State, actions: &mut Vec<Action>) {
-    let fill = ui.visuals().panel_fill;
-    let below = Frame::new()
-        .fill(fill)
-        .inner_margin(Margin::symmetric(0, 14));
+    let below = Frame::new().inner_margin(Margin::symmetric(0, 14));
     Panel::bottom("field")
         .frame(below)
         .show_separator_line(false)
         .show(ui, |ui| {
             column(ui, |ui| field(ui, state, actions));
         });
-    let frame = Frame::new().fill(fill);
-    CentralPanel::no_frame().frame(frame).show(ui, |ui| {
+    CentralPanel::no_frame().show(ui, |ui| {
         let id = &state.conversation().id;
         let area = ScrollArea::vertical().id_salt(id).auto_shrink(false);
         area.stick_to_bottom(true).show(ui, |ui| {
@@ -214,6 +210,7 @@ fn field(ui: &mut Ui, state: &mut State, actions: &mut Vec<Action>) {
                 .frame(Frame::NONE);
             let area = ScrollArea::vertical()
                 .id_salt("field")
+                .min_scrolled_height(22.0)
                 .max_height(FIELD_HEIGHT);
             let response = area.show(ui, |ui| ui.add(edit)).inner;
             if state.focus_field {

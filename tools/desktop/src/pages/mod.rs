@@ -12,7 +12,7 @@ mod shell;
 #[cfg(test)]
 mod tests;
 
-use eframe::egui::{CentralPanel, Ui};
+use eframe::egui::{CentralPanel, Frame, Margin, Ui};
 
 use crate::state::{Action, Page, State};
 
@@ -26,11 +26,14 @@ pub fn show(ui: &mut Ui, state: &mut State) -> Vec<Action> {
         // Has panels of its own.
         Page::Chat => chat::show(ui, state, &mut actions),
         page => {
-            CentralPanel::default_margins().show(ui, |ui| match page {
-                Page::Inside => inside::show(ui, state),
-                Page::Models => models::show(ui, state, &mut actions),
-                _ => settings::show(ui, state, &mut actions),
-            });
+            let frame = Frame::new().inner_margin(Margin::same(14));
+            CentralPanel::no_frame()
+                .frame(frame)
+                .show(ui, |ui| match page {
+                    Page::Inside => inside::show(ui, state),
+                    Page::Models => models::show(ui, state, &mut actions),
+                    _ => settings::show(ui, state, &mut actions),
+                });
         }
     }
     shell::keys(ui, state, &mut actions);

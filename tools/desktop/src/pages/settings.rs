@@ -116,6 +116,12 @@ fn loading(ui: &mut Ui, settings: &mut Settings) {
         },
     );
     ui.end_row();
+    name(ui, "Threads of the processor");
+    let without = "all but one, which draws";
+    optional(ui, &mut settings.threads, 1, without, |ui, threads| {
+        ui.add(DragValue::new(threads).range(1..=1024));
+    });
+    ui.end_row();
     name(ui, "Slice of work on a GPU");
     ui.add(Slider::new(&mut settings.slice_ms, 1..=100).suffix(" ms"));
     ui.end_row();

@@ -44,7 +44,9 @@ pub fn side(ui: &mut Ui, state: &State, actions: &mut Vec<Action>) {
                 ui,
                 |ui| ui.label(RichText::new("Conversations").small().color(palette.weak)),
                 |ui| {
-                    let new = ui.small_button("+ New").on_hover_text("Ctrl+N");
+                    let new = ui
+                        .small_button(RichText::new("+ New").small())
+                        .on_hover_text("Ctrl+N");
                     if new.clicked() {
                         actions.push(Action::New);
                     }
@@ -137,9 +139,11 @@ fn figures_of(state: &State) -> String {
     let mut parts = Vec::new();
     let now = state.activity.tokens_per_second(state.now());
     match (state.answering.is_some(), state.last_speed) {
-        (true, _) => parts.push(format!("{} tokens/s", figures::rate(f64::from(now)))),
+        (true, _) if now > 0.0 => {
+            parts.push(format!("{} tokens/s", figures::rate(f64::from(now))));
+        }
         (false, Some(speed)) => parts.push(format!("{} tokens/s", figures::rate(speed))),
-        (false, None) => {}
+        _ => {}
     }
     if let Some(loaded) = state.loaded() {
         let (used, context) = (state.context_tokens as u64, u64::from(loaded.context));
