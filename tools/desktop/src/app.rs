@@ -217,9 +217,9 @@ impl App {
         let conversation = self.state.conversation();
         self.store.save(conversation);
         self.state.answering = Some((self.number, conversation.id.clone()));
-        self.state
-            .activity
-            .begin(self.state.began.elapsed().as_secs_f64());
+        self.state.watched = request.watch_experts;
+        let now = self.state.now();
+        self.state.activity.begin(now);
         self.worker.answer(self.number, request);
     }
 
@@ -231,7 +231,9 @@ impl App {
         for wish in script.frame(context, &self.state) {
             match wish {
                 Wish::Ask(text) => {
+                    let page = self.state.page;
                     self.state.open_new(self.store.new_id());
+                    self.state.page = page;
                     self.state.field = text;
                     self.ask();
                 }
@@ -259,8 +261,9 @@ impl eframe::App for App {
         for action in pages::show(ui, &mut self.state) {
             self.act(&context, action);
         }
+        // What a thread tells wakes the window by itself; what fades does not.
         let fades = self.state.page == Page::Inside && self.state.activity.is_lit(self.state.now());
-        if self.state.answering.is_some() || fades || self.script.is_some() {
+        if fades || self.script.is_some() {
             context.request_repaint_after(DUE.saturating_sub(began.elapsed()));
         }
     }
@@ -284,10 +287,10 @@ fn request(state: &State) -> Request {
     };
     request.thinking = chats.then_some(settings.thinking);
     request.sampling = settings.sampling();
+    request.watch_experts = state.watches();
     // Another answer to the same question is another one.
     let chance = state.began.elapsed().as_nanos() as u64;
     request
         .with_max_tokens(settings.max_tokens)
         .with_seed(settings.seed.unwrap_or(chance))
-        .watching_experts()
 }

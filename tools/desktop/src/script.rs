@@ -100,8 +100,7 @@ impl Script {
             },
             Phase::Idle if passed => {
                 self.go(Phase::Writing);
-                let ask = Wish::Ask(self.args.prompt.clone());
-                vec![ask, Wish::Act(Action::Go(self.args.page))]
+                vec![Wish::Ask(self.args.prompt.clone())]
             }
             Phase::Writing if passed => {
                 self.go(Phase::Picture);

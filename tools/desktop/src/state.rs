@@ -116,6 +116,8 @@ pub struct State {
     pub process_bytes: Option<u64>,
     /// What the model does.
     pub activity: Activity,
+    /// Whether the newest answer tells which experts it asks.
+    pub watched: bool,
     /// The layer whose load is shown; `None`: all.
     pub load_of: Option<usize>,
     /// Number of the answer being written, and the conversation it belongs to.
@@ -161,6 +163,7 @@ impl State {
             memory: None,
             process_bytes: None,
             activity: Activity::default(),
+            watched: true,
             load_of: None,
             answering: None,
             prompt: None,
@@ -192,6 +195,13 @@ impl State {
             Engine::Ready(loaded) => Some(loaded),
             _ => None,
         }
+    }
+
+    /// Whether an answer that begins now is to tell which experts it asks. Each layer's choice is
+    /// read back, which on a GPU takes a turn in its queue: only where somebody looks.
+    pub fn watches(&self) -> bool {
+        let on_host = self.loaded().is_some_and(|loaded| loaded.device == "host");
+        on_host || self.page == Page::Inside
     }
 
     /// A new conversation is open: the one without words, if there is one.

@@ -125,10 +125,13 @@ fn answer(ui: &mut Ui, state: &State, turn: &Turn, is_last: bool, actions: &mut 
         });
     }
     if !turn.text.is_empty() {
-        ui.add(Label::new(turn.text.trim_start_matches('\n')).wrap());
+        ui.add(Label::new(turn.text.trim_start()).wrap());
     }
     let Some(ending) = &turn.ending else {
-        return waiting(ui, state);
+        if turn.text.is_empty() {
+            waiting(ui, state);
+        }
+        return;
     };
     ui.horizontal_wrapped(|ui| {
         let note = RichText::new(note(turn, ending)).small();

@@ -32,6 +32,12 @@ pub fn show(ui: &mut Ui, state: &mut State) {
             state.loaded().map_or(0, |loaded| loaded.experts_per_token),
             state.activity.experts()
         );
+        let title = match state.answering.is_some() && !state.watched {
+            true => {
+                "Experts asked: from the next answer on, since this page was closed".to_string()
+            }
+            false => title,
+        };
         card(ui, &title, |ui| grid(ui, state));
         card_of_loads(ui, state);
         ui.columns(2, |columns| {
