@@ -1,9 +1,9 @@
 //! The open conversation and the field below it.
 
 use eframe::egui::{
-    Button, CentralPanel, CollapsingHeader, CornerRadius, Frame, Id, Key, KeyboardShortcut, Label,
-    Margin, Modifiers, Panel, RichText, ScrollArea, Spinner, TextEdit, TextStyle, TextWrapMode, Ui,
-    WidgetText,
+    Button, CentralPanel, CollapsingHeader, CornerRadius, Event, Frame, Id, InputState, Key,
+    KeyboardShortcut, Label, Margin, Modifiers, Panel, RichText, ScrollArea, Spinner, TextEdit,
+    TextStyle, TextWrapMode, Ui, WidgetText,
 };
 
 use crate::conversation::{Ending, Role, Turn};
@@ -220,14 +220,21 @@ fn field(ui: &mut Ui, state: &mut State, actions: &mut Vec<Action>) {
                 response.request_focus();
                 state.focus_field = false;
             }
-            let enter =
-                |i: &eframe::egui::InputState| i.key_pressed(Key::Enter) && !i.modifiers.shift;
-            if response.has_focus() && ui.input(enter) {
+            if response.has_focus() && ui.input(pressed_enter) {
                 actions.push(Action::Ask);
             }
             send_or_stop(ui, state, actions);
         });
     });
+}
+
+/// Without Shift, which begins a line. The event knows it at the time it happened.
+fn pressed_enter(input: &InputState) -> bool {
+    let is_enter = |event: &Event| {
+        matches!(event, Event::Key { key: Key::Enter, pressed: true, modifiers, .. }
+            if !modifiers.shift)
+    };
+    input.events.iter().any(is_enter)
 }
 
 fn send_or_stop(ui: &mut Ui, state: &State, actions: &mut Vec<Action>) {
