@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use hadal::{DraftCounts, Route};
 
-/// Seconds after which an expert shines a third as bright.
+/// Seconds after which an expert glows a third as much.
 const FADE: f64 = 0.7;
 /// Below this nothing is seen.
 const DARK: f32 = 0.02;
@@ -24,9 +24,9 @@ const POINTS: usize = 240;
 #[derive(Clone, Copy, Debug, Default)]
 struct Cell {
     /// When it was asked last.
-    lit: f64,
-    /// How bright it was then.
-    strength: f32,
+    asked: f64,
+    /// The glow then: each time it is asked adds its share of the layer's largest weight.
+    glow: f32,
     /// How often it was asked.
     count: u64,
 }
@@ -102,10 +102,9 @@ impl Activity {
                 if expert as usize >= self.experts {
                     continue;
                 }
-                let brightness = (now, (weight / most).clamp(0.35, 1.0));
                 let cell = &mut self.cells[row * self.experts + expert as usize];
-                let before = shine(cell, now);
-                (cell.lit, cell.strength) = (brightness.0, brightness.1.max(before));
+                cell.glow = glow(cell, now) + (weight / most).clamp(0.35, 1.0);
+                cell.asked = now;
                 cell.count += 1;
             }
         }
@@ -180,15 +179,23 @@ impl Activity {
         self.drafts
     }
 
-    /// How bright an expert of the layer in `row` is, 0 to 1.
-    pub fn brightness(&self, row: usize, expert: usize, now: f64) -> f32 {
-        let cell = self.cells.get(row * self.experts + expert);
-        cell.map_or(0.0, |cell| shine(cell, now))
+    /// How bright each expert is, 0 to 1, layer by layer. One that was asked once shines; where
+    /// tokens come faster than it fades, the one that is asked most does, and others by how much
+    /// less they are asked.
+    pub fn brightness(&self, now: f64) -> Vec<f32> {
+        let glows = self.cells.iter().map(|cell| glow(cell, now));
+        let glows: Vec<f32> = glows.collect();
+        let most = glows.iter().copied().fold(1.0, f32::max);
+        let shown = glows.iter().map(|glow| match glow / most {
+            faint if faint < DARK => 0.0,
+            bright => bright,
+        });
+        shown.collect()
     }
 
     /// Whether anything still shines.
     pub fn is_lit(&self, now: f64) -> bool {
-        self.cells.iter().any(|cell| shine(cell, now) > 0.0)
+        self.brightness(now).iter().any(|&bright| bright > 0.0)
     }
 
     /// How often each expert was asked: of the layer in `row`, or of all.
@@ -205,12 +212,8 @@ impl Activity {
     }
 }
 
-fn shine(cell: &Cell, now: f64) -> f32 {
-    let faded = cell.strength * (-(now - cell.lit).max(0.0) / FADE).exp() as f32;
-    match faded < DARK {
-        true => 0.0,
-        false => faded,
-    }
+fn glow(cell: &Cell, now: f64) -> f32 {
+    cell.glow * (-(now - cell.asked).max(0.0) / FADE).exp() as f32
 }
 
 #[cfg(test)]
@@ -232,15 +235,15 @@ mod tests {
         let mut activity = Activity::new(vec![1, 2], 4);
         let routes = [route(2, &[3, 0], &[1.0, 0.5]), route(9, &[1], &[1.0])];
         activity.routes(&routes, 10.0);
-        assert_eq!(activity.brightness(1, 3, 10.0), 1.0);
-        assert_eq!(activity.brightness(1, 0, 10.0), 0.5);
-        assert_eq!(activity.brightness(0, 3, 10.0), 0.0);
-        let later = activity.brightness(1, 3, 10.0 + FADE);
+        let shown = activity.brightness(10.0);
+        assert_eq!(shown, [0.0, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 1.0]);
+        let later = activity.brightness(10.0 + FADE)[7];
         assert!((later - (-1.0f32).exp()).abs() < 1e-5);
         assert!(activity.is_lit(11.0) && !activity.is_lit(15.0));
-        // A weak choice does not darken what shines.
-        activity.routes(&[route(2, &[3, 1], &[0.1, 1.0])], 10.0);
-        assert_eq!(activity.brightness(1, 3, 10.0), 1.0);
+        // Asked twice while it glows: the others pale.
+        activity.routes(&[route(2, &[3, 1], &[1.0, 1.0])], 10.0);
+        let shown = activity.brightness(10.0);
+        assert_eq!(shown, [0.0, 0.0, 0.0, 0.0, 0.25, 0.5, 0.0, 1.0]);
         assert_eq!(activity.loads(None), [1, 1, 0, 2]);
         assert_eq!(activity.loads(Some(0)), [0; 4]);
         // An expert that there is not.

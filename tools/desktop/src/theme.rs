@@ -141,4 +141,6 @@ fn paint(visuals: &mut Visuals, palette: &Palette) {
         widget.weak_bg_fill = fill;
         widget.fg_stroke.color = palette.text;
     }
+    // Rings, boxes and rails, which lie on the page itself.
+    widgets.inactive.bg_fill = palette.line;
 }

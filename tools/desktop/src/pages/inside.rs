@@ -151,12 +151,13 @@ fn grid(ui: &mut Ui, state: &State) {
         true => 2.0,
         false => 0.0,
     };
+    let bright = activity.brightness(now);
     let mut mesh = Mesh::default();
     for row in 0..rows {
         for expert in 0..experts {
             let at = origin + vec2(expert as f32 * width, row as f32 * height);
             let cell = Rect::from_min_size(at, vec2(width - gap, height - gap));
-            mesh.add_colored_rect(cell, palette.lit(activity.brightness(row, expert, now)));
+            mesh.add_colored_rect(cell, palette.lit(bright[row * experts + expert]));
         }
     }
     painter.add(Shape::mesh(mesh));

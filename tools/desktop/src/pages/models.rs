@@ -88,7 +88,7 @@ fn devices(ui: &mut Ui, state: &mut State, actions: &mut Vec<Action>) {
     let found = state.devices.iter().flatten();
     rows.extend(found.map(|row| (row.id.clone(), row.text.clone(), row.present)));
     for (id, text, present) in rows {
-        ui.horizontal(|ui| {
+        ui.horizontal_wrapped(|ui| {
             let chosen = state.settings.device == id;
             let radio = eframe::egui::RadioButton::new(chosen, &id);
             if ui.add_enabled(present, radio).clicked() && !chosen {
