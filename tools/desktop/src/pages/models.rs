@@ -50,7 +50,7 @@ fn model(ui: &mut Ui, state: &mut State, actions: &mut Vec<Action>) {
         ui.label("Folder or .gguf file");
         let edit = TextEdit::singleline(&mut state.settings.model);
         let response = ui.add(edit.hint_text("path of a checkpoint").desired_width(430.0));
-        if response.lost_focus() && response.changed() || response.lost_focus() {
+        if response.lost_focus() {
             changed(state, actions);
         }
         if !state.settings.recent.is_empty() {
