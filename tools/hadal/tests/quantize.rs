@@ -157,9 +157,7 @@ fn next_token_modules_can_be_left_out() {
         let run = [
             "run", "--device", "host", "--model", &out, "-n", "16", "--json", "Once",
         ];
-        hadal(&run).json()["drafts"]["made"]
-            .as_u64()
-            .unwrap_or(0)
+        hadal(&run).json()["drafts"]["made"].as_u64().unwrap_or(0)
     };
     assert!(drafts(&[]) > 0);
     assert_eq!(drafts(&["--without-drafts"]), 0);
