@@ -5,6 +5,7 @@
 pub mod devices;
 pub mod dispatch;
 pub mod golden;
+pub mod shipped;
 pub mod unit;
 
 pub use hadal_conformance::Random;

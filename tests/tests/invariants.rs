@@ -9,10 +9,10 @@ use hadal_engine::{
     Cancel, Decoder, Engine, EngineOptions, Form, ForwardOptions, Model, MoeForm, SamplingOptions,
     Session, Tensor, forward,
 };
-use hadal_models::Config;
 use hadal_tests::checkpoint::Family;
 use hadal_tests::devices::{self, Named};
 use hadal_tests::golden::{find, values, worst};
+use hadal_tests::shipped::trained;
 use hadal_tests::{Random, compare, oracle};
 use hadal_weights::Checkpoint;
 
@@ -190,15 +190,6 @@ fn drafts_at_the_end_of_the_context_stay_inside_it() {
         let full = matches!(refused, Err(hadal_engine::EngineError::ContextFull { .. }));
         assert!(full, "{}", named.name);
     }
-}
-
-/// The model that ships: its drafts are worth something.
-fn trained() -> Arc<Model> {
-    let config = Config::from_json(hadal_tiny::CONFIG).expect("it is legal");
-    let files = [("model", hadal_tiny::WEIGHTS)];
-    let source = Checkpoint::from_static(&files).expect("it opens");
-    let text = Err("not needed".to_string());
-    Arc::new(Model::new(config, Arc::new(source), text).expect("it binds"))
 }
 
 #[test]

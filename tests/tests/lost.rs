@@ -10,9 +10,8 @@ use hadal_engine::{
     Cancel, Decoder, DraftCounts, Engine, EngineError, EngineOptions, Model, SamplingOptions,
     Session, perplexity,
 };
-use hadal_models::Config;
 use hadal_tests::checkpoint::Family;
-use hadal_tokens::TextModel;
+use hadal_tests::shipped::trained;
 use hadal_vulkan::{VulkanBackend, VulkanOptions};
 use hadal_weights::Checkpoint;
 use hadal_wgpu::{WgpuBackend, WgpuOptions};
@@ -48,20 +47,6 @@ fn backends() -> Vec<(&'static str, Open)> {
         }
     };
     BACKENDS.into_iter().filter(opens).collect()
-}
-
-/// The model that ships: its drafts are worth something.
-fn trained() -> Arc<Model> {
-    let config = Config::from_json(hadal_tiny::CONFIG).expect("it is legal");
-    let files = [("model", hadal_tiny::WEIGHTS)];
-    let source = Checkpoint::from_static(&files).expect("it opens");
-    let text = TextModel::from_bytes(
-        hadal_tiny::TOKENIZER,
-        Some(hadal_tiny::TOKENIZER_CONFIG),
-        None,
-    );
-    let text = text.map_err(|error| error.to_string());
-    Arc::new(Model::new(config, Arc::new(source), text).expect("it binds"))
 }
 
 /// Submits come one a step, so that losses can be counted by them.

@@ -9,12 +9,8 @@ use hadal_device::{Backend, Device, Error};
 use hadal_engine::registry::hadal_wgpu::{
     WgpuBackend, WgpuDevice, WgpuOptions, from_wgpu, required_features, required_limits, wgpu,
 };
-use hadal_engine::{
-    Cancel, Decoder, Engine, EngineError, EngineOptions, Model, SamplingOptions, Session,
-};
-use hadal_models::Config;
-use hadal_tokens::TextModel;
-use hadal_weights::Checkpoint;
+use hadal_engine::{Cancel, Decoder, Engine, EngineError, EngineOptions, SamplingOptions, Session};
+use hadal_tests::shipped::trained;
 
 /// An application's device, and Hadal on it.
 struct App {
@@ -48,19 +44,6 @@ fn app(test: &str) -> Option<App> {
     })
 }
 
-fn model() -> Arc<Model> {
-    let config = Config::from_json(hadal_tiny::CONFIG).expect("it is legal");
-    let files = [("model", hadal_tiny::WEIGHTS)];
-    let source = Checkpoint::from_static(&files).expect("it opens");
-    let text = TextModel::from_bytes(
-        hadal_tiny::TOKENIZER,
-        Some(hadal_tiny::TOKENIZER_CONFIG),
-        None,
-    );
-    let text = text.map_err(|error| error.to_string());
-    Arc::new(Model::new(config, Arc::new(source), text).expect("it binds"))
-}
-
 fn engine(device: Arc<dyn Device>) -> Arc<Engine> {
     let options = EngineOptions {
         context: Some(128),
@@ -68,7 +51,7 @@ fn engine(device: Arc<dyn Device>) -> Arc<Engine> {
         ..EngineOptions::default()
     };
     let mut quiet = |_| ControlFlow::Continue(());
-    Arc::new(Engine::load(model(), device, options, &mut quiet).expect("it loads"))
+    Arc::new(Engine::load(trained(), device, options, &mut quiet).expect("it loads"))
 }
 
 const PROMPT: [u32; 21] = [

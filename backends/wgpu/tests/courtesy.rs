@@ -1,12 +1,13 @@
 //! What a device tells of its work and its memory, so that others can keep to a budget, and
 //! how it is lost on purpose. Without an adapter each test says that it did not run.
 
+mod common;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hadal_device::{
-    Access, Backend, Bind, BufferDesc, BufferId, Device, Error, Program, Slot, Step, Ticket,
-};
+use common::filling;
+use hadal_device::{Backend, BufferDesc, Device, Error, Ticket};
 use hadal_wgpu::{WgpuBackend, WgpuOptions};
 
 fn device(test: &str, options: WgpuOptions) -> Option<Arc<dyn Device>> {
@@ -17,19 +18,6 @@ fn device(test: &str, options: WgpuOptions) -> Option<Arc<dyn Device>> {
             None
         }
     }
-}
-
-/// A program that fills `bytes` bytes `times` times, and its buffer.
-fn filling(device: &dyn Device, bytes: u64, times: usize) -> (Program, BufferId) {
-    let to = Bind {
-        slot: Slot(0),
-        offset: 0,
-        bytes,
-        access: Access::Write,
-    };
-    let steps = vec![Step::Fill { to, byte: 7 }; times];
-    let buffer = device.alloc(&BufferDesc::new("filled", bytes));
-    (Program { slots: 1, steps }, buffer.expect("memory"))
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! Hadal on the application's own device: whose errors are whose, whose turn it is, what is
 //! left behind. Without an adapter each test says that it did not run.
 
+mod common;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hadal_device::{
-    Access, Bind, BufferDesc, BufferId, Device, Error, Features, Program, Slot, Span, Step,
-};
+use common::filling;
+use hadal_device::{BufferDesc, BufferId, Device, Error, Features, Span};
 use hadal_wgpu::{WgpuDevice, WgpuOptions, from_wgpu, required_features, required_limits, wgpu};
 
 #[path = "../../contract.rs"]
@@ -89,19 +90,6 @@ impl App {
     fn wait(&self) {
         let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
     }
-}
-
-/// A program that fills `bytes` bytes `times` times with sevens, and its buffer.
-fn filling(device: &dyn Device, bytes: u64, times: usize) -> (Program, BufferId) {
-    let to = Bind {
-        slot: Slot(0),
-        offset: 0,
-        bytes,
-        access: Access::Write,
-    };
-    let steps = vec![Step::Fill { to, byte: 7 }; times];
-    let buffer = device.alloc(&BufferDesc::new("filled", bytes));
-    (Program { slots: 1, steps }, buffer.expect("memory"))
 }
 
 fn span(buffer: BufferId, bytes: u64) -> Span {

@@ -8,8 +8,8 @@ use hadal_engine::MemoryUse;
 use crate::load::Losses;
 use crate::{Model, Result, Session, SessionOptions};
 
-/// A model on a device. Cloning shares it; it lives until the last clone and the last session
-/// are gone.
+/// A model on a device. Cloning shares it; it lives until all clones and all sessions of it are
+/// gone.
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) inner: Arc<hadal_engine::Engine>,
