@@ -8,6 +8,12 @@ use hadal_device::{Body, DType, DeviceInfo, Features, KernelRow, Launch, OpKind,
 
 /// Outputs a group computes: the rows of a weight that are decoded together.
 const OUTPUTS: u32 = 32;
+/// Rows of activations up to which a group's work is the reading of its weights.
+const FEW: u32 = 4;
+/// Bytes of weights that are worth the start of a group of few rows.
+const READ: u64 = 48 << 10;
+/// Groups that an operation of few rows is divided among at least, for many threads to share.
+const SHARES: u32 = 32;
 /// Rows of activations a group computes: decoding a weight is shared by these.
 const ROWS: u32 = 128;
 /// Rows that share the expansion of a cache page: as many as a step may have.
@@ -41,10 +47,23 @@ fn by_row(problem: &Problem, _: &DeviceInfo) -> Launch {
     launch([1, problem.params.rows.div_ceil(4), 1], 1, 4)
 }
 
+/// Outputs that a group computes of `n` for `rows` rows: more where rows of the weight are
+/// short. `times` operations (choices, heads) share the threads.
+fn outputs(problem: &Problem, n: u32, rows: u32, times: u32) -> u32 {
+    if rows > FEW {
+        return OUTPUTS;
+    }
+    let row_bytes = problem.weight.row_bytes(problem.params.k.into()).max(1);
+    let worth = (READ / row_bytes).min(n.into()) as u32;
+    let share = n.saturating_mul(times) / SHARES;
+    worth.min(share).next_multiple_of(OUTPUTS).max(OUTPUTS)
+}
+
 fn by_outputs(problem: &Problem, _: &DeviceInfo) -> Launch {
     let p = &problem.params;
-    let groups = [p.row_count.div_ceil(OUTPUTS), p.rows.div_ceil(ROWS), 1];
-    launch(groups, OUTPUTS, ROWS)
+    let outputs = outputs(problem, p.row_count, p.rows, 1);
+    let groups = [p.row_count.div_ceil(outputs), p.rows.div_ceil(ROWS), 1];
+    launch(groups, outputs, ROWS)
 }
 
 fn by_heads(problem: &Problem, _: &DeviceInfo) -> Launch {
@@ -52,7 +71,7 @@ fn by_heads(problem: &Problem, _: &DeviceInfo) -> Launch {
     let outputs = if p.flags & hadal_device::flags::TRANSPOSED != 0 {
         p.n.max(1)
     } else {
-        OUTPUTS
+        outputs(problem, p.n, p.rows, p.heads)
     };
     let groups = [p.n.div_ceil(outputs), p.rows.div_ceil(ROWS), p.heads];
     launch(groups, outputs, ROWS)
@@ -63,10 +82,11 @@ fn by_experts(problem: &Problem, _: &DeviceInfo) -> Launch {
     launch([p.n.div_ceil(OUTPUTS), p.expert_count, 1], OUTPUTS, ROWS)
 }
 
-/// One group for each choice and block of outputs.
+/// One group for each choice, which is one row, and block of outputs.
 fn by_choices(problem: &Problem, _: &DeviceInfo) -> Launch {
     let p = &problem.params;
-    launch([p.n.div_ceil(OUTPUTS), p.rows, 1], OUTPUTS, 1)
+    let outputs = outputs(problem, p.n, 1, p.rows);
+    launch([p.n.div_ceil(outputs), p.rows, 1], outputs, 1)
 }
 
 fn by_queries(problem: &Problem, _: &DeviceInfo) -> Launch {

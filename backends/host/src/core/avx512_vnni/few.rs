@@ -17,6 +17,8 @@ const PREFETCH_BYTES: usize = 1024;
 /// 18 GB/s so and 10 with two or four at a time. Records of longer rows of activations do not
 /// stay in the first cache, and are read less often for four rows at a time.
 const SHORT: usize = 8;
+/// Spans up to which the ends of rows cost more than that: four rows then share theirs.
+const SHORTEST: usize = 2;
 
 /// Products of all rows; records of the `count` rows of a span lie one after the other.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -35,6 +37,7 @@ pub(super) fn dots<F: Format, const D: usize>(
         // SAFETY: rows r.. have records in each arm.
         unsafe {
             r += match count - r {
+                1 if w.spans <= SHORTEST => strip::<F, D, 1, 4>(records, step, w, out),
                 1 if w.spans <= SHORT => strip::<F, D, 1, 1>(records, step, w, out),
                 1 => strip::<F, D, 1, 4>(records, step, w, out),
                 2 | 3 => strip::<F, D, 2, 2>(records, step, w, out),
