@@ -11,7 +11,7 @@ const OUTPUTS: u32 = 32;
 /// Rows of activations up to which a group's work is the reading of its weights.
 const FEW: u32 = 4;
 /// Bytes of weights that are worth the start of a group of few rows.
-const READ: u64 = 48 << 10;
+const READ: u64 = 128 << 10;
 /// Groups that an operation of few rows is divided among at least, for many threads to share.
 const SHARES: u32 = 32;
 /// Rows of activations a group computes: decoding a weight is shared by these.

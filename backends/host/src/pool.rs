@@ -5,6 +5,7 @@
 //! that the system has put aside holds up nothing it has not begun. Waiting is a short spin,
 //! then sleep; an idle pool sleeps. Read [`Pool::run`] first.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -39,6 +40,8 @@ struct Common {
     sleepers: AtomicU32,
     /// The running job came to nothing: leave it.
     failed: AtomicBool,
+    /// Threads that the running job is shared by.
+    threads: AtomicU32,
 }
 
 #[derive(Default)]
@@ -97,6 +100,8 @@ impl Pool {
             step.done.store(0, Ordering::Relaxed);
         }
         common.failed.store(false, Ordering::Relaxed);
+        let threads = self.crew() as u32 + 1;
+        common.threads.store(threads, Ordering::Relaxed);
         {
             let mut state = lock(&common.state);
             state.fault = None;
@@ -201,29 +206,49 @@ impl Common {
     /// Takes pieces of a step until none is left; false if the job failed.
     fn take_pieces(&self, index: usize, step: &Ready, scratch: &mut Scratch) -> bool {
         scratch.panel.digits.forget();
-        // The look before the claim keeps late threads from writing to the line.
-        while step.next.load(Ordering::Relaxed) < step.units {
-            if self.failed.load(Ordering::Relaxed) {
-                return false;
+        let mut pieces = self.claim(step);
+        while !pieces.is_empty() {
+            let taken = pieces.len() as u32;
+            for unit in pieces {
+                if self.failed.load(Ordering::Relaxed) {
+                    return false;
+                }
+                // SAFETY: `Pool::run` is called under the device's lock with the buffers alive,
+                // and `walk` waited for the lower levels.
+                let run = || unsafe { step.run(unit, scratch) };
+                let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(Fault::Panic));
+                if let Err(fault) = result {
+                    self.fail(index, fault);
+                    return false;
+                }
             }
-            let unit = step.next.fetch_add(1, Ordering::Relaxed);
-            if unit >= step.units {
-                break;
-            }
-            // SAFETY: `Pool::run` is called under the device's lock with the buffers alive,
-            // and `walk` waited for the lower levels.
-            let run = || unsafe { step.run(unit, scratch) };
-            let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(Fault::Panic));
-            if let Err(fault) = result {
-                self.fail(index, fault);
-                return false;
-            }
-            // Release: whoever sees the count sees what the piece wrote.
-            if step.done.fetch_add(1, Ordering::SeqCst) + 1 == step.units {
+            // Release: whoever sees the count sees what the pieces wrote.
+            if step.done.fetch_add(taken, Ordering::SeqCst) + taken == step.units {
                 self.ring();
             }
+            pieces = self.claim(step);
         }
         true
+    }
+
+    /// Pieces for the calling thread alone: neighbours, which read on where the last one
+    /// stopped, and fewer of them towards the end, so that all threads end together.
+    fn claim(&self, step: &Ready) -> Range<u32> {
+        let threads = self.threads.load(Ordering::Relaxed);
+        let some = |next: u32| (step.units - next).div_ceil(2 * threads);
+        // The look before the claim keeps late threads from writing to the line.
+        let mut first = step.next.load(Ordering::Relaxed);
+        while first < step.units {
+            let end = first + some(first);
+            match step
+                .next
+                .compare_exchange_weak(first, end, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => return first..end,
+                Err(next) => first = next,
+            }
+        }
+        first..first
     }
 
     fn fail(&self, index: usize, fault: Fault) {

@@ -47,6 +47,10 @@ impl<'a> Stored<'a> {
         // SAFETY: all bytes of a span are there, or were put there; a prefetch may have any
         // address.
         unsafe {
+            for line in (0..F::BYTES * groups / GROUPS).step_by(64) {
+                let at = stored.as_ptr().wrapping_add(ahead + line);
+                _mm_prefetch::<_MM_HINT_T0>(at.cast());
+            }
             if groups < GROUPS {
                 // What follows is the next row: read with this one, and left out.
                 return match stored.len() < F::BYTES {
@@ -54,10 +58,6 @@ impl<'a> Stored<'a> {
                     false => F::span(stored.as_ptr()),
                 }
                 .of_lanes(F::KEPT[groups]);
-            }
-            for line in (0..F::BYTES).step_by(64) {
-                let at = stored.as_ptr().wrapping_add(ahead + line);
-                _mm_prefetch::<_MM_HINT_T0>(at.cast());
             }
             F::span(stored.as_ptr())
         }
