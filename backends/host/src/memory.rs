@@ -1,24 +1,29 @@
 //! Buffers of the host device: owned allocations and adopted pages.
 //!
-//! Decides alignment and the answer to requests that cannot be met; knows nothing of what
+//! Decides how memory is had and the answer to requests that cannot be met; knows nothing of what
 //! lies in the memory. Read [`Memory`] first.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt;
 
 use hadal_device::{Error, Pages, Result};
+use memmap2::MmapMut;
 
-/// Alignment of owned memory: a cache line, and the widest vector register.
-const ALIGN: usize = 64;
+/// Buffers from this length on lie in large pages where the system has them: decoding after a
+/// long text reads whole caches.
+#[cfg(target_os = "linux")]
+const LARGE: usize = 8 << 20;
 
 /// One buffer. Its bytes never move while it lives.
 pub(crate) struct Memory {
     ptr: *mut u8,
     bytes: usize,
-    /// Size and alignment of an owned allocation; `None` for pages.
-    layout: Option<Layout>,
-    /// Keeps adopted pages mapped.
-    _pages: Option<Pages>,
+    kept: Kept,
+}
+
+/// What keeps the bytes there.
+enum Kept {
+    Own(#[expect(dead_code, reason = "it is kept")] MmapMut),
+    Pages(#[expect(dead_code, reason = "they are kept")] Pages),
 }
 
 // SAFETY: the pointer is to memory this value owns or keeps alive. All access goes through
@@ -29,9 +34,9 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// Zeroed memory. `budget_bytes`: what the machine can still give, where it is known; a
-    /// larger request is refused, because an operating system that overcommits would grant
-    /// it and later end the process.
+    /// Zeroed memory, which the machine gives page by page as it is touched. `budget_bytes`:
+    /// what the machine can still give, where it is known; a larger request is refused, because
+    /// an operating system that overcommits would grant it and later end the process.
     pub fn alloc(label: &str, bytes: u64, budget_bytes: Option<u64>) -> Result<Memory> {
         if bytes == 0 {
             return Err(Error::Invalid(format!("{label}: a buffer of 0 bytes")));
@@ -45,17 +50,16 @@ impl Memory {
             return Err(refused());
         }
         let size = usize::try_from(bytes).map_err(|_| refused())?;
-        let layout = Layout::from_size_align(size, ALIGN).map_err(|_| refused())?;
-        // SAFETY: the layout's size is not zero.
-        let ptr = unsafe { alloc_zeroed(layout) };
-        if ptr.is_null() {
-            return Err(refused());
+        let mut map = MmapMut::map_anon(size).map_err(|_| refused())?;
+        #[cfg(target_os = "linux")]
+        if size >= LARGE {
+            // A wish: small pages do as well, more slowly.
+            let _ = map.advise(memmap2::Advice::HugePage);
         }
         Ok(Memory {
-            ptr,
+            ptr: map.as_mut_ptr(),
             bytes: size,
-            layout: Some(layout),
-            _pages: None,
+            kept: Kept::Own(map),
         })
     }
 
@@ -65,8 +69,7 @@ impl Memory {
         Memory {
             ptr: slice.as_ptr().cast_mut(),
             bytes: slice.len(),
-            layout: None,
-            _pages: Some(pages),
+            kept: Kept::Pages(pages),
         }
     }
 
@@ -77,12 +80,15 @@ impl Memory {
 
     /// Bytes this buffer took from the machine.
     pub fn owned_bytes(&self) -> u64 {
-        self.layout.map_or(0, |layout| layout.size() as u64)
+        match self.kept {
+            Kept::Own(_) => self.bytes(),
+            Kept::Pages(_) => 0,
+        }
     }
 
     /// False for adopted pages.
     pub fn writable(&self) -> bool {
-        self.layout.is_some()
+        matches!(self.kept, Kept::Own(_))
     }
 
     /// The address of `offset .. offset + bytes`, or why there is none.
@@ -101,15 +107,6 @@ impl Memory {
                 "bytes {offset}+{bytes} of a buffer of {} bytes",
                 self.bytes
             ))),
-        }
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        if let Some(layout) = self.layout {
-            // SAFETY: allocated by `alloc` with this layout, and freed once.
-            unsafe { dealloc(self.ptr, layout) }
         }
     }
 }

@@ -10,9 +10,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use hadal_device::{Access, BufferId, Device, DeviceInfo, Error, Inputs, KernelRow, PAGE};
+use hadal_device::{
+    Access, BufferId, Device, DeviceInfo, Error, Features, Inputs, KernelRow, PAGE,
+};
 use hadal_graph::{Form, Graph, Lowered, MoeForm, Verified, WorkLimit};
-use hadal_weights::Progress;
+use hadal_weights::{Moving, Progress, move_to_large_pages};
 
 use crate::courtesy::dispatch_budget;
 use crate::gate::Gate;
@@ -98,6 +100,8 @@ pub struct Engine {
     pub(crate) gate: Gate,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) low_priority: AtomicBool,
+    /// The files that the host reads in place on their way into large pages.
+    moving: Mutex<Option<Moving>>,
 }
 
 /// What steps share, one at a time; all of it lies in the engine's home.
@@ -162,6 +166,10 @@ impl Engine {
         let placement = planned.fitting()?;
         let home = Home::open(&model, device, placement, context, progress)?;
         let state = State::on(&home, &options, false);
+        let moving = match home.device.info().features.has(Features::HOST) {
+            true => move_to_large_pages(model.source.shards()),
+            false => None,
+        };
         Ok(Engine {
             model,
             options,
@@ -172,7 +180,18 @@ impl Engine {
             gate: Gate::default(),
             ledger,
             low_priority: AtomicBool::new(false),
+            moving: Mutex::new(moving),
         })
+    }
+
+    /// Waits until the host's weights lie as they will stay: it begins to read a large file where
+    /// it is mapped, and moves it into large pages meanwhile, which takes a second for 4 GB. For
+    /// whoever measures; nobody else needs to wait.
+    pub fn wait_for_pages(&self) {
+        let moving = self.moving.lock();
+        if let Some(moving) = &mut *moving.unwrap_or_else(PoisonError::into_inner) {
+            moving.wait();
+        }
     }
 
     /// The model.

@@ -72,6 +72,7 @@ impl Checkpoint {
             name,
             path: None,
             pages,
+            file: None,
         };
         Checkpoint::from_shards(files.into_iter().map(shard).collect())
     }
@@ -157,11 +158,12 @@ impl TensorSource for Checkpoint {
 
 fn open_shard(folder: &Path, file: &str) -> Result<Shard> {
     let path = folder.join(file);
-    let pages = map::map(&path).map_err(|source| unreadable(&path, source))?;
+    let (mapped, pages) = map::map(&path).map_err(|source| unreadable(&path, source))?;
     Ok(Shard {
         name: file.to_string(),
         path: Some(path),
         pages,
+        file: mapped,
     })
 }
 

@@ -153,6 +153,7 @@ impl Plan {
             name: self.name,
             path: None,
             pages: Arc::new(memory),
+            file: None,
         })
     }
 }
@@ -179,7 +180,11 @@ fn allocate(what: &str, bytes: u64) -> Result<MmapMut> {
         wanted_bytes: bytes,
     };
     let length = usize::try_from(bytes.max(ALIGN)).map_err(|_| full())?;
-    Ok(MmapMut::map_anon(length).map_err(|_| full())?)
+    let memory = MmapMut::map_anon(length).map_err(|_| full())?;
+    // As files come to lie (`large_pages.rs`); a wish.
+    #[cfg(target_os = "linux")]
+    let _ = memory.advise(memmap2::Advice::HugePage);
+    Ok(memory)
 }
 
 /// How random words become numbers: bits kept, bits set, and for every word alike.

@@ -64,6 +64,7 @@ impl Outline {
                     name: tensor.file.clone(),
                     path: None,
                     pages: Arc::new(Vec::new()),
+                    file: None,
                 });
                 outline.bytes.push(0);
             }

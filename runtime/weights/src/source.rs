@@ -6,9 +6,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use hadal_device::{DType, Pages};
 
+use crate::map::Mapped;
 use crate::{Result, WeightsError, lost_pages};
 
 /// Number format of a tensor in a file.
@@ -53,6 +55,8 @@ pub struct Shard {
     pub path: Option<PathBuf>,
     /// The whole file, header included, so that a device can use it in place.
     pub pages: Pages,
+    /// The mapped file that the pages are.
+    pub(crate) file: Option<Arc<Mapped>>,
 }
 
 impl Shard {

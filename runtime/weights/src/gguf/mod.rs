@@ -32,7 +32,7 @@ impl Gguf {
     pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
         let paths = parts(path.as_ref())?;
         let open = |path: PathBuf| {
-            let pages = map::map(&path).map_err(|source| WeightsError::Io {
+            let (file, pages) = map::map(&path).map_err(|source| WeightsError::Io {
                 file: path.display().to_string(),
                 source,
             })?;
@@ -41,6 +41,7 @@ impl Gguf {
                 name: name.unwrap_or_default().into_owned(),
                 path: Some(path),
                 pages,
+                file,
             })
         };
         Gguf::from_shards(paths.into_iter().map(open).collect::<Result<_>>()?)
@@ -52,6 +53,7 @@ impl Gguf {
             name,
             path: None,
             pages,
+            file: None,
         };
         Gguf::from_shards(files.into_iter().map(shard).collect())
     }

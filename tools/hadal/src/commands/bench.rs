@@ -191,7 +191,9 @@ fn engines(
             chosen.device = Arc::new(Lacking::new(chosen.device, features));
         }
         let (model, settings, cancel) = (model.clone(), settings.clone(), &interrupts.cancel);
-        engines.push(open::engine(model, chosen, settings, cancel, console)?);
+        let engine = open::engine(model, chosen, settings, cancel, console)?;
+        engine.wait_for_pages();
+        engines.push(engine);
     }
     Ok(engines)
 }
