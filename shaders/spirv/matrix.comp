@@ -101,8 +101,10 @@ void multiply(uint row_at, uint column_at) {
     }
 }
 
-// Writes the tile of sums `i`, whose first output is (row, column) of the rows before `end`.
-void write(uint i, uint row, uint end, uint column, uint outputs) {
+// Writes the tile of sums `i`, whose first output is (row, column) of the rows before `end`, if
+// the subgroup is busy. Called by all subgroups: lavapipe takes a subgroup's barrier for one of
+// the workgroup, and ends all of it when the first subgroup ends.
+void write(bool busy, uint i, uint row, uint end, uint column, uint outputs) {
     Sums sums = total[i];
 #ifdef SECOND
     for (uint e = 0u; e < sums.length(); e += 1u) {
@@ -110,9 +112,11 @@ void write(uint i, uint row, uint end, uint column, uint outputs) {
     }
 #endif
     uint stage_at = gl_SubgroupID * M * N;
-    coopMatStore(sums, stage, stage_at, N, gl_CooperativeMatrixLayoutRowMajor);
+    if (busy) {
+        coopMatStore(sums, stage, stage_at, N, gl_CooperativeMatrixLayoutRowMajor);
+    }
     subgroupBarrier();
-    for (uint e = gl_SubgroupInvocationID; e < M * N; e += gl_SubgroupSize) {
+    for (uint e = gl_SubgroupInvocationID; busy && e < M * N; e += gl_SubgroupSize) {
         uint r = row + e / N;
         uint o = column + e % N;
         if (r < end && o < outputs) {
@@ -166,11 +170,9 @@ void compute(uint first, uint outputs, uint row, uint end, uint e) {
                 row_at + i % ROW_TILES * M, column_at + i % SUMS / ROW_TILES * N);
         }
     }
-    if (busy) {
-        [[unroll]] for (uint i = 0u; i < SUMS; i += 1u) {
-            uint r = row + row_at + i % ROW_TILES * M;
-            write(i, r, end, first + column_at + i / ROW_TILES * N, outputs);
-        }
+    [[unroll]] for (uint i = 0u; i < SUMS; i += 1u) {
+        uint r = row + row_at + i % ROW_TILES * M;
+        write(busy, i, r, end, first + column_at + i / ROW_TILES * N, outputs);
     }
 }
 
