@@ -130,6 +130,11 @@ if have lavapipe-25; then
 fi
 if have lavapipe-sid; then
     suite lavapipe-sid "$folder/run-with-lavapipe-sid"
+    # The only driver with cooperative matrices: every row on them, at edges of tiles and in
+    # workgroups with subgroups left over.
+    echo "lavapipe-sid: kernels on matrix units"
+    CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$folder/run-with-lavapipe-sid" \
+        cargo test --quiet -p hadal-vulkan --test kernels -- matrix::tiles matrix::many || status=1
 fi
 echo "CUDA and ROCm under mock drivers"
 mocks
