@@ -39,7 +39,7 @@ both() {
     shift
     while [ $# -gt 0 ]; do
         wait "$2" || status=1
-        echo "$name: $1"
+        echo "$name: $1, after $SECONDS seconds"
         cat "$reports/$name-$1.log"
         shift 2
     done

@@ -84,6 +84,7 @@ step "summary"
 # `test result:` lines tell what ran; tests that lack something say so by name.
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      END { printf "%d tests passed, %d failed, %d ignored\n", passed, failed, ignored }' "$log"
+grep -a '^test .* FAILED$' "$log" | sort -u || true
 missing=$(grep -aiE 'not run|did not (run|compare)' "$log" | sed 's/^[[:space:]]*//' | sort -u || true)
 if [ -z "$missing" ]; then
     echo "0 checks did not run for want of something"
