@@ -233,7 +233,7 @@ macro_rules! weightless {
 macro_rules! special_products {
     ($(($op:ident, $name:literal, $launch:ident),)*) => {
         &[$(
-            row(OpKind::$op, concat!("host_", $name, "_f8_avx512bf16"), Features::AVX512_BF16, f8, $launch),
+            row(OpKind::$op, concat!("host_", $name, "_f8_avx512vbmi"), Features::AVX512_VBMI, f8, $launch),
             row(OpKind::$op, concat!("host_", $name, "_blocks_avx512vnni"), Features::AVX512_VNNI, blocks, $launch),
         )*]
     };

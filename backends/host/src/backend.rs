@@ -29,8 +29,8 @@ pub enum Isa {
     Avx512,
     /// `Avx512` with its VNNI extension.
     Avx512Vnni,
-    /// `Avx512Vnni` with the VBMI and BF16 extensions, which no processor has without VNNI.
-    Avx512Bf16,
+    /// `Avx512Vnni` with the VBMI extension.
+    Avx512Vbmi,
 }
 
 impl Isa {
@@ -41,7 +41,7 @@ impl Isa {
         Isa::Avx2,
         Isa::Avx512,
         Isa::Avx512Vnni,
-        Isa::Avx512Bf16,
+        Isa::Avx512Vbmi,
     ];
 
     /// The name in reports.
@@ -52,7 +52,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512-vnni",
-            Isa::Avx512Bf16 => "avx512-bf16",
+            Isa::Avx512Vbmi => "avx512-vbmi",
         }
     }
 
@@ -72,7 +72,7 @@ impl Isa {
             Isa::Avx2 => has_avx2(),
             Isa::Avx512 => has_avx2() && has_avx512(),
             Isa::Avx512Vnni => Isa::Avx512.available() && has_avx512_vnni(),
-            Isa::Avx512Bf16 => Isa::Avx512Vnni.available() && has_avx512_bf16(),
+            Isa::Avx512Vbmi => Isa::Avx512Vnni.available() && has_avx512_vbmi(),
         }
     }
 
@@ -84,7 +84,7 @@ impl Isa {
             Isa::Avx2 => Features::AVX2,
             Isa::Avx512 => Features::AVX2.with(Features::AVX512),
             Isa::Avx512Vnni => Isa::Avx512.features().with(Features::AVX512_VNNI),
-            Isa::Avx512Bf16 => Isa::Avx512Vnni.features().with(Features::AVX512_BF16),
+            Isa::Avx512Vbmi => Isa::Avx512Vnni.features().with(Features::AVX512_VBMI),
         }
     }
 }
@@ -110,8 +110,8 @@ fn has_avx512_vnni() -> bool {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn has_avx512_bf16() -> bool {
-    is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512bf16")
+fn has_avx512_vbmi() -> bool {
+    is_x86_feature_detected!("avx512vbmi")
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -130,7 +130,7 @@ fn has_avx512_vnni() -> bool {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn has_avx512_bf16() -> bool {
+fn has_avx512_vbmi() -> bool {
     false
 }
 

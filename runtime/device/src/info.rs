@@ -35,8 +35,8 @@ features! {
     AVX2 = 5, "avx2";
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     AVX512 = 6, "avx512";
-    /// AVX-512 BF16 dot products and VBMI byte look-ups.
-    AVX512_BF16 = 7, "avx512-bf16";
+    /// AVX-512 VBMI byte look-ups.
+    AVX512_VBMI = 7, "avx512-vbmi";
     /// 64-bit Arm with Advanced SIMD.
     NEON = 8, "neon";
     /// A CPU pretending to be a GPU (lavapipe, SwiftShader, WARP).

@@ -162,7 +162,7 @@ pub enum IsaArg {
     Avx2,
     Avx512,
     Avx512Vnni,
-    Avx512Bf16,
+    Avx512Vbmi,
 }
 
 impl From<IsaArg> for Isa {
@@ -173,7 +173,7 @@ impl From<IsaArg> for Isa {
             IsaArg::Avx2 => Isa::Avx2,
             IsaArg::Avx512 => Isa::Avx512,
             IsaArg::Avx512Vnni => Isa::Avx512Vnni,
-            IsaArg::Avx512Bf16 => Isa::Avx512Bf16,
+            IsaArg::Avx512Vbmi => Isa::Avx512Vbmi,
         }
     }
 }

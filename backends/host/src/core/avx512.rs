@@ -111,7 +111,7 @@ unsafe impl Lanes for Zmm {
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         // SAFETY: a hint; any address will do.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 }
 
@@ -120,3 +120,23 @@ super::vector_core::vector_core!(
     Zmm,
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 );
+
+/// The sums of the lanes of four registers, in half of the steps that four by themselves take.
+#[target_feature(enable = "avx512f,avx512dq")]
+#[inline]
+pub(super) fn four_totals([a, b, c, d]: [__m512; 4]) -> __m128 {
+    let pairs = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    let (ab, cd) = (pairs(a, b), pairs(c, d));
+    let low = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
+    let high = _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd);
+    // Of each register a lane in every 128 bits.
+    let all = _mm512_add_ps(low, high);
+    let half = _mm256_add_ps(
+        _mm512_castps512_ps256(all),
+        _mm512_extractf32x8_ps::<1>(all),
+    );
+    _mm_add_ps(
+        _mm256_castps256_ps128(half),
+        _mm256_extractf128_ps::<1>(half),
+    )
+}

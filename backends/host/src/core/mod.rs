@@ -9,7 +9,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
-mod avx512_bf16;
+mod avx512_vbmi;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 mod digits;
@@ -26,7 +26,7 @@ pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx512_bf16::Avx512Bf16;
+pub(crate) use avx512_vbmi::Avx512Vbmi;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512_vnni::Avx512Vnni;
 pub(crate) use digits::Digits;

@@ -9,6 +9,7 @@ use super::format::{Format, GROUPS, Span};
 use super::split::Record;
 use super::stored::Stored;
 use crate::core::ahead::Ahead;
+use crate::core::avx512::four_totals;
 use crate::core::digits::Line;
 
 /// How far ahead of the loads weights are asked for, in each row.
@@ -120,26 +121,6 @@ pub(super) unsafe fn tile<F: Format, const D: usize, const R: usize, const C: us
         }
         totals
     }
-}
-
-/// The sums of the lanes of four registers, in half of the steps that four by themselves take.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-#[inline]
-fn four_totals([a, b, c, d]: [__m512; 4]) -> __m128 {
-    let pairs = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    let (ab, cd) = (pairs(a, b), pairs(c, d));
-    let low = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
-    let high = _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd);
-    // Of each register a lane in every 128 bits.
-    let all = _mm512_add_ps(low, high);
-    let half = _mm256_add_ps(
-        _mm512_castps512_ps256(all),
-        _mm512_extractf32x8_ps::<1>(all),
-    );
-    _mm_add_ps(
-        _mm256_castps256_ps128(half),
-        _mm256_extractf128_ps::<1>(half),
-    )
 }
 
 /// Adds the products of the first `CHUNKS` times 64 columns.
