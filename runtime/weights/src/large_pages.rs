@@ -61,6 +61,7 @@ pub fn move_to_large_pages(shards: &[Shard]) -> Option<Moving> {
     let thread = std::thread::Builder::new()
         .name("hadal-pages".to_string())
         .spawn(move || {
+            sys::give_way();
             let go_on = || !stopped.load(Ordering::Relaxed);
             // A file that cannot be read on stays mapped: whoever needs it learns why.
             let _ = files
@@ -81,6 +82,8 @@ mod sys {
     pub(super) fn offers_large_pages() -> bool {
         false
     }
+
+    pub(super) fn give_way() {}
 
     pub(super) fn relocate(_: &Mapped, _: &dyn Fn() -> bool) -> std::io::Result<()> {
         Ok(())
@@ -105,6 +108,12 @@ mod sys {
     pub(super) fn offers_large_pages() -> bool {
         let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
         setting.is_ok_and(|it| it.contains("[madvise]") || it.contains("[always]"))
+    }
+
+    /// Leaves the calling thread a tenth of what others take: an answer may be under way.
+    pub(super) fn give_way() {
+        // SAFETY: a plain call of the system; on Linux 0 is the calling thread.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
     }
 
     /// Puts the parts of a file that begin and end with a large page into such pages.
