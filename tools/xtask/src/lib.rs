@@ -7,6 +7,7 @@
 pub mod backends;
 pub mod gates;
 pub mod gpu;
+pub mod licences;
 mod readme;
 mod rules;
 mod source;

@@ -5,11 +5,13 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use xtask::{backends, gpu, spirv};
+use xtask::{backends, gpu, licences, spirv};
 
-const USAGE: &str = "usage: cargo run -p xtask -- tidy | spirv | gpu | backends REPORT.json...
+const USAGE: &str =
+    "usage: cargo run -p xtask -- tidy | spirv | gpu | backends REPORT.json... | licences [PACKAGE]
 tidy checks the house measures; spirv compiles the GLSL kernels, gpu the C++ ones; backends makes
-the README's table of conformance from reports";
+the README's table of conformance from reports; licences checks those of all crates, or prints the
+list that goes with a program";
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -22,6 +24,8 @@ fn main() -> ExitCode {
         ["backends", reports @ ..] if !reports.is_empty() => {
             backends::update(&root, reports).map_err(|error| error.to_string())
         }
+        ["licences"] => check_licences(&root),
+        ["licences", package] => licences::list(&root, package).map(|list| print!("{list}")),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -43,6 +47,18 @@ fn tidy(root: &Path) -> Result<(), String> {
     }
     match complaints.len() {
         0 => println!("tidy"),
+        count => return Err(format!("{count} complaints")),
+    }
+    Ok(())
+}
+
+fn check_licences(root: &Path) -> Result<(), String> {
+    let complaints = licences::complaints(root)?;
+    for complaint in &complaints {
+        println!("{complaint}");
+    }
+    match complaints.len() {
+        0 => println!("every licence is allowed"),
         count => return Err(format!("{count} complaints")),
     }
     Ok(())
