@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Unpacks the Vulkan drivers of the test matrix out of Debian packages, without installing
-# anything, and prints how each is used. tests/README.md says what they are for.
+# Unpacks the Vulkan drivers of the test matrix, and tools for packages, out of Debian packages,
+# without installing anything, and prints how each is used. tests/README.md says what they are for.
 #
-#   tests/drivers.sh FOLDER [swiftshader | lavapipe-25 | lavapipe-sid | amdhip]...    (default: all)
+#   tests/drivers.sh FOLDER [swiftshader | lavapipe-25 | lavapipe-sid | amdhip | cargo-tools]...
+#
+# Without a name: all drivers.
 #
 # Downloads go through the mirror apt is configured with (or $DEBIAN_MIRROR and
 # $DEBIAN_SECURITY_MIRROR). Every file is checked: the release file by Debian's key, the
@@ -10,7 +12,7 @@
 # there already is left alone; remove its folder to have it again.
 set -euo pipefail
 
-[ $# -ge 1 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 shift
@@ -190,6 +192,28 @@ amdhip() {
     done_with amdhip
 }
 
+# Tools that cargo finds on the PATH and that would take minutes to compile. They start the
+# machine's own cargo and rustc, so each is started by its own loader alone.
+cargo-tools() {
+    local list tool
+    list=$(package_list "$mirror" sid)
+    # Debian's own cargo is not needed.
+    sed '/^Package: cargo-cyclonedx$/,/^$/s/, cargo$//' "$list" > "$list.tools"
+    unpack "$mirror" "$list.tools" cargo-tools cargo-c cargo-cyclonedx libgcc-s1
+    mkdir "$folder/cargo-tools.part/bin"
+    for tool in cargo-cinstall cargo-cyclonedx; do
+        cat > "$folder/cargo-tools.part/bin/$tool" << TOOL
+#!/bin/sh
+root=$folder/cargo-tools
+exec "\$root/usr/lib64/ld-linux-x86-64.so.2" --argv0 $tool \\
+    --library-path "\$root/usr/lib/x86_64-linux-gnu" "\$root/usr/bin/$tool" "\$@"
+TOOL
+        chmod +x "$folder/cargo-tools.part/bin/$tool"
+    done
+    rm -rf "$folder/cargo-tools.part/usr/share"
+    done_with cargo-tools
+}
+
 # A program built here runs on the newer libc if that libc's own loader starts it. Programs
 # it starts in turn would not: they find the way in HADAL_RUNNER.
 runner() {
@@ -215,14 +239,15 @@ usage() {
         echo "VK_ICD_FILENAMES=$folder/lavapipe-25/icd.json LD_LIBRARY_PATH=$folder/lavapipe-25/usr/lib/x86_64-linux-gnu"
         ;;
     amdhip) echo "LD_LIBRARY_PATH=$folder/amdhip/usr/lib/x86_64-linux-gnu" ;;
+    cargo-tools) echo "PATH=$folder/cargo-tools/bin:\$PATH" ;;
     lavapipe-sid) echo "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$folder/run-with-lavapipe-sid" ;;
     esac
 }
 
 for driver in "$@"; do
     case $driver in
-    swiftshader | lavapipe-25 | lavapipe-sid | amdhip) ;;
-    *) die "no driver named $driver: swiftshader, lavapipe-25, lavapipe-sid, amdhip" ;;
+    swiftshader | lavapipe-25 | lavapipe-sid | amdhip | cargo-tools) ;;
+    *) die "nothing is named $driver: swiftshader, lavapipe-25, lavapipe-sid, amdhip, cargo-tools" ;;
     esac
     [ -f "$folder/$driver/packages.txt" ] || "$driver" >&2
     [ "$driver" != lavapipe-sid ] || runner

@@ -29,7 +29,8 @@ has_layers() {
 packages=()
 has_vulkan || packages+=(mesa-vulkan-drivers libvulkan1)
 has_layers || packages+=(vulkan-validationlayers)
-for tool in curl xz:xz-utils gpgv c++:g++ clang-22 ld.lld-22:lld-22 llvm-readelf-22:llvm-22; do
+for tool in curl xz:xz-utils gpgv c++:g++ clang-22 ld.lld-22:lld-22 llvm-readelf-22:llvm-22 \
+    pkg-config desktop-file-validate:desktop-file-utils; do
     command -v "${tool%:*}" > /dev/null || packages+=("${tool#*:}")
 done
 if [ ${#packages[@]} -gt 0 ]; then
@@ -45,10 +46,13 @@ fi
 # Without a desktop session Mesa's device-selection layer complains at every test.
 export NODEVICE_SELECT=1
 
-# More drivers, and a compiler for SPIR-V (tests/README.md). What cannot be had is told below.
+# More drivers, a compiler for SPIR-V, tools for packages (tests/README.md). What cannot be had is
+# told below.
 step "drivers"
 drivers=$PWD/target/drivers
 tests/drivers.sh "$drivers" || true
+tests/drivers.sh "$drivers" cargo-tools || true
+[ ! -d "$drivers/cargo-tools" ] || PATH=$drivers/cargo-tools/bin:$PATH
 if [ -z "${GLSLANG:-}" ] && [ -x "$drivers/lavapipe-sid/usr/bin/glslang" ]; then
     export GLSLANG="$drivers/run-with-lavapipe-sid $drivers/lavapipe-sid/usr/bin/glslang"
 fi

@@ -171,6 +171,11 @@ static void part_all(void) {
         hosts += device.id != NULL && strcmp(device.id, "host") == 0;
     }
     CHECK(hosts == 1);
+    /* Here and not with the other failures: drivers keep what they allocate. */
+    HadalDevice none = {.size = sizeof none};
+    fails(hadal_devices_get(devices, hadal_devices_len(devices), &none, &error),
+          HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_devices_get(devices, 0, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
     hadal_devices_free(devices);
 
     HadalModel *model = shipped();
@@ -250,13 +255,17 @@ static int32_t refuse(void *user, uint64_t done, uint64_t total) {
     return done <= total;
 }
 
-/* Every failure that can be had without another device; `folder` has a damaged model. */
-static void part_errors(const char *folder) {
+/* Nothing given to any function; also without a place for the error. */
+static void no_handles(void) {
     HadalError *error = NULL;
     HadalModel *model = NULL;
     HadalEngine *engine = NULL;
     HadalSession *session = NULL;
-    /* Nothing given; also without a place for the error. */
+    HadalDevice device = {.size = sizeof device};
+    HadalMemory memory = {.size = sizeof memory};
+    HadalPlan plan = {.size = sizeof plan};
+    uint32_t ids[4];
+    size_t len = 0;
     fails(hadal_model_open(NULL, &model, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
     fails(hadal_model_open("x", NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
     fails(hadal_model_open("\xff", &model, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
@@ -272,11 +281,25 @@ static void part_errors(const char *folder) {
     fails(hadal_engine_trim(NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
     fails(hadal_generate(NULL, NULL, NULL, NULL, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT,
           &error);
+    fails(hadal_plan(NULL, NULL, &plan, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_devices_get(NULL, 0, &device, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_model_tokenize(NULL, "x", ids, 4, &len, &error), HADAL_STATUS_INVALID_ARGUMENT,
+          &error);
+    fails(hadal_engine_resume(NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_engine_memory(NULL, &memory, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_engine_set_budget(NULL, 1, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_engine_set_low_priority(NULL, 1, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_session_fork(NULL, &session, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_session_truncate(NULL, 0, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_session_tokens(NULL, ids, 4, &len, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    CHECK(model == NULL && engine == NULL && session == NULL && len == 0);
     CHECK(hadal_model_open(NULL, &model, NULL) == HADAL_STATUS_INVALID_ARGUMENT);
     CHECK(hadal_error_status(NULL) == HADAL_STATUS_OK && hadal_error_message(NULL) == NULL);
     CHECK(hadal_engine_device(NULL) == NULL && hadal_model_name(NULL) == NULL);
     CHECK(hadal_model_can_chat(NULL) == 0 && hadal_engine_context(NULL) == 0);
     CHECK(hadal_devices_len(NULL) == 0 && hadal_error_plan(NULL) == NULL);
+    CHECK(hadal_error_cure(NULL) == NULL && hadal_model_max_context(NULL) == 0);
+    CHECK(hadal_engine_is_paused(NULL) == 0 && hadal_engine_losses(NULL) == 0);
     hadal_model_free(NULL);
     hadal_engine_free(NULL);
     hadal_session_free(NULL);
@@ -284,6 +307,15 @@ static void part_errors(const char *folder) {
     hadal_error_free(NULL);
     hadal_string_free(NULL);
     CHECK(strcmp(hadal_status_name(-1), "unknown") == 0);
+}
+
+/* Every failure that can be had without another device; `folder` has a damaged model. */
+static void part_errors(const char *folder) {
+    no_handles();
+    HadalError *error = NULL;
+    HadalModel *model = NULL;
+    HadalEngine *engine = NULL;
+    HadalSession *session = NULL;
 
     /* Files. */
     fails(hadal_model_open("/there/is/nothing", &model, &error), HADAL_STATUS_FILE, &error);
@@ -325,8 +357,14 @@ static void part_errors(const char *folder) {
     fails(hadal_load(model, &options, &engine, &error), HADAL_STATUS_CANCELLED, &error);
     CHECK(total > 1000000 && engine == NULL);
 
+    fails(hadal_model_tokenize(model, NULL, NULL, 0, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT,
+          &error);
+
     /* Sessions and requests. */
     engine = load(model);
+    fails(hadal_load(model, NULL, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_session_new(engine, NULL, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_engine_memory(engine, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
     HadalMemory memory = {.size = sizeof memory};
     ok(hadal_engine_set_budget(engine, 1000, &memory, &error), error);
     CHECK(memory.over_bytes > 0 && memory.sessions == 0);
@@ -439,30 +477,60 @@ static void part_cycles(const char *argument) {
     hadal_model_free(model);
 }
 
-/* The system refuses memory for a session: an error, and everything goes on. */
-static void part_memory(void) {
-    HadalModel *model = shipped();
+/* From now on the system gives this process only `bytes` more than it has. */
+static void leave(uint64_t bytes) {
+    long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    CHECK(file != NULL && fscanf(file, "%ld", &pages) == 1);
+    fclose(file);
+    struct rlimit little;
+    CHECK(getrlimit(RLIMIT_AS, &little) == 0);
+    little.rlim_cur = (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE) + bytes;
+    CHECK(setrlimit(RLIMIT_AS, &little) == 0);
+}
+
+/* The system gives as much as it did. */
+static void leave_all(void) {
+    struct rlimit all;
+    CHECK(getrlimit(RLIMIT_AS, &all) == 0);
+    all.rlim_cur = all.rlim_max;
+    CHECK(setrlimit(RLIMIT_AS, &all) == 0);
+}
+
+/* The system refuses memory for whatever is as large as a model or a session: an error, and
+   everything goes on. `folder` has a model of a GiB. */
+static void part_memory(const char *folder) {
+    HadalError *error = NULL;
+    HadalModel *model = NULL;
+    size_t large = (size_t)96 << 20;
+    uint8_t *zeros = calloc(large, 1);
+    CHECK(zeros != NULL);
+    leave(large / 2);
+    HadalModelBytes gguf = {.size = sizeof gguf, .gguf = zeros, .gguf_len = large};
+    fails(hadal_model_from_bytes(&gguf, &model, &error), HADAL_STATUS_OUT_OF_MEMORY, &error);
+    HadalModelBytes files = {.size = sizeof files,
+                             .config_json = "{}",
+                             .safetensors = zeros,
+                             .safetensors_len = large};
+    fails(hadal_model_from_bytes(&files, &model, &error), HADAL_STATUS_OUT_OF_MEMORY, &error);
+    fails(hadal_model_open(folder, &model, &error), HADAL_STATUS_OUT_OF_MEMORY, &error);
+    leave_all();
+    free(zeros);
+    CHECK(model == NULL);
+
+    model = shipped();
     HadalLoadOptions options = on_host();
     options.context = 0;
     HadalEngine *engine = NULL;
-    HadalError *error = NULL;
     ok(hadal_load(model, &options, &engine, &error), error);
     HadalSession *session = begin(engine);
     HadalMemory memory = {.size = sizeof memory};
     ok(hadal_engine_memory(engine, &memory, &error), error);
     CHECK(memory.session_bytes > 6 << 20);
-    long pages = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-    CHECK(file != NULL && fscanf(file, "%ld", &pages) == 1);
-    fclose(file);
-    struct rlimit all, little;
-    CHECK(getrlimit(RLIMIT_AS, &all) == 0);
-    little = all;
-    little.rlim_cur = (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE) + memory.session_bytes / 2;
-    CHECK(setrlimit(RLIMIT_AS, &little) == 0);
+    leave(memory.session_bytes / 2);
     HadalSession *second = NULL;
     HadalStatus status = hadal_session_new(engine, NULL, &second, &error);
-    CHECK(setrlimit(RLIMIT_AS, &all) == 0);
+    leave_all();
     fails(status, HADAL_STATUS_OUT_OF_MEMORY, &error);
     ok(hadal_engine_memory(engine, &memory, &error), error);
     CHECK(second == NULL && memory.sessions == 1);
@@ -602,7 +670,7 @@ int main(int count, char **arguments) {
     else if (strcmp(part, "cycles") == 0) part_cycles(argument);
     else if (strcmp(part, "threads") == 0) part_threads();
     else if (strcmp(part, "cancel") == 0) part_cancel();
-    else if (strcmp(part, "memory") == 0) part_memory();
+    else if (strcmp(part, "memory") == 0) part_memory(argument);
     else if (strcmp(part, "order") == 0) part_order();
     else if (strcmp(part, "exit") == 0) part_exit();
     else CHECK(!"a part of this program");

@@ -1,6 +1,7 @@
 //! Everything that can go wrong, as a number for programs and as words for people.
 
 use std::fmt;
+use std::io::ErrorKind;
 
 use hadal_device::Error as DeviceError;
 use hadal_engine::{EngineError, Plan};
@@ -224,6 +225,10 @@ fn of_weights(error: &WeightsError) -> ErrorCode {
     match error {
         WeightsError::Device(error) => of_device(error),
         WeightsError::Cancelled => ErrorCode::Cancelled,
+        // No room for the map of a file.
+        WeightsError::Io { source, .. } if source.kind() == ErrorKind::OutOfMemory => {
+            ErrorCode::OutOfMemory
+        }
         WeightsError::Io { .. } | WeightsError::NoWeights { .. } => ErrorCode::File,
         _ => ErrorCode::DamagedModel,
     }

@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char};
 use std::ptr;
 use std::sync::Arc;
 
-use hadal::{ErrorCode, Model, ModelBytes, PartKind, Result};
+use hadal::{Error, ErrorCode, Model, ModelBytes, PartKind, Result};
 
 use crate::call::{
     call, free, handle, invalid, list, needed, owned_string, put, put_sized, quietly, sized, text,
@@ -142,10 +142,10 @@ unsafe fn model_bytes(bytes: *const HadalModelBytes) -> Result<(String, ModelByt
         let config = text(given.config_json, "bytes.config_json")?;
         let owned = |text: &str| text.as_bytes().to_vec();
         let bytes = match (gguf.is_empty(), config) {
-            (false, _) => ModelBytes::Gguf(vec![(name.to_string(), Arc::new(gguf.to_vec()))]),
+            (false, _) => ModelBytes::Gguf(vec![(name.to_string(), Arc::new(copied(gguf)?))]),
             (true, Some(config)) => ModelBytes::Safetensors {
                 config: config.to_string(),
-                weights: vec![(name.to_string(), Arc::new(weights.to_vec()))],
+                weights: vec![(name.to_string(), Arc::new(copied(weights)?))],
                 tokenizer: text(given.tokenizer_json, "bytes.tokenizer_json")?.map(owned),
                 tokenizer_config: text(given.tokenizer_config_json, "bytes.tokenizer_config_json")?
                     .map(owned),
@@ -155,6 +155,20 @@ unsafe fn model_bytes(bytes: *const HadalModelBytes) -> Result<(String, ModelByt
         };
         Ok((name.to_string(), bytes))
     }
+}
+
+/// A copy of a model's file, for which there may be no memory.
+fn copied(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len()).map_err(|_| {
+        let why = format!(
+            "there is no memory to copy {} bytes of weights",
+            bytes.len()
+        );
+        Error::new(ErrorCode::OutOfMemory, why)
+    })?;
+    copy.extend_from_slice(bytes);
+    Ok(copy)
 }
 
 /// Gives out what `open` opens.

@@ -47,10 +47,9 @@ fn part(test: &str, arguments: &[&str]) {
     }
 }
 
-/// A model whose weights end too early.
-fn damaged() -> tempfile::TempDir {
+/// A model of these weights.
+fn model_of(weights: &[u8]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    let weights = &hadal_tiny::WEIGHTS[..hadal_tiny::WEIGHTS.len() - 1];
     let files: [(&str, &[u8]); 2] = [
         ("config.json", hadal_tiny::CONFIG.as_bytes()),
         ("model.safetensors", weights),
@@ -59,6 +58,11 @@ fn damaged() -> tempfile::TempDir {
         std::fs::write(folder.path().join(name), bytes).expect("it can be written");
     }
     folder
+}
+
+/// A model whose weights end too early.
+fn damaged() -> tempfile::TempDir {
+    model_of(&hadal_tiny::WEIGHTS[..hadal_tiny::WEIGHTS.len() - 1])
 }
 
 #[test]
@@ -127,7 +131,18 @@ fn a_cancel_is_answered_within_a_step() {
 
 #[test]
 fn memory_that_the_system_refuses_is_a_status() {
-    part("memory_that_the_system_refuses_is_a_status", &["memory"]);
+    // A GiB of which nothing lies on the disk.
+    let folder = model_of(hadal_tiny::WEIGHTS);
+    let weights = std::fs::File::options()
+        .write(true)
+        .open(folder.path().join("model.safetensors"));
+    let grown = weights.and_then(|file| file.set_len(1 << 30));
+    grown.expect("a file with a hole");
+    let path = folder.path().to_str().expect("a plain path");
+    part(
+        "memory_that_the_system_refuses_is_a_status",
+        &["memory", path],
+    );
 }
 
 #[test]

@@ -138,3 +138,23 @@ fn the_program_opens_writes_saves_and_closes() {
         assert_eq!(saved["turns"][1]["ending"], "stopped");
     }
 }
+
+#[test]
+fn the_desktop_entry_is_valid_and_names_what_is_installed() {
+    const NAME: &str = "the_desktop_entry_is_valid_and_names_what_is_installed";
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let entry = folder.join("hadal.desktop");
+    let text = std::fs::read_to_string(&entry).unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_hadal-desktop"));
+    let program = program.file_stem().unwrap().to_str().unwrap();
+    assert!(text.contains(&format!("\nExec={program} %f\n")), "{text}");
+    // tools/package.sh installs icon.svg under this name.
+    assert!(text.contains("\nIcon=hadal\n") && folder.join("icon.svg").exists());
+    match Command::new("desktop-file-validate").arg(&entry).output() {
+        Err(error) => println!("NOT RUN: {NAME}, desktop-file-validate: {error}"),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.is_empty(), "{said}");
+        }
+    }
+}

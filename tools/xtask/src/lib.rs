@@ -10,6 +10,7 @@ pub mod gpu;
 pub mod licences;
 mod readme;
 mod rules;
+pub mod sbom;
 mod source;
 pub mod spirv;
 

@@ -183,6 +183,28 @@ impl Texts {
     }
 }
 
+/// Name and version of all crates that become part of `package` on this platform, itself included.
+///
+/// # Errors
+/// What cargo says.
+pub fn linked(root: &Path, package: &str) -> Result<BTreeSet<(String, String)>, String> {
+    let form = ["--prefix", "none", "--format", "{p}"];
+    let which = [
+        "tree",
+        "--locked",
+        "--edges",
+        "normal",
+        "--package",
+        package,
+    ];
+    let tree = cargo(root, &[&which[..], &form[..]].concat())?;
+    let name_and_version = |line: &str| {
+        let (name, rest) = line.split_once(" v")?;
+        Some((name.to_string(), rest.split(' ').next()?.to_string()))
+    };
+    Ok(tree.lines().filter_map(name_and_version).collect())
+}
+
 /// What a distributor of a program or library passes on: the licences of all that is linked
 /// into `package` on this platform, with their texts.
 ///
@@ -190,20 +212,10 @@ impl Texts {
 /// A crate that is not allowed, or what cannot be read.
 pub fn list(root: &Path, package: &str) -> Result<String, String> {
     let (policy, crates) = (policy(root)?, crates(root)?);
-    let tree = [
-        "tree", "--locked", "-e", "normal", "--prefix", "none", "--format", "{p}",
-    ];
-    let tree = cargo(root, &[&tree[..], &["-p", package]].concat())?;
-    let linked: BTreeSet<(&str, &str)> = tree
-        .lines()
-        .filter_map(|line| {
-            let (name, rest) = line.split_once(" v")?;
-            Some((name, rest.split(' ').next()?))
-        })
-        .collect();
+    let linked = linked(root, package)?;
     let mut lines = String::new();
     let mut texts = Texts::default();
-    let used = |of: &&Crate| linked.contains(&(of.name.as_str(), of.version.as_str()));
+    let used = |of: &&Crate| linked.contains(&(of.name.clone(), of.version.clone()));
     for of in crates.iter().filter(|of| !of.own).filter(used) {
         let chosen = policy.choose(of)?;
         let named = format!("{} {}", of.name, of.version);

@@ -5,13 +5,14 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use xtask::{backends, gpu, licences, spirv};
+use xtask::{backends, gpu, licences, sbom, spirv};
 
 const USAGE: &str =
     "usage: cargo run -p xtask -- tidy | spirv | gpu | backends REPORT.json... | licences [PACKAGE]
+| sbom PACKAGE
 tidy checks the house measures; spirv compiles the GLSL kernels, gpu the C++ ones; backends makes
 the README's table of conformance from reports; licences checks those of all crates, or prints the
-list that goes with a program";
+list that goes with a program; sbom prints its bill of materials";
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         }
         ["licences"] => check_licences(&root),
         ["licences", package] => licences::list(&root, package).map(|list| print!("{list}")),
+        ["sbom", package] => sbom::make(&root, package).map(|bill| print!("{bill}")),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
