@@ -11,7 +11,11 @@ fn git(arguments: &[&str]) -> Option<String> {
 
 fn main() {
     // A source archive has no history: its reports say so.
-    let commit = git(&["rev-parse", "HEAD"]).unwrap_or_else(|| "unknown".to_string());
+    let mut commit = git(&["rev-parse", "HEAD"]).unwrap_or_else(|| "unknown".to_string());
+    // Known when this is built; what is edited afterwards, without a commit, is not seen.
+    if git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|it| !it.is_empty()) {
+        commit.push_str("-changed");
+    }
     println!("cargo::rustc-env=HADAL_COMMIT={commit}");
     println!("cargo::rerun-if-changed=build.rs");
     for name in ["HEAD", "logs/HEAD"] {

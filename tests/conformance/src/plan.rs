@@ -21,6 +21,9 @@ pub enum Work {
     Model(ModelCase),
 }
 
+/// Of a row that would fit if activations were numbers.
+const NO_CODES: &str = "reads activations as numbers, and these are codes";
+
 /// A case.
 #[derive(Clone)]
 pub struct Case {
@@ -84,7 +87,7 @@ fn op_cases(
         let reasons = table.iter().filter(|row| row.op == case.op).map(|row| {
             let lacking = row.needs.without(info.features);
             match lacking == Features::NONE {
-                true => (row.fits)(&problem).unwrap_or_default().to_string(),
+                true => (row.fits)(&problem).unwrap_or(NO_CODES).to_string(),
                 false => format!("needs {}", lacking.names().join("+")),
             }
         });

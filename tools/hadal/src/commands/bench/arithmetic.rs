@@ -35,7 +35,8 @@ pub struct Rate {
     pub flop_per_second: f64,
 }
 
-/// The smallest product: short on the slowest of devices, and a whole block of scales.
+/// The smallest product: short on the slowest of devices, and a whole block of scales. Weights in
+/// larger blocks begin with one of them.
 const FIRST_SIDE: u32 = 128;
 
 /// The largest: no GPU of today gains by more.
@@ -51,7 +52,7 @@ const LONG_ENOUGH: Duration = Duration::from_millis(200);
 /// Those of the device.
 pub fn measure(device: &dyn Device, product: Product) -> Result<Option<Rate>> {
     let mut best: Option<Rate> = None;
-    let mut side = FIRST_SIDE;
+    let mut side = FIRST_SIDE.max(product.weight.block_values() as u32);
     loop {
         let run = match of_side(device, product, side) {
             Ok(Some(run)) => run,
