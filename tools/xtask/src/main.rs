@@ -2,6 +2,7 @@
 //!
 //! Decides only which chore runs; each chore is a module of the library beside it.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -44,23 +45,20 @@ fn main() -> ExitCode {
 
 fn tidy(root: &Path) -> Result<(), String> {
     let complaints = xtask::tidy(root).map_err(|error| error.to_string())?;
-    for complaint in &complaints {
-        println!("{complaint}");
-    }
-    match complaints.len() {
-        0 => println!("tidy"),
-        count => return Err(format!("{count} complaints")),
-    }
-    Ok(())
+    report(&complaints, "tidy")
 }
 
 fn check_licences(root: &Path) -> Result<(), String> {
-    let complaints = licences::complaints(root)?;
-    for complaint in &complaints {
+    report(&licences::complaints(root)?, "every licence is allowed")
+}
+
+/// Prints the complaints, or `fine` where there is none.
+fn report(complaints: &[impl Display], fine: &str) -> Result<(), String> {
+    for complaint in complaints {
         println!("{complaint}");
     }
     match complaints.len() {
-        0 => println!("every licence is allowed"),
+        0 => println!("{fine}"),
         count => return Err(format!("{count} complaints")),
     }
     Ok(())

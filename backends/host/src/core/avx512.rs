@@ -121,6 +121,32 @@ super::vector_core::vector_core!(
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 );
 
+/// What cores with more instructions leave to this one: everything but products.
+macro_rules! as_avx512 {
+    () => {
+        fn mix<W: crate::weight::Elements>(
+            p: crate::weight::Rows<'_>,
+            w: &crate::weight::Matrix<'_>,
+            out: &mut [f32],
+        ) {
+            crate::core::Avx512::mix::<W>(p, w, out);
+        }
+
+        fn swiglu(gate: &mut [f32], up: &[f32]) {
+            crate::core::Avx512::swiglu(gate, up);
+        }
+
+        fn exp(values: &mut [f32], shift: f32) -> f32 {
+            crate::core::Avx512::exp(values, shift)
+        }
+
+        fn squares(values: &[f32]) -> f64 {
+            crate::core::Avx512::squares(values)
+        }
+    };
+}
+pub(super) use as_avx512;
+
 /// The sums of the lanes of four registers, in half of the steps that four by themselves take.
 #[target_feature(enable = "avx512f,avx512dq")]
 #[inline]

@@ -20,7 +20,7 @@ use std::arch::x86_64::*;
 use hadal_device::DType;
 
 use super::ahead::Ahead;
-use super::avx512::four_totals;
+use super::avx512::{as_avx512, four_totals};
 use super::{Avx512, Core, Grown, Panel};
 use crate::args::Fault;
 use crate::weight::{BLOCK, E4M3, Elements, Matrix, Rows};
@@ -61,21 +61,7 @@ impl Core for Avx512Vbmi {
         Avx512::block_dots(x, w, out, panel)
     }
 
-    fn mix<W: Elements>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]) {
-        Avx512::mix::<W>(p, w, out);
-    }
-
-    fn swiglu(gate: &mut [f32], up: &[f32]) {
-        Avx512::swiglu(gate, up);
-    }
-
-    fn exp(values: &mut [f32], shift: f32) -> f32 {
-        Avx512::exp(values, shift)
-    }
-
-    fn squares(values: &[f32]) -> f64 {
-        Avx512::squares(values)
-    }
+    as_avx512!();
 }
 
 /// The 128 magnitudes of E4M3 as halves of BF16 numbers, which hold all of them exactly.
@@ -112,19 +98,19 @@ fn one_row<W: Elements>(
     while first < w.rows {
         let count = w.same_scale(first);
         let stored = w.rows(first, count)?;
-        let parts = panel.take(x.len().next_multiple_of(GROUP))?;
-        ordered(x, &stored, parts);
+        let columns = panel.take(x.len().next_multiple_of(GROUP))?;
+        ordered(x, &stored, columns);
         let out = &mut out[first..first + count];
         let ahead = Ahead::new(TILE, stored.row_bytes, PREFETCH_BYTES);
         let (tiles, rest) = out.as_chunks_mut::<TILE>();
         for (out, row) in tiles.iter_mut().zip((0..).step_by(TILE)) {
             let rows = std::array::from_fn(|j| stored.row::<W>(row + j));
-            let totals = four_totals(tile::<TILE, SUMS>(parts, rows, &codes, ahead));
+            let totals = four_totals(tile::<TILE, SUMS>(columns, rows, &codes, ahead));
             // SAFETY: `out` has four floats.
             unsafe { _mm_storeu_ps(out.as_mut_ptr(), totals) };
         }
         for (out, row) in rest.iter_mut().zip(count - count % TILE..) {
-            let [sum] = tile::<1, ALONE>(parts, [stored.row::<W>(row)], &codes, ahead);
+            let [sum] = tile::<1, ALONE>(columns, [stored.row::<W>(row)], &codes, ahead);
             *out = _mm512_reduce_add_ps(sum);
         }
         first += count;

@@ -47,6 +47,7 @@ use self::split::Record;
 use self::stored::Stored;
 use self::super_blocks::{Iq4Xs, Q2K, Q3K, Q6K, Q45K, Tq2_0};
 use self::thirty_twos::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+use super::avx512::as_avx512;
 use super::digits::{Digits, Layout, Line};
 use super::{Avx512, Core, Grown, Panel};
 use crate::args::Fault;
@@ -107,21 +108,7 @@ impl Core for Avx512Vnni {
         product(x, w, out, panel)
     }
 
-    fn mix<W: Elements>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]) {
-        Avx512::mix::<W>(p, w, out);
-    }
-
-    fn swiglu(gate: &mut [f32], up: &[f32]) {
-        Avx512::swiglu(gate, up);
-    }
-
-    fn exp(values: &mut [f32], shift: f32) -> f32 {
-        Avx512::exp(values, shift)
-    }
-
-    fn squares(values: &[f32]) -> f64 {
-        Avx512::squares(values)
-    }
+    as_avx512!();
 }
 
 fn product<F: Format>(
