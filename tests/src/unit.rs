@@ -11,7 +11,7 @@ use crate::dispatch::{Argument, Done, run};
 use crate::golden::{self, Expected, worst};
 
 /// Opened once: opening a GPU costs more than the tests.
-pub static DEVICES: LazyLock<Vec<Named>> = LazyLock::new(devices::with_mocks);
+pub static DEVICES: LazyLock<Vec<Named>> = LazyLock::new(devices::of_golden_cases);
 
 /// The folder of unit cases, for a test.
 pub struct Unit {

@@ -47,7 +47,7 @@ fn case(test: &str, name: &str, make: impl Fn() -> EngineOptions, logits: &str, 
         .map(|&x| x as u32)
         .collect();
     let greedy = expected["greedy_ids"].values.len();
-    for named in devices::with_mocks() {
+    for named in devices::of_golden_cases() {
         let found = run(&dir, &named, named.fit(make()), greedy, &ids);
         let label = format!("{name} on {}", named.name);
         let worst = if logits == "logits_f64" {

@@ -25,6 +25,8 @@ fn install(test: &str, prefix: &Path) -> Option<()> {
         .arg(prefix)
         .arg("--target-dir")
         .arg(common::folder(test).join("target"))
+        // Half of the disk it would take.
+        .env("CARGO_INCREMENTAL", "0")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("it starts");
