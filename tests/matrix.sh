@@ -28,8 +28,31 @@ conformance() {
         shift
     done
     shift
+    # What every process of the suite opens as /dev/fd/3 is a pipe, since a file would be cut.
     "$@" "$target/debug/hadal" conformance --device "$device" "${arguments[@]}" \
-        --failures "$reports/failures" > "$reports/$name-$device.log" 2>&1
+        --failures "$reports/failures" 3>&1 > "$reports/$name-$device.log" 2>&1 |
+        cat > "$reports/$name-$device.messages"
+}
+
+# What the validation layers are told where no device collects their messages.
+cat > "$reports/vk_layer_settings.txt" << 'END'
+khronos_validation.debug_action = VK_DBG_LAYER_ACTION_LOG_MSG
+khronos_validation.report_flags = error,warn,info
+khronos_validation.log_filename = /dev/fd/3
+END
+under_layers=(env VK_INSTANCE_LAYERS=VK_LAYER_KHRONOS_validation
+    VK_LAYER_SETTINGS_PATH="$(realpath "$reports/vk_layer_settings.txt")")
+
+# messages NAME: what the layers found in wgpu's calls. They first say that they listen;
+# `backends/vulkan/src/validation.rs` says why one message is not about us.
+messages() {
+    local file=$reports/$1-wgpu.messages
+    if ! grep -qa 'Validation Information' "$file"; then
+        echo "$1: the validation layers said nothing at all"
+        return
+    fi
+    grep -aE 'Validation (Error|Warning|Performance)' "$file" |
+        grep -v VUID-StandaloneSpirv-None-10684
 }
 
 # both NAME DEVICE PROCESS DEVICE PROCESS: waits for two runs side by side (one keeps one
@@ -47,17 +70,21 @@ both() {
 
 # suite NAME COMMAND...: the suite through both backends.
 suite() {
-    local name=$1 layers=(--validation-layers) first
+    local name=$1 layers=(--validation-layers) around=("${under_layers[@]}") first
     shift
     if ! "$@" "$target/debug/hadal" conformance --device vulkan --validation-layers --list \
         > /dev/null 2>&1; then
         echo "NOT RUN: the validation layers on $name: they are not installed"
-        layers=()
+        layers=() around=(env)
     fi
-    conformance "$name" wgpu ${as_gpu:-} --report "$reports/$name-wgpu.json" -- "$@" &
+    conformance "$name" wgpu ${as_gpu:-} --report "$reports/$name-wgpu.json" \
+        -- "${around[@]}" "$@" &
     first=$!
     conformance "$name" vulkan ${as_gpu:-} "${layers[@]}" --report "$reports/$name-vulkan.json" -- "$@" &
     both "$name" wgpu $first vulkan $!
+    if [ ${#layers[@]} -gt 0 ] && messages "$name"; then
+        status=1
+    fi
 }
 
 # verify NAME COMMAND...: the same again must give the same.

@@ -53,8 +53,10 @@ drivers=$PWD/target/drivers
 tests/drivers.sh "$drivers" || true
 tests/drivers.sh "$drivers" cargo-tools || true
 [ ! -d "$drivers/cargo-tools" ] || PATH=$drivers/cargo-tools/bin:$PATH
-if [ -z "${GLSLANG:-}" ] && [ -x "$drivers/lavapipe-sid/usr/bin/glslang" ]; then
-    export GLSLANG="$drivers/run-with-lavapipe-sid $drivers/lavapipe-sid/usr/bin/glslang"
+sid=$drivers/lavapipe-sid/usr/bin
+if [ -x "$sid/glslang" ]; then
+    export GLSLANG="${GLSLANG:-$drivers/run-with-lavapipe-sid $sid/glslang}"
+    export SPIRV_VAL="${SPIRV_VAL:-$drivers/run-with-lavapipe-sid $sid/spirv-val}"
 fi
 
 step "formatting"

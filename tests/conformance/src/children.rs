@@ -115,12 +115,18 @@ fn one_group(
 ) -> std::io::Result<Vec<CaseResult>> {
     let mut child = command(suite, options, group)?.spawn()?;
     let lines = lines_of(&mut child);
-    let deadline = Instant::now() + Duration::from_secs(options.time_limit.max(1));
+    // Of a case, not of the group: a slow device takes long for many cases, a hang for one.
+    let limit = Duration::from_secs(options.time_limit.max(1));
+    let mut deadline = Instant::now() + limit;
     let mut known: BTreeMap<String, CaseResult> = BTreeMap::new();
     let mut running = None;
     let mut complaints = Vec::new();
     let ended = loop {
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        let line = lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        if line.is_ok() {
+            deadline = Instant::now() + limit;
+        }
+        match line {
             Ok(Line::Begin(case)) => running = Some(case),
             Ok(Line::Result(result)) => {
                 running = None;

@@ -1,7 +1,7 @@
 //! Every case for a device, in groups: the same list for all, except that a kernel row is a
 //! case only where the device has what the row needs.
 
-use hadal_device::{DeviceInfo, Features, KernelRow, OpKind, flags};
+use hadal_device::{DeviceInfo, Features, KernelRow, OpKind, Problem, flags};
 use hadal_shaders::OTHER_FORMAT;
 
 use crate::Profile;
@@ -23,6 +23,12 @@ pub enum Work {
 
 /// Of a row that would fit if activations were numbers.
 const NO_CODES: &str = "reads activations as numbers, and these are codes";
+
+/// Of which a row needs one.
+const LANGUAGES: Features = Features::HOST
+    .with(Features::WGSL)
+    .with(Features::SPIRV)
+    .with(Features::GPU_CPP);
 
 /// A case.
 #[derive(Clone)]
@@ -83,24 +89,7 @@ fn op_cases(
         })
         .collect();
     if cases.is_empty() {
-        // Not those of `select`: a row that a device avoids is run all the same.
-        let reasons = table.iter().filter(|row| row.op == case.op).map(|row| {
-            let lacking = row.needs.without(info.features);
-            match lacking == Features::NONE {
-                true => (row.fits)(&problem).unwrap_or(NO_CODES).to_string(),
-                false => format!("needs {}", lacking.names().join("+")),
-            }
-        });
-        let mut reasons: Vec<String> = reasons.collect();
-        reasons.sort_unstable();
-        reasons.dedup();
-        if reasons.len() > 1 {
-            reasons.retain(|reason| reason != OTHER_FORMAT);
-        }
-        let why = match reasons.as_slice() {
-            [] => "the table has no row for it".to_string(),
-            reasons => format!("no row does it here: {}", reasons.join("; ")),
-        };
+        let why = why_none(table, info, &case, &problem);
         cases.push(Case {
             group: group.to_string(),
             id,
@@ -108,6 +97,43 @@ fn op_cases(
         });
     }
     cases
+}
+
+/// Why no row of `table` does `problem`: what the rows in the device's languages say of it. Not what
+/// `select` says: a row that a device avoids is run all the same.
+fn why_none(table: &[KernelRow], info: &DeviceInfo, case: &OpCase, problem: &Problem) -> String {
+    let language = |features: Features| features.without(features.without(LANGUAGES));
+    let rows: Vec<&KernelRow> = table.iter().filter(|row| row.op == case.op).collect();
+    let spoken = |row: &&&KernelRow| language(row.needs).without(info.features) == Features::NONE;
+    let mut reasons: Vec<String> = rows
+        .iter()
+        .filter(spoken)
+        .map(|row| {
+            let lacking = row.needs.without(info.features);
+            match lacking == Features::NONE {
+                true => (row.fits)(problem).unwrap_or(NO_CODES).to_string(),
+                false => format!("needs {}", lacking.names().join("+")),
+            }
+        })
+        .collect();
+    reasons.sort_unstable();
+    reasons.dedup();
+    if reasons.len() > 1 {
+        reasons.retain(|reason| reason != OTHER_FORMAT);
+    }
+    if !reasons.is_empty() {
+        return format!("no row does it here: {}", reasons.join("; "));
+    }
+    let known = rows
+        .iter()
+        .fold(Features::NONE, |all, row| all.with(language(row.needs)));
+    match known.names().as_slice() {
+        [] => "the table has no row for it".to_string(),
+        names => format!(
+            "its rows are in {}, which the device does not run",
+            names.join(", ")
+        ),
+    }
 }
 
 /// False for operations that lowering asks for only where a row exists.

@@ -92,7 +92,7 @@ pub struct Options {
     /// Folder for the smallest form of each case that fails.
     #[arg(long, value_name = "DIR", default_value = "conformance-failures")]
     pub failures: PathBuf,
-    /// Seconds that a group of cases may take before it is stopped.
+    /// Seconds that a case may take before its group is stopped.
     #[arg(
         long,
         value_name = "SECONDS",

@@ -13,6 +13,13 @@ use crate::shape::Shape;
 /// What one rounding of `f32` loses, relatively.
 pub const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
 
+/// What a value of a small model may be off by, as a share of its tensor's largest: a few layers
+/// deep, each some thousand roundings.
+pub const MODEL: f64 = 2e-5;
+
+/// The least normal number of `f32`: what is below may be taken for zero.
+pub const FLUSHED: f64 = f32::MIN_POSITIVE as f64;
+
 /// Allowed standard deviations of a sum's rounding.
 const SPREAD: f64 = 4.0;
 

@@ -11,6 +11,9 @@ use std::process::Command;
 /// Folder of the kernels, from the root of the repository.
 const FOLDER: &str = "shaders/spirv";
 
+/// What the kernels may count on.
+const TARGET: &str = "vulkan1.2";
+
 /// First word of the line of the lock that names the compiler.
 const COMPILER: &str = "compiler";
 
@@ -29,17 +32,10 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// The command in `GLSLANG` (a program, perhaps with arguments, divided by spaces), else
-    /// `glslang`; `None` if it does not start.
+    /// The command in `GLSLANG`, else `glslang`; `None` if it does not start.
     pub fn find() -> Option<Compiler> {
-        let command = std::env::var("GLSLANG").unwrap_or_else(|_| "glslang".to_string());
-        let command: Vec<String> = command.split_whitespace().map(str::to_string).collect();
-        let program = command.first()?;
-        let mut ask = Command::new(program);
-        let output = ask.args(&command[1..]).arg("--version").output().ok()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let version = text.lines().next()?.trim().to_string();
-        (!version.is_empty()).then_some(Compiler { command, version })
+        let (command, version) = tool("GLSLANG", "glslang")?;
+        Some(Compiler { command, version })
     }
 
     fn compile(&self, folder: &Path, kernel: &Kernel) -> io::Result<Vec<u8>> {
@@ -48,7 +44,7 @@ impl Compiler {
         let definitions = kernel.definitions.iter().map(|name| format!("-D{name}"));
         let output = Command::new(&self.command[0])
             .args(&self.command[1..])
-            .args(["-V", "--target-env", "vulkan1.2", "-g0", "-S", "comp"])
+            .args(["-V", "--target-env", TARGET, "-g0", "-S", "comp"])
             .args(definitions)
             .arg(format!("{}.comp", kernel.file))
             .arg("-o")
@@ -63,6 +59,40 @@ impl Compiler {
         std::fs::remove_file(&out)?;
         Ok(bytes)
     }
+}
+
+/// The command in the variable `name` (a program, perhaps with arguments, divided by spaces), else
+/// `program`, and the first line of its `--version`; `None` if it does not start.
+fn tool(name: &str, program: &str) -> Option<(Vec<String>, String)> {
+    let command = std::env::var(name).unwrap_or_else(|_| program.to_string());
+    let command: Vec<String> = command.split_whitespace().map(str::to_string).collect();
+    let mut ask = Command::new(command.first()?);
+    let output = ask.args(&command[1..]).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.lines().next()?.trim().to_string();
+    (!version.is_empty()).then_some((command, version))
+}
+
+/// What spirv-val (the command in `SPIRV_VAL`, else `spirv-val`) finds in the binaries below
+/// `root`, of which no driver at hand runs some; `None` if it does not start.
+pub fn validate(root: &Path) -> io::Result<Option<Vec<String>>> {
+    let Some((command, _)) = tool("SPIRV_VAL", "spirv-val") else {
+        return Ok(None);
+    };
+    let folder = root.join(FOLDER);
+    let mut complaints = Vec::new();
+    for kernel in kernels(&folder)? {
+        let output = Command::new(&command[0])
+            .args(&command[1..])
+            .args(["--target-env", TARGET])
+            .arg(binary(&folder, &kernel))
+            .output()?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            complaints.push(format!("{}.spv: {text}", kernel.name));
+        }
+    }
+    Ok(Some(complaints))
 }
 
 /// Compiles every kernel below `root` and writes the lock.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use xtask::spirv::{Compiler, check, rebuild};
+use xtask::spirv::{Compiler, check, rebuild, validate};
 
 fn root() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -26,5 +26,13 @@ fn the_same_compiler_makes_the_same_bytes() {
             "NOT RUN: shaders/spirv was compiled by {wanted}, here is {}",
             compiler.version
         ),
+    }
+}
+
+#[test]
+fn every_binary_is_valid_spirv() {
+    match validate(&root()).expect("it runs") {
+        Some(complaints) => assert!(complaints.is_empty(), "{complaints:#?}"),
+        None => println!("NOT RUN: there is no spirv-val to check shaders/spirv (tests/README.md)"),
     }
 }

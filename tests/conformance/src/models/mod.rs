@@ -18,6 +18,7 @@ use hadal_weights::Checkpoint;
 
 use crate::random::Random;
 use crate::stage::Fit;
+use crate::tolerance;
 use checkpoint::Family;
 
 /// What is looked at.
@@ -46,9 +47,6 @@ pub struct ModelCase {
     pub part: Part,
 }
 
-/// What a value may be off by, as a share of its tensor's largest: a few layers deep, each
-/// some thousand roundings.
-const SHARE: f64 = 2e-5;
 /// Tokens of a prompt.
 const PROMPT: usize = 21;
 /// Tokens that are continued.
@@ -257,7 +255,7 @@ fn block(found: &[Tensor], model: &Model, ids: &[u32], names: &[&str]) -> Result
     };
     let found: Vec<Tensor> = found.iter().filter(wanted).cloned().collect();
     let expected = oracle::forward(model, ids)?;
-    let compared = compare(&found, &expected, SHARE)?;
+    let compared = compare(&found, &expected, tolerance::MODEL)?;
     match compared.tensors {
         0 => Err(format!("nothing to compare: no {names:?}")),
         _ => Ok(compared.fit),

@@ -8,7 +8,7 @@ use super::layout::{Activations, Context, GARBAGE, Rows, magnitude, params};
 use super::{OpCase, Operand, Twist, Want};
 use crate::random::Random;
 use crate::shape::Shape;
-use crate::tolerance::{self, UNIT};
+use crate::tolerance;
 use crate::weights::Weights;
 
 type Made = (Params, Vec<Operand>);
@@ -199,8 +199,7 @@ pub(super) fn attention_error(
 ) -> f64 {
     let score = tolerance::share(case.op, terms) * most * f64::from(SCALE);
     // A score's error counts twice: in its own power and in their sum.
-    let mixing = UNIT * 4.0 * (positions as f64).sqrt();
-    (2.0 * score + tolerance::share(case.op, 0) + mixing) * mixed
+    (2.0 * score + tolerance::share(case.op, positions as u32)) * mixed
 }
 
 pub fn attend_latent(case: &OpCase, random: &mut Random) -> Made {

@@ -121,7 +121,7 @@ pub fn near(value: f64, tolerance: f64) -> Want {
     match value.is_nan() {
         true => Want::Nan,
         // Results among the subnormals of f32 may be flushed.
-        false => Want::Near(value, tolerance + 1.2e-38),
+        false => Want::Near(value, tolerance + tolerance::FLUSHED),
     }
 }
 

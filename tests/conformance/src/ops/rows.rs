@@ -197,7 +197,8 @@ pub fn act_quant(case: &OpCase, random: &mut Random) -> Made {
         let (low, high) = (shaken[0].data[index], shaken[1].data[index]);
         if low != high {
             let (r, i) = (index as u32 / shape.n, index as u32 % shape.n);
-            want[y.at(r, i)] = Want::Either(low, high, share * high.abs().max(low.abs()) + 1e-37);
+            let tolerance = share * high.abs().max(low.abs()) + tolerance::FLUSHED;
+            want[y.at(r, i)] = Want::Either(low, high, tolerance);
         }
     }
     let out = Operand::Output("values", want);
