@@ -354,7 +354,7 @@ typedef struct {
      */
     uint32_t threads;
     /**
-     * Most tokens of a step; 0: 256.
+     * Most tokens of a step; 0: 512.
      */
     uint32_t chunk;
     /**

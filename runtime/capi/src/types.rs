@@ -63,7 +63,7 @@ pub struct HadalLoadOptions {
     pub context: u32,
     /// Threads of the host, the caller's included; 0: one a core.
     pub threads: u32,
-    /// Most tokens of a step; 0: 256.
+    /// Most tokens of a step; 0: 512.
     pub chunk: u32,
     /// Other than 0: leave room for others from the beginning.
     pub low_priority: u32,

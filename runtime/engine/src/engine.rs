@@ -63,6 +63,11 @@ impl EngineOptions {
     }
 }
 
+/// What a step works on at most unless told otherwise: with half of it, experts of a large model get
+/// so few tokens each that taking their weights apart costs a tenth of a prompt (host, 128 experts,
+/// 8 chosen).
+pub const CHUNK: u32 = 512;
+
 /// Far below the two seconds after which Windows takes a GPU for hung, and short enough that
 /// a desktop stays usable.
 pub const DISPATCH_BUDGET: Duration = Duration::from_millis(100);
@@ -77,7 +82,7 @@ impl Default for EngineOptions {
             context: None,
             least_context: 1,
             budget: Budget::default(),
-            chunk: 256,
+            chunk: CHUNK,
             form: None,
             moe: MoeForm::Auto,
             quantise_activations: false,

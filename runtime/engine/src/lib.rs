@@ -38,7 +38,7 @@ mod trace;
 
 pub use activations::activations;
 pub use decode::{Decoder, DraftCounts};
-pub use engine::{DISPATCH_BUDGET, Engine, EngineOptions, SHARED_BUDGET};
+pub use engine::{CHUNK, DISPATCH_BUDGET, Engine, EngineOptions, SHARED_BUDGET};
 pub use error::{EngineError, Result};
 pub use forward::{ForwardOptions, Numbers, Tensor, forward};
 pub use gate::Cancel;

@@ -127,7 +127,7 @@ pub struct EngineArgs {
     #[arg(
         long,
         value_name = "TOKENS",
-        default_value_t = 256,
+        default_value_t = hadal_engine::CHUNK,
         hide_short_help = true
     )]
     pub chunk: u32,
