@@ -117,16 +117,11 @@ fn one_group(
     let lines = lines_of(&mut child);
     // Of a case, not of the group: a slow device takes long for many cases, a hang for one.
     let limit = Duration::from_secs(options.time_limit.max(1));
-    let mut deadline = Instant::now() + limit;
     let mut known: BTreeMap<String, CaseResult> = BTreeMap::new();
     let mut running = None;
     let mut complaints = Vec::new();
     let ended = loop {
-        let line = lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-        if line.is_ok() {
-            deadline = Instant::now() + limit;
-        }
-        match line {
+        match lines.recv_timeout(limit) {
             Ok(Line::Begin(case)) => running = Some(case),
             Ok(Line::Result(result)) => {
                 running = None;
@@ -137,11 +132,13 @@ fn one_group(
             Ok(Line::Error(why)) => break format!("the device could not be opened: {why}"),
             Err(RecvTimeoutError::Disconnected) => break "its process ended".to_string(),
             Err(RecvTimeoutError::Timeout) => {
+                // It may end by itself at this very moment.
+                let _ = child.kill();
                 break format!("{} seconds were not enough", options.time_limit);
             }
         }
     };
-    let status = end(&mut child, deadline)?;
+    let status = end(&mut child, limit)?;
     let ended = match status.success() {
         true => ended,
         false => format!("{ended} ({status})"),
@@ -179,15 +176,15 @@ fn one_group(
     Ok(results)
 }
 
-/// Waits for the end of a child whose output has ended, or stops it at the deadline.
-fn end(child: &mut Child, deadline: Instant) -> std::io::Result<ExitStatus> {
+/// Waits for the end of a child that has no more to say, and stops it after `limit`.
+fn end(child: &mut Child, limit: Duration) -> std::io::Result<ExitStatus> {
+    let deadline = Instant::now() + limit;
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    // It may end by itself at this very moment.
     let _ = child.kill();
     child.wait()
 }
