@@ -9,11 +9,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use hadal_device::Device;
+use hadal_device::{Device, DeviceInfo};
 use serde::{Deserialize, Serialize};
 
 use crate::execute::{CaseResult, Status};
-use crate::failure::execute_and_keep;
+use crate::failure::{Failure, execute_and_keep, keep};
 use crate::suite::{Options, Suite};
 
 /// A line of a child.
@@ -101,7 +101,14 @@ pub fn run_all(
             at.bad += usize::from(!result.status.is_good());
             progress(&group, at);
         };
-        results.extend(one_group(suite, options, &group, &ids, &mut seen)?);
+        results.extend(one_group(
+            suite,
+            options,
+            device.info(),
+            &group,
+            &ids,
+            &mut seen,
+        )?);
     }
     Ok(results)
 }
@@ -109,6 +116,7 @@ pub fn run_all(
 fn one_group(
     suite: &Suite,
     options: &Options,
+    info: &DeviceInfo,
     group: &str,
     ids: &[String],
     seen: &mut dyn FnMut(&CaseResult),
@@ -120,7 +128,7 @@ fn one_group(
     let mut known: BTreeMap<String, CaseResult> = BTreeMap::new();
     let mut running = None;
     let mut complaints = Vec::new();
-    let ended = loop {
+    let mut ended = loop {
         match lines.recv_timeout(limit) {
             Ok(Line::Begin(case)) => running = Some(case),
             Ok(Line::Result(result)) => {
@@ -139,22 +147,22 @@ fn one_group(
         }
     };
     let status = end(&mut child, limit)?;
-    let ended = match status.success() {
-        true => ended,
-        false => format!("{ended} ({status})"),
-    };
+    if !status.success() {
+        ended += &format!(" ({status})");
+    }
     let mut results: Vec<CaseResult> = Vec::new();
     for id in ids {
         results.push(known.remove(id).unwrap_or_else(|| {
-            let place = match running.as_deref() {
-                Some(case) if case == id => "in the middle of this case",
-                _ => "before this case",
+            let why = match running.as_deref() {
+                Some(case) if case == id => {
+                    let why = format!("its group ended in the middle of this case: {ended}");
+                    keep(options, Failure::whole(options, info, id, &why))
+                }
+                _ => format!("its group ended before this case: {ended}"),
             };
             let result = CaseResult {
                 case: id.clone(),
-                status: Status::Failed {
-                    why: format!("its group ended {place}: {ended}"),
-                },
+                status: Status::Failed { why },
             };
             seen(&result);
             result

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hadal_device::{Device, KernelRow};
+use hadal_device::{Device, DeviceInfo, KernelRow};
 use serde::{Deserialize, Serialize};
 
 use crate::execute::{CaseResult, Status, execute};
@@ -82,7 +82,6 @@ impl Failure {
         why: &str,
         device: &Arc<dyn Device>,
     ) -> Failure {
-        let info = device.info();
         let smallest = match &case.work {
             Work::Row(op_case, row) => {
                 let (shape, why) = shrink(suite, (op_case, row), why, device, options.seed);
@@ -91,14 +90,22 @@ impl Failure {
             _ => None,
         };
         Failure {
+            smallest,
+            ..Failure::whole(options, device.info(), &case.id, why)
+        }
+    }
+
+    /// A failing case as it is: one that ended its process cannot be made smaller there.
+    pub fn whole(options: &Options, info: &DeviceInfo, case: &str, why: &str) -> Failure {
+        Failure {
             format: FORMAT,
-            case: case.id.clone(),
+            case: case.to_string(),
             device: info.id(),
             driver: info.driver.clone(),
             seed: options.seed,
             why: why.to_string(),
             as_gpu: options.as_gpu,
-            smallest,
+            smallest: None,
         }
     }
 
@@ -230,12 +237,17 @@ pub fn execute_and_keep(
 ) -> CaseResult {
     let mut result = execute(case, device, &suite.expectations, options.seed);
     if let Status::Failed { why } = &mut result.status {
-        let failure = Failure::of(suite, options, case, why, device);
-        // The result matters more than its file.
-        match failure.write(&options.failures) {
-            Ok(path) => *why = format!("{why} (smallest case: {})", path.display()),
-            Err(error) => *why = format!("{why} (its file could not be written: {error})"),
-        }
+        *why = keep(options, Failure::of(suite, options, case, why, device));
     }
     result
+}
+
+/// Writes the file of a failing case; why it failed, and where its file lies.
+pub(crate) fn keep(options: &Options, failure: Failure) -> String {
+    let why = &failure.why;
+    // The result matters more than its file.
+    match failure.write(&options.failures) {
+        Ok(path) => format!("{why} (smallest case: {})", path.display()),
+        Err(error) => format!("{why} (its file could not be written: {error})"),
+    }
 }

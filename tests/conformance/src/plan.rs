@@ -121,6 +121,9 @@ fn why_none(table: &[KernelRow], info: &DeviceInfo, case: &OpCase, problem: &Pro
     if reasons.len() > 1 {
         reasons.retain(|reason| reason != OTHER_FORMAT);
     }
+    if reasons == [OTHER_FORMAT] {
+        return format!("no row does it here: none reads {} weights", problem.weight);
+    }
     if !reasons.is_empty() {
         return format!("no row does it here: {}", reasons.join("; "));
     }

@@ -194,7 +194,10 @@ impl Report {
             format: FORMAT,
             hadal: env!("CARGO_PKG_VERSION").to_string(),
             commit: env!("HADAL_COMMIT").to_string(),
-            command: command.collect::<Vec<_>>().join(" "),
+            command: command
+                .map(crate::suite::quoted)
+                .collect::<Vec<_>>()
+                .join(" "),
             profile: options.profile,
             seed: options.seed,
             as_gpu: options.as_gpu,
@@ -339,9 +342,14 @@ impl Report {
         let bad = s.failed + s.unexpected_passes;
         // Writing to a String does not fail.
         let _ = writeln!(out, "<testsuites tests=\"{all}\" failures=\"{bad}\">");
+        let again = [
+            ("command", self.command.clone()),
+            ("id of the device", self.device.id.clone()),
+        ];
         let properties: String = self
             .about()
             .iter()
+            .chain(&again)
             .map(|(name, value)| {
                 let value = escape(value);
                 format!("      <property name=\"{name}\" value=\"{value}\"/>\n")

@@ -139,3 +139,12 @@ impl Options {
         arguments
     }
 }
+
+/// A word of a command as shells take it.
+pub(crate) fn quoted(word: String) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "_-./:,=+@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word,
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}

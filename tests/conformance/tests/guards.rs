@@ -64,6 +64,22 @@ fn every_kind_of_meddling_fails_and_costs_no_other_group() {
 }
 
 #[test]
+fn a_slow_device_has_time_for_every_case_and_what_ends_a_group_leaves_its_case() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let started = std::time::Instant::now();
+    let (good, text) = suite("slow", folder.path());
+    assert!(good, "{text}");
+    // The limit is a case's: all of them take longer.
+    assert!(started.elapsed().as_secs() >= 5, "{:?}", started.elapsed());
+    let (good, _) = suite("dies", folder.path());
+    assert!(!good);
+    let mut files = std::fs::read_dir(folder.path()).expect("it was made");
+    let file = files.next().expect("a file").expect("readable").path();
+    let failure = Failure::read(&file).expect("as it was written");
+    assert!(failure.smallest.is_none() && failure.why.contains("in the middle"));
+}
+
+#[test]
 fn a_failing_case_shrinks_and_comes_back_from_its_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let (good, _) = suite("a_little_off", folder.path());

@@ -62,7 +62,24 @@ fn a_device_without_kernels_fails_and_is_not_skipped() {
     let Work::NoRow(_, why) = &linear.work else {
         panic!("a row without features");
     };
-    assert!(why.contains("needs"), "{why}");
+    assert!(why.contains("host") && why.contains("wgsl"), "{why}");
+    // Of a device with a language, what rows in others need is no reason.
+    let only = plan::cases(hadal_shaders::table(), &with(Features::WGSL), Profile::Core);
+    let reasons: Vec<&str> = only
+        .iter()
+        .filter_map(|case| match &case.work {
+            Work::NoRow(_, why) => Some(why.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert!(reasons.iter().any(|why| why.contains("needs subgroups")));
+    for why in reasons {
+        let others = ["host", "gpu-c++", "spirv", "neon"].iter();
+        let known = why.starts_with("its rows are in");
+        let named = others.filter(|name| why.contains(**name)).count();
+        assert!(known || named == 0, "{why}");
+        assert!(!why.contains("wgsl"), "{why}");
+    }
     let result = execute(linear, &host(), &[], 1);
     assert!(matches!(result.status, Status::Failed { .. }), "{result:?}");
 }

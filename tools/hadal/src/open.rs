@@ -128,6 +128,15 @@ pub fn device(args: &DeviceArgs, console: &Console) -> Result<Chosen> {
         info.driver,
         opened.why
     ));
+    note_unused(args, info, console);
+    Ok(Chosen {
+        device: opened.device,
+        reopening,
+    })
+}
+
+/// Says which options of `args` the device has no use for.
+pub fn note_unused(args: &DeviceArgs, info: &DeviceInfo, console: &Console) {
     let host = info.backend == "host";
     for (typed, name, place, is_used) in [
         (args.isa.is_some(), "--isa", "the host", host),
@@ -148,10 +157,6 @@ pub fn device(args: &DeviceArgs, console: &Console) -> Result<Chosen> {
             ));
         }
     }
-    Ok(Chosen {
-        device: opened.device,
-        reopening,
-    })
 }
 
 /// Opens the device again after a loss, and tells of it.

@@ -34,6 +34,14 @@ pub struct ConformanceArgs {
 /// Runs the command.
 pub fn run(args: &ConformanceArgs, console: &Console) -> Result<()> {
     let suite = suite(&args.device)?;
+    if let Some(info) = suite
+        .backend
+        .devices()
+        .unwrap_or_default()
+        .get(suite.ordinal)
+    {
+        open::note_unused(&args.device, info, console);
+    }
     let bar = console.bar("cases", Unit::Cases);
     let outcome = hadal_conformance::run(&suite, &args.options, &mut |group, at| {
         bar.message(match at.bad {
@@ -96,6 +104,9 @@ fn suite(args: &DeviceArgs) -> Result<Suite> {
     }
     if options.validation_layers {
         words.push("--validation-layers".into());
+    }
+    if options.copy_weights {
+        words.push("--copy-weights".into());
     }
     Ok(Suite {
         ordinal,
