@@ -433,14 +433,8 @@ impl Report {
         let mut out = String::new();
         for result in self.results.iter().filter(|r| !r.status.is_good()) {
             let _ = writeln!(out, "{}\n    {}", result.case, result.status.text());
-            let mut words: Vec<_> = self.command.split(' ').collect();
-            words.truncate(
-                words
-                    .iter()
-                    .position(|word| *word == "--case")
-                    .unwrap_or(words.len()),
-            );
-            let _ = writeln!(out, "    again: {} --case {}", words.join(" "), result.case);
+            let command = self.command.split(" --case ").next().unwrap_or_default();
+            let _ = writeln!(out, "    again: {command} --case {}", result.case);
         }
         let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
         for result in &self.results {

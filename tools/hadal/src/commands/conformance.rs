@@ -115,3 +115,36 @@ fn suite(args: &DeviceArgs) -> Result<Suite> {
         ..Suite::new(backend)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ConformanceArgs,
+    }
+
+    #[test]
+    fn every_option_of_the_device_reaches_the_children() {
+        let words = [
+            "--device",
+            "host",
+            "--isa",
+            "scalar",
+            "--threads",
+            "2",
+            "--checked-shaders",
+            "--validation-layers",
+            "--copy-weights",
+        ];
+        let line = Line::parse_from(["hadal"].iter().chain(&words));
+        let suite = suite(&line.args.device).expect("the host is always there");
+        for word in words {
+            assert!(suite.arguments.contains(&word.into()), "{word} is left out");
+        }
+    }
+}
