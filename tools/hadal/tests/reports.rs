@@ -193,7 +193,7 @@ fn explain_names_kernels_and_draws() {
         assert!(json[drawing].as_str().unwrap().len() > 1000, "{drawing}");
     }
     hadal(&["explain", "--steps", "--dot"]).fails(2, &["--steps", "--dot"]);
-    hadal(&["explain", "--device", "host", "--tokens", "0"]).fails(2, &["1 to 256"]);
+    hadal(&["explain", "--device", "host", "--tokens", "0"]).fails(2, &["1 to 512"]);
 }
 
 #[cfg(target_os = "linux")]
