@@ -128,16 +128,17 @@ pub fn device(args: &DeviceArgs, console: &Console) -> Result<Chosen> {
         info.driver,
         opened.why
     ));
-    note_unused(args, info, console);
+    note_unused(args, &info.id(), console);
     Ok(Chosen {
         device: opened.device,
         reopening,
     })
 }
 
-/// Says which options of `args` the device has no use for.
-pub fn note_unused(args: &DeviceArgs, info: &DeviceInfo, console: &Console) {
-    let host = info.backend == "host";
+/// Says which options of `args` the device `id` (`wgpu:0`, `wgpu`) has no use for.
+pub fn note_unused(args: &DeviceArgs, id: &str, console: &Console) {
+    let backend = id.split(':').next().unwrap_or(id);
+    let host = backend == "host";
     for (typed, name, place, is_used) in [
         (args.isa.is_some(), "--isa", "the host", host),
         (args.threads.is_some(), "--threads", "the host", host),
@@ -146,12 +147,11 @@ pub fn note_unused(args: &DeviceArgs, info: &DeviceInfo, console: &Console) {
             args.validation_layers,
             "--validation-layers",
             "vulkan",
-            info.backend == "vulkan",
+            backend == "vulkan",
         ),
         (args.copy_weights, "--copy-weights", "GPUs", !host),
     ] {
         if typed && !is_used {
-            let id = info.id();
             console.note(&format!(
                 "note: {name} is for {place}; {id} does not use it"
             ));

@@ -34,13 +34,9 @@ pub struct ConformanceArgs {
 /// Runs the command.
 pub fn run(args: &ConformanceArgs, console: &Console) -> Result<()> {
     let suite = suite(&args.device)?;
-    if let Some(info) = suite
-        .backend
-        .devices()
-        .unwrap_or_default()
-        .get(suite.ordinal)
-    {
-        open::note_unused(&args.device, info, console);
+    if args.options.child.is_none() {
+        let id = format!("{}:{}", suite.backend.name(), suite.ordinal);
+        open::note_unused(&args.device, &id, console);
     }
     let bar = console.bar("cases", Unit::Cases);
     let outcome = hadal_conformance::run(&suite, &args.options, &mut |group, at| {
