@@ -12,6 +12,7 @@ use crate::driver::nodes::Node;
 use crate::driver::table::{Address, Handle};
 use crate::gpu::{Gpu, Object};
 use crate::kernel::Kernel;
+use crate::lists::takes_list;
 
 /// Bytes that a block of the copying and filling kernels has, about.
 const BLOCK_BYTES: u64 = 4096;
@@ -29,8 +30,8 @@ pub struct Binding<'b> {
     pub levels: &'b [u32],
     /// Where the buffer of each slot begins.
     pub slots: &'b [Address],
-    /// Where the list of addresses of each table of the program begins, in order.
-    pub tables: &'b [Address],
+    /// Where the lists that the kernels take begin, in order.
+    pub lists: &'b [Address],
 }
 
 /// The arguments of a kernel, as long as a node is made of them.
@@ -58,18 +59,22 @@ impl Binding<'_> {
         base.copied().unwrap_or_default() + bind.offset
     }
 
-    /// Blocks and arguments of a step. `tables` are those that are left.
+    /// Blocks and arguments of a step. `lists` are those that are left.
     fn launch(
         &self,
         step: &Step,
-        tables: &mut impl Iterator<Item = Address>,
+        kernel: &Kernel,
+        lists: &mut impl Iterator<Item = Address>,
     ) -> ([u32; 3], Arguments) {
         let spread = |bytes: u64| {
             let blocks = bytes.div_ceil(BLOCK_BYTES).clamp(1, MOST_BLOCKS);
             [blocks as u32, 1, 1]
         };
         match step {
-            Step::Dispatch(dispatch) => (dispatch.groups, self.arguments(dispatch, tables)),
+            Step::Dispatch(dispatch) => (
+                dispatch.groups,
+                self.arguments(dispatch, kernel.operands, lists),
+            ),
             Step::Copy { from, to } => (
                 spread(to.bytes),
                 Arguments {
@@ -91,16 +96,21 @@ impl Binding<'_> {
     fn arguments(
         &self,
         dispatch: &Dispatch,
-        tables: &mut impl Iterator<Item = Address>,
+        letters: &str,
+        lists: &mut impl Iterator<Item = Address>,
     ) -> Arguments {
-        let word = |operand: &Operand| match operand {
-            Operand::Range(bind) => self.address(bind),
-            // There is one for each table of the program.
-            Operand::Table(_) => tables.next().unwrap_or_default(),
-        };
+        let mut words = Vec::new();
+        for (letter, operand) in letters.chars().zip(&dispatch.operands) {
+            match operand {
+                Operand::Range(bind) if letter != 'm' => words.push(self.address(bind)),
+                _ => {}
+            }
+            // There is one for each such operand of the program.
+            words.extend(takes_list(letter).then(|| lists.next().unwrap_or_default()));
+        }
         Arguments {
             params: Some(*dispatch.params),
-            words: dispatch.operands.iter().map(word).collect(),
+            words,
             value: None,
         }
     }
@@ -113,7 +123,7 @@ impl Binding<'_> {
         let graph = Object::graph(gpu)?;
         let entered = gpu.enter()?;
         let add = entered.calls().graph_add_kernel;
-        let mut tables = self.tables.iter().copied();
+        let mut lists = self.lists.iter().copied();
         let (mut before, mut level, mut at) = (Vec::new(), Vec::new(), 0);
         let steps = self.program.steps.iter().zip(self.kernels);
         for ((step, kernel), step_level) in steps.zip(self.levels) {
@@ -121,7 +131,7 @@ impl Binding<'_> {
                 at = *step_level;
                 before = std::mem::take(&mut level);
             }
-            let (groups, mut arguments) = self.launch(step, &mut tables);
+            let (groups, mut arguments) = self.launch(step, kernel, &mut lists);
             let mut places = arguments.places();
             let node = Node {
                 function: kernel.function,
@@ -145,17 +155,4 @@ impl Binding<'_> {
         }
         Object::executable(gpu, &graph)
     }
-}
-
-/// The tables of a program in order.
-pub fn tables(program: &Program) -> impl Iterator<Item = &[Bind]> {
-    let dispatches = program.steps.iter().filter_map(|step| match step {
-        Step::Dispatch(dispatch) => Some(dispatch),
-        _ => None,
-    });
-    let operands = dispatches.flat_map(|dispatch| &dispatch.operands);
-    operands.filter_map(|operand| match operand {
-        Operand::Table(entries) => Some(entries.as_slice()),
-        Operand::Range(_) => None,
-    })
 }

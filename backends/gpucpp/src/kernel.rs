@@ -90,9 +90,9 @@ impl Kernels {
                 why: format!("{} runs C++ kernels only", gpu.vendor().backend()),
             });
         };
-        if operands.chars().any(|letter| !"rwt".contains(letter)) {
+        if operands.chars().any(|letter| !"rwtmMx".contains(letter)) {
             return Err(Error::Invalid(format!(
-                "{name} has operands {operands:?}, which are not all r, w or t"
+                "{name} has operands {operands:?}, which are not all of r, w, t, m, M and x"
             )));
         }
         let [threads, shared] = sizes(name, constants, limits)?;

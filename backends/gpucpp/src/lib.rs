@@ -5,7 +5,7 @@
 //! `driver` is the vendors' libraries, found when the program runs; `gpu` owns an open device
 //! and what the driver makes on it; `lane` is a stream, `lanes` the order of two; `memory` and
 //! `transfer` are bytes; `code`, `compile`, `rtc` and `cache` get modules, `kernel` keeps them;
-//! `operands` checks programs, `graph` records and `program` submits them; `timing` measures,
+//! `operands` checks programs, `lists` are what kernels find addresses and maps in, `graph` records and `program` submits them; `timing` measures,
 //! `core` and `device` put it together.
 
 mod backend;
@@ -21,6 +21,7 @@ mod graph;
 mod kernel;
 mod lane;
 mod lanes;
+mod lists;
 mod memory;
 mod operands;
 mod program;

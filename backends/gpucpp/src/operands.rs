@@ -4,6 +4,7 @@
 use hadal_device::{Access, Bind, Dispatch, Error, Limits, Operand, Program, Result, Slot, Step};
 
 use crate::kernel::Kernel;
+use crate::lists::Matrix;
 
 /// Entries of tables begin at multiples of this: block scales have no more.
 const ENTRY_ALIGN: u64 = 4;
@@ -91,10 +92,10 @@ fn check_dispatch(dispatch: &Dispatch, kernel: &Kernel, limits: &Limits) -> Resu
     }
     for (letter, operand) in kernel.operands.chars().zip(&dispatch.operands) {
         match (letter, operand) {
-            ('t', Operand::Table(entries)) => {
+            ('t' | 'M', Operand::Table(entries)) => {
                 check_table(entries, dispatch.params.expert_count, limits)?;
             }
-            ('t', _) => return Err(invalid(format!("{name} takes a table, not a range"))),
+            ('t' | 'M', _) => return Err(invalid(format!("{name} takes a table, not a range"))),
             (_, Operand::Table(_)) => {
                 return Err(invalid(format!("{name} takes a range, not a table")));
             }
@@ -104,6 +105,11 @@ fn check_dispatch(dispatch: &Dispatch, kernel: &Kernel, limits: &Limits) -> Resu
                 )));
             }
             (_, Operand::Range(bind)) => check_bind(bind, limits.offset_align, limits)?,
+        }
+        if "mMx".contains(letter) {
+            for bind in operand.binds() {
+                Matrix::of(letter, &dispatch.params, bind)?;
+            }
         }
     }
     Ok(())

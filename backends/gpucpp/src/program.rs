@@ -5,15 +5,17 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hadal_device::{
-    BufferId, Error, Executable, Kept, Program, Result, Step, Ticket, check_table, levels_with,
+    Bind, BufferId, Error, Executable, Kept, Program, Result, Step, Ticket, check_table,
+    levels_with,
 };
 
 use crate::core::Core;
 use crate::driver::table::Address;
 use crate::gpu::Object;
-use crate::graph::{Binding, tables};
+use crate::graph::Binding;
 use crate::kernel::Kernel;
 use crate::lanes::Marks;
+use crate::lists::Lists;
 use crate::memory::{Memory, Piece};
 use crate::operands::{check_program, check_ranges};
 
@@ -26,7 +28,7 @@ struct Bound {
     seen: u64,
     /// `None` for a program without steps.
     graph: Option<Object>,
-    /// Lists of addresses.
+    /// Lists of addresses and of tensor maps.
     addresses: Option<Piece>,
     /// The last submit.
     ticket: Ticket,
@@ -126,25 +128,23 @@ impl Prepared {
             kernels: &self.kernels,
             levels: &levels,
             slots: &slots,
-            tables: lists,
+            lists,
         };
         // SAFETY: the kernels are kept beside the graphs; buffers live by the promise of
         // `submit`, and lists go after the graph.
         unsafe { binding.graph(&self.core.gpu) }
     }
 
-    /// The addresses of all entries of all tables in device memory, and where the list of
-    /// each table begins.
+    /// All lists that the kernels take in device memory, and where each begins.
     fn lists(&self, memory: &[Arc<Memory>]) -> Result<(Option<Piece>, Vec<Address>)> {
-        let (mut all, mut begins) = (Vec::new(), Vec::new());
-        for table in tables(&self.program) {
-            begins.push(all.len() as u64);
-            let entries = table.iter().flat_map(|entry| {
-                let address = memory[usize::from(entry.slot.0)].address + entry.offset;
-                address.to_le_bytes()
-            });
-            all.extend(entries);
+        let address = |bind: &Bind| memory[usize::from(bind.slot.0)].address + bind.offset;
+        let mut lists = Lists::default();
+        for (step, kernel) in self.program.steps.iter().zip(&self.kernels) {
+            if let Step::Dispatch(dispatch) = step {
+                lists.add(&self.core.gpu, dispatch, kernel.operands, address)?;
+            }
         }
+        let Lists { all, mut begins } = lists;
         if all.is_empty() {
             return Ok((None, begins));
         }

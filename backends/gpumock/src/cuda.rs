@@ -8,6 +8,7 @@ use crate::exports::{add_node, copy_peer, device_count, driver, enable_peer, put
 use crate::image::sm;
 use crate::module::Request;
 use crate::state::State;
+use crate::tensor::{Matrix, TensorMap};
 
 /// `CUDA_KERNEL_NODE_PARAMS`, first version.
 #[repr(C)]
@@ -121,6 +122,26 @@ driver! { Cuda:
         };
         // SAFETY: the caller's word.
         unsafe { add_node(state, out, graph, after, count, &request) }
+    }
+    fn cuTensorMapEncodeTiled(
+        state, out: *mut TensorMap, dtype: i32, rank: u32, address: u64, lengths: *const [u64; 2],
+        strides: *const u64, boxed: *const [u32; 2], steps: *const [u32; 2], interleave: i32,
+        swizzle: i32, promotion: i32, fill: i32
+    ) {
+        if rank != 2 || (out as usize) % 64 != 0 {
+            return state.refuse(INVALID_VALUE, "a tensor map that is not aligned or of two axes");
+        }
+        if lengths.is_null() || strides.is_null() || boxed.is_null() || steps.is_null() {
+            return state.refuse(INVALID_VALUE, "a tensor map of nothing");
+        }
+        // SAFETY: the caller's word: two numbers for two axes, and a stride between.
+        let (lengths, stride, boxed, steps) = unsafe { (*lengths, *strides, *boxed, *steps) };
+        let modes = [interleave, swizzle, promotion, fill];
+        let map = Matrix { address, dtype, lengths, stride, boxed, steps, modes }.map();
+        match map {
+            Ok(map) => put(state, out, map),
+            Err(why) => state.refuse(INVALID_VALUE, why),
+        }
     }
     fn cuGetErrorName(state, code: u32, out: *mut *const c_char) {
         put(state, out, name(code).as_ptr().cast())

@@ -30,7 +30,9 @@ mod random;
 mod rtc;
 mod state;
 mod steer;
+mod tensor;
 
 pub use cpu::{Arg, Kernel, Parameter, find, kernels, launch, launch_with};
 pub use locate::{driver_folder, library};
 pub use steer::Steer;
+pub use tensor::{Matrix, TensorMap};

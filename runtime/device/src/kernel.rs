@@ -222,7 +222,10 @@ pub enum Body {
         /// Name of the kernel in it.
         entry: &'static str,
         /// Its operands in order, a letter each: `r` a range that is read, `w` one that is
-        /// written, `t` a table.
+        /// written, `t` a table. For the copies of boxes of compute capability 9.0, `m` and `M`
+        /// are a weight in a range and weights in a table: the kernel takes tensor maps of them
+        /// instead of addresses. `x` is a range of coded rows, of which it takes the address
+        /// and then a map.
         operands: &'static str,
     },
     /// A Rust function that the host backend knows by this name.

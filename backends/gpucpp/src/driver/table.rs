@@ -157,6 +157,10 @@ table! {
         function_set(Handle, c_int, c_int) = "cuFuncSetAttribute";
         /// (to, its context, from, its context, bytes, stream)
         copy_peer(Address, Handle, Address, Handle, usize, Handle) = "cuMemcpyPeerAsync";
+        /// (map, type of numbers, axes, address, lengths, strides, lengths of a box, steps in it,
+        /// interleaving, swizzle, what second-level caches read, what lies outside)
+        tensor_map(*mut c_void, c_int, c_uint, Address, *const u64, *const u64, *const c_uint,
+            *const c_uint, c_int, c_int, c_int, c_int) = "cuTensorMapEncodeTiled";
     }
 }
 
