@@ -10,9 +10,14 @@
 #include "hopper.h"
 #include "ring.h"
 
+// Lines whose parts a group makes at once, a thread a quad.
+static const u32 LINES = GROUP / (LINE / 16);
+DEVICE u32 own_line() { return thread_x() % GROUP / (LINE / 16); }
+DEVICE u32 own_quad() { return thread_x() % (LINE / 16); }
+
 struct Split {
-    static const u32 BYTES = 2, ROW_TILES = 3, STAGES = 3, ARRIVALS = 2 * GROUP;
-    static const bool SCALED = false;
+    static const u32 ROW_TILES = 3, STAGES = 3, BYTES = 2, ARRIVALS = GROUP + 1;
+    static const bool CODED_ROWS = false;
 
     // A quad of each part of eight values, to their tiles.
     DEVICE_METHOD static void store_parts(const Floats (&values)[2], u32 to) {
@@ -51,8 +56,10 @@ struct Split {
             }
         }
         phase_wait(ring.empty(), ring.parity ^ 1);
-        bring_weight<Split, SECOND>(p, job, at * BYTES, ring.weight() + place);
-        copies_arrive(ring.full());
+        if (is_leader()) {
+            phase_expect(ring.full(), TILE);
+            bring_weight<SECOND>(job, depth * BYTES, ring.weight(), ring.full());
+        }
         UNROLL
         for (u32 i = 0; i < ROWS / LINES; i++) {
             store_parts(values[i], ring.rows() + place + i * LINES * LINE);
@@ -66,6 +73,7 @@ struct Split {
                                        const Ring<Split>& ring, float (&sum)[UNIT_SUMS],
                                        float (&)[UNIT_SUMS]) {
         const u64 a = described(ring.rows() + group_row() * LINE), b = described(ring.weight());
+        fence_async();
         units_fence(sum);
         UNROLL
         for (u32 i = 0; i < LINE / UNIT_BYTES; i++) {
@@ -81,24 +89,24 @@ struct Split {
 };
 
 #if (defined(HADAL_CUDA) && __CUDA_ARCH__ == 900) || (defined(HADAL_CPU) && HADAL_WAVE == 32)
-KERNEL(THREADS, linear_wgmma_bf16, Params p, const u32* inputs, const float* x, const u8* w,
-       float* y) {
-    dense<Split, false>(p, inputs, x, w, 0, 0, 0, 0, y);
+KERNEL(THREADS, linear_wgmma_bf16, Params p, const u32* inputs, const float* x,
+       const TensorMap* w, float* y) {
+    dense<Split, false>(p, inputs, x, 0, w, 0, 0, 0, 0, y);
 }
 KERNEL(THREADS, linear_residual_wgmma_bf16, Params p, const u32* inputs, const float* x,
-       const u8* w, const float* residual, float* y) {
-    dense<Split, false>(p, inputs, x, w, 0, 0, 0, residual, y);
+       const TensorMap* w, const float* residual, float* y) {
+    dense<Split, false>(p, inputs, x, 0, w, 0, 0, 0, residual, y);
 }
-KERNEL(THREADS, gate_up_wgmma_bf16, Params p, const u32* inputs, const float* x, const u8* w,
-       const u8* v, float* y) {
-    dense<Split, true>(p, inputs, x, w, 0, v, 0, 0, y);
+KERNEL(THREADS, gate_up_wgmma_bf16, Params p, const u32* inputs, const float* x,
+       const TensorMap* w, const TensorMap* v, float* y) {
+    dense<Split, true>(p, inputs, x, 0, w, 0, v, 0, 0, y);
 }
 KERNEL(THREADS, grouped_linear_wgmma_bf16, Params p, const u32*, const float* x,
-       const u32* offsets, const u64* w, float* y) {
-    grouped<Split, false>(p, x, offsets, w, 0, 0, 0, y);
+       const u32* offsets, const TensorMap* w, float* y) {
+    grouped<Split, false>(p, x, 0, offsets, w, 0, 0, 0, y);
 }
 KERNEL(THREADS, grouped_gate_up_wgmma_bf16, Params p, const u32*, const float* x,
-       const u32* offsets, const u64* w, const u64* v, float* y) {
-    grouped<Split, true>(p, x, offsets, w, 0, v, 0, y);
+       const u32* offsets, const TensorMap* w, const TensorMap* v, float* y) {
+    grouped<Split, true>(p, x, 0, offsets, w, 0, v, 0, y);
 }
 #endif

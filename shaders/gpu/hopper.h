@@ -1,6 +1,6 @@
 // What compute capability 9.0 has of its own: matrix units of four waves that read block memory
-// by themselves, and barriers that copies arrive at. Block memory is named by its 32-bit
-// addresses, as these instructions take them.
+// by themselves, copies of whole boxes of a matrix, and barriers that wait for their bytes. Block
+// memory is named by its 32-bit addresses, as these instructions take them.
 //
 // A *group* is four waves that follow each other, 128 threads; it multiplies 64 lines of A by
 // 128 lines of B, both along the depth, 32 bytes of it at a time. The CPU's side of this file
@@ -11,6 +11,13 @@ static const u32 GROUP = 128;
 // Bytes of a line of a tile, and of the eight lines that the swizzle repeats after.
 static const u32 LINE = 128, ATOM = 8 * LINE;
 static const u32 UNIT_BYTES = 32, UNIT_ROWS = 64, UNIT_SUMS = 64;
+
+// A matrix as copies of boxes know it, written by the driver in a form of its own.
+struct alignas(128) TensorMap {
+    u64 opaque[16];
+};
+// A box: so many bytes of so many lines, which the copy swizzles (`lists.rs` of backends/gpucpp).
+static const u32 BOX_LINES = 64, BOX = BOX_LINES * LINE;
 
 // Where sixteen bytes lie in a tile: their number in the line is mixed with the line's own, so
 // that eight lines' are in different banks (PTX ISA, "128B swizzling", by depth).
@@ -37,12 +44,13 @@ DEVICE void phase_init(u32 at, u32 count) { hadal_cpu::phase_init(at, count); }
 DEVICE void phase_arrive(u32 at) { hadal_cpu::phase_arrive(at); }
 DEVICE void phase_wait(u32 at, u32 parity) { hadal_cpu::phase_wait(at, parity); }
 
-DEVICE void copy_async(u32 to, const void* from, u32 bytes) {
-    hadal_cpu::copy_async(to, from, bytes);
+DEVICE void phase_expect(u32 at, u32 bytes) { hadal_cpu::phase_expect(at, bytes); }
+DEVICE void fence_map(const TensorMap* map) { hadal_cpu::fence_map(map); }
+DEVICE void copy_box(u32 to, const TensorMap* map, u32 byte, u32 line, u32 at) {
+    hadal_cpu::copy_box(to, map, (int)byte, (int)line, at);
 }
-DEVICE void copies_arrive(u32 at) { hadal_cpu::copies_arrive(at); }
 DEVICE void store_quad(u32 to, const Quad& quad) { hadal_cpu::store_quad(to, &quad); }
-DEVICE void fence_units_memory() { hadal_cpu::fence_proxy(); }
+DEVICE void fence_async() { hadal_cpu::fence_proxy(); }
 
 DEVICE void units_fence(float (&)[UNIT_SUMS]) { hadal_cpu::units_fence(); }
 DEVICE void units_multiply8(float (&sum)[UNIT_SUMS], u64 a, u64 b, bool add) {
@@ -66,7 +74,7 @@ DEVICE u32 dynamic_memory() {
     return address;
 }
 
-// A barrier of `count` arrivals a phase.
+// A barrier of `count` arrivals a phase, and of all bytes that these arrivals expect.
 DEVICE void phase_init(u32 at, u32 count) {
     asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory");
 }
@@ -86,23 +94,34 @@ DEVICE void phase_wait(u32 at, u32 parity) {
     } while (!ended);
 }
 
-// Sixteen bytes to block memory: `bytes` of them from `from`, zeros behind.
-DEVICE void copy_async(u32 to, const void* from, u32 bytes) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
+// An arrival, and that copies will bring so many bytes.
+DEVICE void phase_expect(u32 at, u32 bytes) {
+    asm volatile("{ .reg .b64 state; mbarrier.arrive.expect_tx.shared.b64 state, [%0], %1; }" ::"r"(
+                     at),
+                 "r"(bytes)
                  : "memory");
 }
-// An arrival once all copies are there that this thread began so far.
-DEVICE void copies_arrive(u32 at) {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(at) : "memory");
+// Before this thread's copies by a map in device memory: it was written by the host, and copies
+// have their own way to it.
+DEVICE void fence_map(const TensorMap* map) {
+    asm volatile("fence.proxy.tensormap::generic.acquire.sys [%0], 128;" ::"l"(map) : "memory");
+}
+// Begins the copy of a box from this byte of this line on to a whole multiple of 128 bytes;
+// zeros for what lies outside of the matrix. Its bytes arrive at a barrier, those too.
+DEVICE void copy_box(u32 to, const TensorMap* map, u32 byte, u32 line, u32 at) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+                 "l"(map), "r"(byte), "r"(line), "r"(at)
+                 : "memory");
 }
 DEVICE void store_quad(u32 to, const Quad& quad) {
     asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(quad.word[0]),
                  "r"(quad.word[1]), "r"(quad.word[2]), "r"(quad.word[3])
                  : "memory");
 }
-// What threads and their copies wrote to block memory is there for the units, which have their
-// own way to it.
-DEVICE void fence_units_memory() {
+// What threads wrote to block memory is there for the units and for copies of boxes, which have
+// their own way to it.
+DEVICE void fence_async() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 

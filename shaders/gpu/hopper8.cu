@@ -9,25 +9,21 @@
 #include "ring.h"
 
 struct Codes {
-    static const u32 BYTES = 1, ROW_TILES = 1, STAGES = 6, ARRIVALS = GROUP;
-    static const bool SCALED = true;
+    static const u32 ROW_TILES = 1, STAGES = 6, BYTES = 1, ARRIVALS = 1;
+    static const bool CODED_ROWS = true;
 
+    // Rows of another expert may come along: what they give is not written.
     template <bool SECOND>
-    DEVICE_METHOD static void bring(const Params& p, const float* x, const Job& job, u32 r0,
+    DEVICE_METHOD static void bring(const Params&, const float*, const Job& job, u32 r0,
                                     u32 depth, const Ring<Codes>& ring) {
-        const u32 line = own_line(), at = depth + own_quad() * 16;
-        const u32 place = swizzled(line, own_quad());
-        const u8* const rows = (const u8*)(x + x_row(p, r0));
+        const bool both = r0 + UNIT_ROWS < job.end;
         phase_wait(ring.empty(), ring.parity ^ 1);
-        UNROLL
-        for (u32 i = 0; i < ROWS; i += LINES) {
-            const bool there = r0 + line + i < job.end && at < p.k;
-            const u64 from = (line + i) * 4 * (u64)p.x_stride + at;
-            copy_async(ring.rows() + place + i * LINE, there ? rows + from : rows,
-                       there ? 16 : 0);
+        phase_expect(ring.full(), (both ? 4 : 3) * BOX);
+        copy_box(ring.rows(), job.rows, depth, r0, ring.full());
+        if (both) {
+            copy_box(ring.rows() + BOX, job.rows, depth, r0 + BOX_LINES, ring.full());
         }
-        bring_weight<Codes, SECOND>(p, job, at, ring.weight() + place);
-        copies_arrive(ring.full());
+        bring_weight<SECOND>(job, depth, ring.weight(), ring.full());
     }
 
     // Adds the products of a stage to `sum`.
@@ -62,24 +58,27 @@ struct Codes {
 };
 
 #if (defined(HADAL_CUDA) && __CUDA_ARCH__ == 900) || (defined(HADAL_CPU) && HADAL_WAVE == 32)
-KERNEL(THREADS, linear_wgmma8, Params p, const u32* inputs, const float* x, const u8* w,
-       const float* s, float* y) {
-    dense<Codes, false>(p, inputs, x, w, s, 0, 0, 0, y);
+KERNEL(THREADS, linear_wgmma8, Params p, const u32* inputs, const float* x,
+       const TensorMap* x_map, const TensorMap* w, const float* s, float* y) {
+    dense<Codes, false>(p, inputs, x, x_map, w, s, 0, 0, 0, y);
 }
-KERNEL(THREADS, linear_residual_wgmma8, Params p, const u32* inputs, const float* x, const u8* w,
-       const float* s, const float* residual, float* y) {
-    dense<Codes, false>(p, inputs, x, w, s, 0, 0, residual, y);
+KERNEL(THREADS, linear_residual_wgmma8, Params p, const u32* inputs, const float* x,
+       const TensorMap* x_map, const TensorMap* w, const float* s, const float* residual,
+       float* y) {
+    dense<Codes, false>(p, inputs, x, x_map, w, s, 0, 0, residual, y);
 }
-KERNEL(THREADS, gate_up_wgmma8, Params p, const u32* inputs, const float* x, const u8* w,
-       const float* w_s, const u8* v, const float* v_s, float* y) {
-    dense<Codes, true>(p, inputs, x, w, w_s, v, v_s, 0, y);
+KERNEL(THREADS, gate_up_wgmma8, Params p, const u32* inputs, const float* x,
+       const TensorMap* x_map, const TensorMap* w, const float* w_s, const TensorMap* v,
+       const float* v_s, float* y) {
+    dense<Codes, true>(p, inputs, x, x_map, w, w_s, v, v_s, 0, y);
 }
-KERNEL(THREADS, grouped_linear_wgmma8, Params p, const u32*, const float* x, const u32* offsets,
-       const u64* w, const u64* s, float* y) {
-    grouped<Codes, false>(p, x, offsets, w, s, 0, 0, y);
+KERNEL(THREADS, grouped_linear_wgmma8, Params p, const u32*, const float* x,
+       const TensorMap* x_map, const u32* offsets, const TensorMap* w, const u64* s, float* y) {
+    grouped<Codes, false>(p, x, x_map, offsets, w, s, 0, 0, y);
 }
-KERNEL(THREADS, grouped_gate_up_wgmma8, Params p, const u32*, const float* x, const u32* offsets,
-       const u64* w, const u64* w_s, const u64* v, const u64* v_s, float* y) {
-    grouped<Codes, true>(p, x, offsets, w, w_s, v, v_s, y);
+KERNEL(THREADS, grouped_gate_up_wgmma8, Params p, const u32*, const float* x,
+       const TensorMap* x_map, const u32* offsets, const TensorMap* w, const u64* w_s,
+       const TensorMap* v, const u64* v_s, float* y) {
+    grouped<Codes, true>(p, x, x_map, offsets, w, w_s, v, v_s, y);
 }
 #endif

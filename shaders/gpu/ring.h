@@ -7,8 +7,6 @@
 
 static const u32 THREADS = 3 * GROUP, ROWS = 2 * UNIT_ROWS, OUTPUTS = 128;
 static const u32 TILE = 128 * LINE;
-// Lines that a group copies at once, a thread a quad.
-static const u32 LINES = GROUP / (LINE / 16);
 
 // The stages of the ring: first tiles, of which one is the weight's, then two barriers each.
 // `full` ends a phase when a stage is there, `empty` when all who multiply have read it.
@@ -39,40 +37,43 @@ template <class F> struct Ring {
     }
 };
 
-// Lines of a weight, and the scales of the block of 128 that they lie in.
+// The map of a weight, and the scales of the block of 128 that its lines lie in.
 struct Weight {
-    const u8* codes;
+    const TensorMap* map;
     const float* scales;
 };
 
-// What a block computes: rows `begin .. end` by `count` outputs of each weight, to columns from
-// `column` on.
+// What a block computes: rows `begin .. end` by `count` outputs of each weight, from line `first`
+// of it on, to columns from `column` on. Rows of codes have a map too.
 struct Job {
-    u32 begin, end, count, column;
+    u32 begin, end, count, first, column;
+    const TensorMap* rows;
     Weight gate, up;
 };
 
-// Which lines of a tile a thread of the group that brings has, and which quad of them.
-DEVICE u32 own_line() { return thread_x() % GROUP / (LINE / 16); }
-DEVICE u32 own_quad() { return thread_x() % (LINE / 16); }
+// The one thread that begins the copies.
+DEVICE bool is_leader() { return thread_x() == 2 * GROUP; }
 
-// Begins copies of a weight's lines: a quad of each line that this thread has, `at` bytes into
-// it, or zeros for what is not there.
-template <class F, bool SECOND>
-DEVICE void bring_weight(const Params& p, const Job& job, u32 at, u32 to) {
-    const u32 outputs = SECOND ? OUTPUTS / 2 : OUTPUTS, bytes = p.k * F::BYTES;
-    UNROLL
-    for (u32 i = 0; i < OUTPUTS; i += LINES) {
-        const u32 output = own_line() + i % outputs;
-        const u8* const lines = i < outputs ? job.gate.codes : job.up.codes;
-        const bool there = output < job.count && at < bytes;
-        copy_async(to + i * LINE, there ? lines + output * (u64)bytes + at : lines,
-                   there ? 16 : 0);
-    }
+// Begins the copies of a weight's tile, from this byte of its lines on: half of it a weight, or
+// both halves of one.
+template <bool SECOND>
+DEVICE void bring_weight(const Job& job, u32 byte, u32 to, u32 full) {
+    copy_box(to, job.gate.map, byte, job.first, full);
+    copy_box(to + BOX, SECOND ? job.up.map : job.gate.map, byte,
+             SECOND ? job.first : job.first + BOX_LINES, full);
 }
 
 template <class F, bool SECOND>
 DEVICE void bring_tiles(const Params& p, const float* x, const Job& job, Ring<F> ring) {
+    if (is_leader()) {
+        fence_map(job.gate.map);
+        if (SECOND) {
+            fence_map(job.up.map);
+        }
+        if (F::CODED_ROWS) {
+            fence_map(job.rows);
+        }
+    }
     for (u32 r0 = job.begin; r0 < job.end; r0 += ROWS) {
         for (u32 depth = 0; depth < p.k; depth += LINE / F::BYTES, ring.next()) {
             F::template bring<SECOND>(p, x, job, r0, depth, ring);
@@ -107,7 +108,6 @@ DEVICE void multiply_tiles(const Params& p, const float* x, const Job& job, Ring
             phase_wait(ring.full(), ring.parity);
             // The second group has nothing to do where there are few rows.
             if (r0 + group_row() < job.end) {
-                fence_units_memory();
                 F::template multiply<SECOND>(p, x, job, r0, depth, ring, sum, part);
             }
             if (lane() == 0) {
@@ -124,44 +124,44 @@ DEVICE void compute(const Params& p, const float* x, const Job& job, const float
     const Ring<F> ring;
     if (thread_x() == 0) {
         ring.init();
+        fence_async();
     }
     barrier();
     if (thread_x() < 2 * GROUP) {
         multiply_tiles<F, SECOND>(p, x, job, ring, residual, y);
-    } else {
+    } else if (!F::CODED_ROWS || is_leader()) {
         bring_tiles<F, SECOND>(p, x, job, ring);
     }
 }
 
-// Rows from `first` on of a weight, and the scales of row `scale_first`.
-template <class F>
-DEVICE Weight weight(const Params& p, const u8* w, const float* s, u64 first, u32 scale_first) {
-    const float* const scales = F::SCALED ? s + (u64)(scale_first / BLOCK) * divide_up(p.k, BLOCK) : s;
-    return {w + first * p.k * F::BYTES, scales};
+// The scales of row `row` of a weight.
+template <class F> DEVICE const float* scales(const Params& p, const float* s, u32 row) {
+    return F::CODED_ROWS ? s + (u64)(row / BLOCK) * divide_up(p.k, BLOCK) : s;
 }
 
 template <class F, bool SECOND>
-DEVICE void dense(const Params& p, const u32* inputs, const float* x, const u8* w,
-                  const float* w_s, const u8* v, const float* v_s, const float* residual,
-                  float* y) {
+DEVICE void dense(const Params& p, const u32* inputs, const float* x, const TensorMap* x_map,
+                  const TensorMap* w, const float* w_s, const TensorMap* v, const float* v_s,
+                  const float* residual, float* y) {
     const u32 outputs = SECOND ? OUTPUTS / 2 : OUTPUTS;
     const u32 rows = real_rows(p, inputs), r0 = group_z() * ROWS;
     const u64 at = spread_group() * outputs;
     if (r0 >= rows || at >= p.row_count) {
         return;
     }
-    const u32 column = p.row_first + (u32)at;
-    Job job = {r0, min_(rows, r0 + ROWS), min_(outputs, p.row_count - (u32)at), column,
-               weight<F>(p, w, w_s, at, column), {}};
+    const u32 first = (u32)at, column = p.row_first + first;
+    Job job = {r0, min_(rows, r0 + ROWS), min_(outputs, p.row_count - first), first, column,
+               x_map, {w, scales<F>(p, w_s, column)}, {}};
     if (SECOND) {
-        job.up = weight<F>(p, v, v_s, at, column);
+        job.up = {v, scales<F>(p, v_s, column)};
     }
     compute<F, SECOND>(p, x, job, residual, y);
 }
 
 template <class F, bool SECOND>
-DEVICE void grouped(const Params& p, const float* x, const u32* offsets, const u64* w,
-                    const u64* w_s, const u64* v, const u64* v_s, float* y) {
+DEVICE void grouped(const Params& p, const float* x, const TensorMap* x_map, const u32* offsets,
+                    const TensorMap* w, const u64* w_s, const TensorMap* v, const u64* v_s,
+                    float* y) {
     const u32 outputs = SECOND ? OUTPUTS / 2 : OUTPUTS;
     const u32 entry = group_z(), expert = p.expert_first + entry;
     const u64 at = spread_group() * outputs;
@@ -169,13 +169,13 @@ DEVICE void grouped(const Params& p, const float* x, const u32* offsets, const u
     if (at >= p.n || begin >= end) {
         return;
     }
-    const u32 column = (u32)at;
-    const float* const gate_scales = F::SCALED ? (const float*)w_s[entry] : 0;
-    Job job = {begin, end, min_(outputs, p.n - column), column,
-               weight<F>(p, (const u8*)w[entry], gate_scales, at, column), {}};
+    const u32 first = (u32)at;
+    const float* const gate_scales = F::CODED_ROWS ? (const float*)w_s[entry] : 0;
+    Job job = {begin, end, min_(outputs, p.n - first), first, first, x_map,
+               {w + entry, scales<F>(p, gate_scales, first)}, {}};
     if (SECOND) {
-        const float* const up_scales = F::SCALED ? (const float*)v_s[entry] : 0;
-        job.up = weight<F>(p, (const u8*)v[entry], up_scales, at, column);
+        const float* const up_scales = F::CODED_ROWS ? (const float*)v_s[entry] : 0;
+        job.up = {v + entry, scales<F>(p, up_scales, first)};
     }
     compute<F, SECOND>(p, x, job, 0, y);
 }

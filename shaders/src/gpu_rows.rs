@@ -150,27 +150,27 @@ pub fn rows() -> Vec<KernelRow> {
 /// For more rows, of codes and of values: units of four waves, fed by copies that run ahead.
 fn hopper_rows() -> Vec<KernelRow> {
     let codes = [
-        plain!(Linear "hopper8" "linear_wgmma8", "rrrrw",
+        plain!(Linear "hopper8" "linear_wgmma8", "rxmrw",
             |problem| linear_fits(problem).or_else(|| hopper_codes(problem)), launch_codes_ring),
-        plain!(Linear "hopper8" "linear_residual_wgmma8", "rrrrrw",
+        plain!(Linear "hopper8" "linear_residual_wgmma8", "rxmrrw",
             |problem| linear_residual_fits(problem).or_else(|| hopper_codes(problem)),
             launch_codes_ring),
-        plain!(GateUp "hopper8" "gate_up_wgmma8", "rrrrrrw", hopper_codes, launch_codes_ring),
-        plain!(GroupedLinear "hopper8" "grouped_linear_wgmma8", "rrrttw",
+        plain!(GateUp "hopper8" "gate_up_wgmma8", "rxmrmrw", hopper_codes, launch_codes_ring),
+        plain!(GroupedLinear "hopper8" "grouped_linear_wgmma8", "rxrMtw",
             grouped_hopper_codes, launch_codes_ring),
-        plain!(GroupedGateUp "hopper8" "grouped_gate_up_wgmma8", "rrrttttw",
+        plain!(GroupedGateUp "hopper8" "grouped_gate_up_wgmma8", "rxrMtMtw",
             grouped_hopper_codes, launch_codes_ring),
     ];
     let values = [
-        plain!(Linear "hopper" "linear_wgmma_bf16", "rrrw",
+        plain!(Linear "hopper" "linear_wgmma_bf16", "rrmw",
             |problem| linear_fits(problem).or_else(|| hopper_split(problem)), launch_split_ring),
-        plain!(Linear "hopper" "linear_residual_wgmma_bf16", "rrrrw",
+        plain!(Linear "hopper" "linear_residual_wgmma_bf16", "rrmrw",
             |problem| linear_residual_fits(problem).or_else(|| hopper_split(problem)),
             launch_split_ring),
-        plain!(GateUp "hopper" "gate_up_wgmma_bf16", "rrrrw", hopper_split, launch_split_ring),
-        plain!(GroupedLinear "hopper" "grouped_linear_wgmma_bf16", "rrrtw",
+        plain!(GateUp "hopper" "gate_up_wgmma_bf16", "rrmmw", hopper_split, launch_split_ring),
+        plain!(GroupedLinear "hopper" "grouped_linear_wgmma_bf16", "rrrMw",
             grouped_hopper_split, launch_split_ring),
-        plain!(GroupedGateUp "hopper" "grouped_gate_up_wgmma_bf16", "rrrttw",
+        plain!(GroupedGateUp "hopper" "grouped_gate_up_wgmma_bf16", "rrrMMw",
             grouped_hopper_split, launch_split_ring),
     ];
     let codes = codes.map(|row| KernelRow {

@@ -3,7 +3,10 @@
 
 namespace hadal_cpu {
 
-static const u32 QUAD = 16;
+static const u32 QUAD = 16, NOBODY = ~0u;
+static const u64 MAGIC = 0x6861646c20626f78;
+// Bytes that a phase may wait for (PTX ISA, "Size of the tx-count").
+static const int MOST_BYTES = (1 << 20) - 1;
 
 void Async::begin() {
     if (!memory) {
@@ -14,6 +17,7 @@ void Async::begin() {
     clock = 0;
     barriers.clear();
     flights.clear();
+    maps.clear();
 }
 
 u32 Async::address() {
@@ -26,7 +30,6 @@ u32 Async::address() {
         // Tiles have to be aligned by whoever needs that.
         first = 1024 + QUAD * worker.random.below(64);
         landed.assign(bytes / QUAD + 1, 0);
-        open.assign(MAX_THREADS, {});
         fences.assign(MAX_THREADS, 0);
     }
     return first;
@@ -42,7 +45,7 @@ u8* Async::bytes_at(u32 at, u32 count) {
 
 void Async::init(u32 at, u32 count) {
     bytes_at(at, 8);
-    barriers[at] = {count, count, 0, {}, {}};
+    barriers[at] = {count, count, 0, place.thread, 0, {}, {}};
 }
 
 Async::Phases* Async::find(u32 at, const char* what) {
@@ -53,17 +56,23 @@ Async::Phases* Async::find(u32 at, const char* what) {
     return &found->second;
 }
 
-// Ends the phase with its last arrival: copies are there now.
 void Async::arrived(Phases& phases) {
-    if (--phases.left > 0) {
+    if (phases.left == 0) {
+        worker.stop("more arrivals in a phase than its barrier counts");
+    }
+    phases.left--;
+    go_on(phases);
+}
+
+// Ends the phase with its last arrival and its last byte: copies are there now.
+void Async::go_on(Phases& phases) {
+    if (phases.left > 0 || phases.bytes != 0) {
         return;
     }
     phases.left = phases.count;
     phases.ended++;
     for (const Copy& copy : phases.arrived) {
-        u8 quad[QUAD] = {};
-        std::memcpy(quad, copy.from, copy.bytes);
-        store(copy.to, quad);
+        put(copy);
     }
     phases.arrived.clear();
     std::vector<u32> waiting;
@@ -74,6 +83,15 @@ void Async::arrived(Phases& phases) {
 }
 
 void Async::arrive(u32 at) { arrived(*find(at, "an arrival")); }
+
+void Async::expect(u32 at, u32 bytes) {
+    Phases& phases = *find(at, "an arrival");
+    if (bytes > (u32)MOST_BYTES || phases.bytes + (int)bytes > MOST_BYTES) {
+        worker.stop("more bytes expected than a phase can wait for");
+    }
+    phases.bytes += (int)bytes;
+    arrived(phases);
+}
 
 // The phase that goes on has the parity of how many ended; the one before has the other.
 void Async::wait(u32 at, u32 parity) {
@@ -94,34 +112,95 @@ void Async::store(u32 to, const void* from) {
     landed[(to - first) / QUAD] = ++clock;
 }
 
-void Async::copy(u32 to, const void* from, u32 bytes) {
-    if (bytes > QUAD || (size_t)from % QUAD != 0) {
-        worker.stop("a copy of more than sixteen bytes, or from an address of less");
+void Async::fence_map(const void* map) { maps.insert({place.thread, map}); }
+
+// What the host wrote at this address, if it was a map.
+const TensorMap& Async::read_map(const void* at) {
+    if ((size_t)at % 64 != 0) {
+        worker.stop("a tensor map at an address that 64 does not divide");
     }
-    // Nobody may count on what was there, from now on.
-    std::memset(bytes_at(to, QUAD), 0xff, QUAD);
-    if (barriers.count(to) || barriers.count(to + 8)) {
-        worker.stop("a copy over a barrier");
+    const TensorMap& map = *(const TensorMap*)at;
+    u64 check = 0;
+    for (const u64* word = (const u64*)at; word < &map.check; word++) {
+        check = (check ^ *word) * 0x9e3779b97f4a7c15u + 1;
     }
-    open[place.thread].push_back({to, from, bytes});
+    if (map.magic != MAGIC || map.check != check) {
+        worker.stop("a copy by what is no tensor map");
+    }
+    return map;
 }
 
-void Async::copies_arrive(u32 at) {
-    find(at, "copies");
-    flights.push_back({at, {}});
-    flights.back().copies.swap(open[place.thread]);
+void Async::copy_box(u32 to, const void* at, int x, int y, u32 barrier) {
+    if (maps.count({place.thread, at}) == 0) {
+        worker.stop("a copy by a tensor map that no fence let its thread use");
+    }
+    const TensorMap& map = read_map(at);
+    const u32 bytes = (u32)(map.box[0] * map.element * map.box[1]);
+    if (to % 128 != 0) {
+        worker.stop("a copy of a box to an address that 128 does not divide");
+    }
+    for (u32 i = 0; i < bytes; i += QUAD) {
+        // Nobody may count on what was there, from now on.
+        std::memset(bytes_at(to + i, QUAD), 0xff, QUAD);
+    }
+    const auto over = barriers.lower_bound(to);
+    if (over != barriers.end() && over->first < to + bytes) {
+        worker.stop("a copy over a barrier");
+    }
+    Phases& phases = *find(barrier, "a copy");
+    if (phases.maker != NOBODY) {
+        worker.stop("a copy arrives at a barrier that no fence let it see");
+    }
+    flights.push_back({barrier, phases.ended, {map, to, x, y}});
 }
 
 void Async::land(u32 which) {
-    Flight flight = std::move(flights[which]);
-    flights[which] = std::move(flights.back());
+    const Flight flight = flights[which];
+    flights[which] = flights.back();
     flights.pop_back();
-    Phases& phases = *find(flight.barrier, "copies");
-    phases.arrived.insert(phases.arrived.end(), flight.copies.begin(), flight.copies.end());
-    arrived(phases);
+    Phases& phases = *find(flight.barrier, "a copy");
+    if (worker.done == worker.threads) {
+        return worker.fail("a block ended before its copies");
+    }
+    if (phases.ended != flight.phase) {
+        return worker.fail("a copy came after its phase: fewer bytes were expected");
+    }
+    const TensorMap& map = flight.copy.map;
+    phases.bytes -= (int)(map.box[0] * map.element * map.box[1]);
+    phases.arrived.push_back(flight.copy);
+    go_on(phases);
 }
 
-void Async::fence() { fences[place.thread] = clock; }
+// A box's lines one after another, zeros for what lies outside of the matrix; sixteen bytes
+// change places by the bits of their address (PTX ISA, "Swizzling modes").
+void Async::put(const Copy& copy) {
+    const TensorMap& map = copy.map;
+    const u32 element = (u32)map.element, line = (u32)map.box[0] * element;
+    const u32 mixed = (1u << map.swizzle) - 1;
+    for (u32 i = 0; i < line * map.box[1]; i += QUAD) {
+        u8 quad[QUAD] = {};
+        for (u32 byte = 0; byte < QUAD; byte += element) {
+            const long long x = copy.x + (long long)((i % line + byte) / element);
+            const long long y = copy.y + (long long)(i / line);
+            if (x >= 0 && y >= 0 && (u64)x < map.lengths[0] && (u64)y < map.lengths[1]) {
+                const u64 from = map.address + (u64)y * map.stride + (u64)x * element;
+                std::memcpy(quad + byte, (const void*)from, element);
+            }
+        }
+        const u32 to = copy.to + i, place = to ^ (to >> 7 & mixed) << 4;
+        std::memcpy(bytes_at(place, QUAD), quad, QUAD);
+        // Copies and units go the same way to block memory.
+        landed[(place - first) / QUAD] = 0;
+    }
+}
+
+void Async::fence() {
+    fences[place.thread] = clock;
+    for (auto& barrier : barriers) {
+        Phases& phases = barrier.second;
+        phases.maker = phases.maker == place.thread ? NOBODY : phases.maker;
+    }
+}
 
 bool Async::read(u32 at, u32 fence, u8* to) {
     std::memcpy(to, bytes_at(at, QUAD), QUAD);

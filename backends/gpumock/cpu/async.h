@@ -1,6 +1,7 @@
 // What compute capability 9.0 has of its own, by NVIDIA's documentation (PTX ISA: "mbarrier",
-// "cp.async", "Async proxy", "Asynchronous Warpgroup Level Matrix Instructions"): barriers with
-// phases, copies that arrive at them, and matrix units that read block memory by descriptors.
+// "Tensors", "cp.async.bulk.tensor", "Async proxy", "Asynchronous Warpgroup Level Matrix
+// Instructions"): barriers with phases, copies of boxes whose bytes these wait for, and matrix
+// units that read block memory by descriptors.
 // As strict as the documentation allows: a copy is seen when the phase that it arrives at ends
 // and not before, sums are seen after the wait for them, and until then both are not numbers.
 #pragma once
@@ -9,11 +10,19 @@
 
 #include <map>
 #include <memory>
+#include <set>
+#include <utility>
 #include <vector>
 
 namespace hadal_cpu {
 
 class Worker;
+
+// A matrix as the mock's `cuTensorMapEncodeTiled` writes it (`src/tensor.rs`): the driver's own
+// form is its secret.
+struct TensorMap {
+    u64 magic, address, lengths[2], stride, box[2], element, swizzle, unused[6], check;
+};
 
 // Memory that a launch gives a block, by address; barriers and copies.
 class Async {
@@ -26,11 +35,12 @@ class Async {
     void init(u32 at, u32 count);
     void arrive(u32 at);
     void wait(u32 at, u32 parity);
-    void copy(u32 to, const void* from, u32 bytes);
-    void copies_arrive(u32 at);
+    void expect(u32 at, u32 bytes);
+    void fence_map(const void* map);
+    void copy_box(u32 to, const void* map, int x, int y, u32 at);
     void store(u32 to, const void* from);
     void fence();
-    // Copies under way, by thread and arrival; any of them may be the next to end.
+    // Copies under way; any of them may be the next to end.
     u32 under_way() const { return (u32)flights.size(); }
     void land(u32 which);
     // What threads have let the units see: all that landed before this time.
@@ -40,22 +50,27 @@ class Async {
 
   private:
     struct Copy {
+        TensorMap map;
         u32 to;
-        const void* from;
-        u32 bytes;
+        int x, y;
     };
     struct Flight {
-        u32 barrier;
-        std::vector<Copy> copies;
+        u32 barrier, phase;
+        Copy copy;
     };
+    // `maker` is the thread that made it, for as long as it has not let copies see it.
     struct Phases {
-        u32 count, left, ended;
+        u32 count, left, ended, maker;
+        int bytes;
         std::vector<Copy> arrived;
         std::vector<u32> waiting;
     };
 
     Phases* find(u32 at, const char* what);
+    const TensorMap& read_map(const void* at);
     void arrived(Phases& phases);
+    void go_on(Phases& phases);
+    void put(const Copy& copy);
     u8* bytes_at(u32 at, u32 count);
 
     Worker& worker;
@@ -63,8 +78,9 @@ class Async {
     u32 first = 0, clock = 0;
     std::map<u32, Phases> barriers;
     std::vector<Flight> flights;
-    // By thread; times by sixteen bytes of memory.
-    std::vector<std::vector<Copy>> open;
+    // Maps that a thread may use.
+    std::set<std::pair<u32, const void*>> maps;
+    // By thread; times by sixteen bytes of memory that threads wrote.
     std::vector<u32> fences, landed;
 };
 

@@ -18,8 +18,11 @@ u32 dynamic_address() { return worker->async.address(); }
 void phase_init(u32 at, u32 count) { worker->async.init(at, count); }
 void phase_arrive(u32 at) { worker->async.arrive(at); }
 void phase_wait(u32 at, u32 parity) { worker->async.wait(at, parity); }
-void copy_async(u32 to, const void* from, u32 bytes) { worker->async.copy(to, from, bytes); }
-void copies_arrive(u32 at) { worker->async.copies_arrive(at); }
+void phase_expect(u32 at, u32 bytes) { worker->async.expect(at, bytes); }
+void fence_map(const void* map) { worker->async.fence_map(map); }
+void copy_box(u32 to, const void* map, int x, int y, u32 at) {
+    worker->async.copy_box(to, map, x, y, at);
+}
 void store_quad(u32 to, const void* from) { worker->async.store(to, from); }
 void fence_proxy() { worker->async.fence(); }
 void units_fence() { worker->units.fence(); }

@@ -360,9 +360,9 @@ pub const FAULTS: &[Fault] = &[
         "wgmma8: waiting: the device cuda:0 was lost",
     ),
     fault(
-        "fence_of_copies_removed",
+        "fence_of_barriers_removed",
         "hopper8",
-        "                fence_units_memory();",
+        "        fence_async();",
         "",
         "op.linear",
         "wgmma8: waiting: the device cuda:0 was lost",
@@ -410,11 +410,11 @@ pub const FAULTS: &[Fault] = &[
     ),
     fault(
         "swizzle_of_four_lines",
-        "hopper8",
+        "hopper",
         "quad ^ line % 8",
         "quad ^ line % 4",
         "op.linear",
-        "wgmma8: rows",
+        "wgmma_bf16: rows",
     ),
     fault(
         "atoms_of_half_a_line_described",
@@ -449,15 +449,28 @@ pub const FAULTS: &[Fault] = &[
         "wgmma8: rows",
     ),
     fault(
-        "arrival_before_what_it_tells",
+        "fence_of_stores_removed",
         "hopper",
-        "        copies_arrive(ring.full());
-        UNROLL",
-        "        copies_arrive(ring.full());
-        phase_arrive(ring.full());
-        UNROLL",
+        "fence_async();\n        units_fence(sum);",
+        "units_fence(sum);",
         "op.linear",
-        "wgmma_bf16",
+        "wgmma_bf16: waiting: the device cuda:0 was lost",
+    ),
+    fault(
+        "bytes_of_a_box_not_expected",
+        "hopper8",
+        "(both ? 4 : 3) * BOX",
+        "3 * BOX",
+        "op.linear",
+        "wgmma8",
+    ),
+    fault(
+        "first_map_of_an_expert_for_all",
+        "hopper8",
+        "{w + entry, ",
+        "{w, ",
+        "op.grouped_linear",
+        "wgmma8: rows",
     ),
 ];
 

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use hadal_gpumock::{Arg, find, kernels, launch, launch_with};
+use hadal_gpumock::{Arg, Matrix, TensorMap, find, kernels, launch, launch_with};
 
 fn bytes<T: Copy>(values: &[T]) -> &[u8] {
     // SAFETY: the tests' values are numbers without padding.
@@ -157,6 +157,14 @@ fn every_file_of_the_kernels_is_there_at_its_waves() {
     );
 }
 
+/// A map where kernels look for one.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Aligned(TensorMap);
+
+/// A box of fewer lines than are expected, which `units.cu` does not know of.
+const OTHER_BOX: u32 = 22;
+
 /// Products of lines of 32 codes by the kernel, and as they are. `mistake` counts from 1 as
 /// `units.cu` names them.
 fn products(swizzle: u32, mistake: u32, seed: u64) -> Result<(Vec<f32>, Vec<f32>), String> {
@@ -168,14 +176,23 @@ fn products(swizzle: u32, mistake: u32, seed: u64) -> Result<(Vec<f32>, Vec<f32>
     };
     let (a, a_values): (Vec<u8>, Vec<f32>) = (0..64 * 32).map(code).unzip();
     let (b, b_values): (Vec<u8>, Vec<f32>) = (9000..9000 + 128 * 32).map(code).unzip();
-    // Copies ask for addresses of sixteen.
+    // Maps ask for addresses of sixteen.
     let aligned = |codes: &[u8]| -> Vec<u128> {
         let quads = codes.chunks_exact(16);
         quads
             .map(|quad| u128::from_le_bytes(quad.try_into().unwrap()))
             .collect()
     };
-    let (a, b) = (aligned(&a), aligned(&b));
+    let (a, b_lines) = (aligned(&a), aligned(&b));
+    // Modes count from 32 bytes in maps and from 128 in descriptors. What a box has more is zeros.
+    let (mode, width) = match swizzle {
+        0 => (0, 16),
+        other => (4 - other as i32, 256 >> other),
+    };
+    let lines = if mistake == OTHER_BOX { 64 } else { 128 };
+    let matrix = Matrix::of_bytes(b_lines.as_ptr() as u64, [32, 128], 32, [width, lines]);
+    let modes = [0, mode, 0, 0];
+    let b = [Aligned(Matrix { modes, ..matrix }.map()?)];
     let mut out = vec![0f32; 64 * 128];
     let (swizzle, mistake) = (Arg::word(swizzle), Arg::word(mistake));
     let args = &mut [
@@ -214,6 +231,13 @@ fn mistakes_around_the_units_show() {
         (8, "128 for the end of a phase"),
         (9, "a barrier that is not there"),
         (11, "does not begin where its swizzle does"),
+        (14, "128 for the end of a phase"),
+        (15, "no fence let its thread use"),
+        (16, "no fence let it see"),
+        (17, "what is no tensor map"),
+        (19, "an address that 128 does not divide"),
+        (21, "a copy over a barrier"),
+        (OTHER_BOX, "128 for the end of a phase"),
     ] {
         for seed in 0..5 {
             let error = products(1, mistake, seed).unwrap_err();
@@ -221,17 +245,25 @@ fn mistakes_around_the_units_show() {
         }
     }
     // Without the wait for copies either the fence came too early, or nothing was there yet.
-    // Sums that nobody waited for, or that were not committed, are not numbers.
-    for mistake in [1, 3, 5] {
+    // Sums that nobody waited for, or that were not committed, are not numbers. Bytes that nobody
+    // expects come too late, or keep the phase from its end.
+    for mistake in [1, 3, 5, 12, 13, 18] {
         for seed in 0..5 {
             if let Ok((out, want)) = products(1, mistake, seed) {
                 assert!(out != want, "{mistake} at seed {seed}");
             }
         }
     }
+    for mistake in [12, 13] {
+        let late = |seed| products(1, mistake, seed).is_err_and(|e| e.contains("fewer bytes"));
+        assert!((0..20).any(late), "{mistake}");
+    }
     // The units may have been quick or not.
     let changed = |seed| products(1, 10, seed).map_or(true, |(out, want)| out != want);
     assert!((0..20).any(changed));
+    // So may copies that a block leaves behind.
+    let left = |seed| products(1, 20, seed).is_err_and(|e| e.contains("ended before its copies"));
+    assert!((0..20).any(left));
 }
 
 /// Tolerances of whole suites do not see the last of the three parts of a value: here it is all
@@ -255,6 +287,9 @@ fn the_last_part_of_a_value_counts_on_hopper() {
             .fold(0, |all, one| all << 16 | u128::from(*one))
     };
     let aligned: Vec<u128> = w.chunks(8).map(quad).collect();
+    let (line, at) = (2 * k as u64, aligned.as_ptr() as u64);
+    let map = Matrix::of_bytes(at, [line, n as u64], line, [128, 64]).map();
+    let map = [Aligned(map.unwrap())];
     let mut params = [0u32; 32];
     // rows, the counts of all, n, k, strides, and the rows of the weight.
     (params[0], params[1], params[2]) = (rows as u32, u32::MAX, 1);
@@ -265,7 +300,7 @@ fn the_last_part_of_a_value_counts_on_hopper() {
         Arg::Value(bytes(&params)),
         Arg::Read(bytes(&[0u32; 64])),
         Arg::Read(bytes(&x)),
-        Arg::Read(bytes(&aligned)),
+        Arg::Read(bytes(&map)),
         Arg::Write(bytes_mut(&mut y)),
     ];
     launch_with("linear_wgmma_bf16", 32, [1; 3], args, 227 << 10, 5).unwrap();

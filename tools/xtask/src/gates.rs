@@ -108,12 +108,14 @@ fn matrix_instructions(arch: &str, file: &str) -> &'static [&'static str] {
 /// Files for units of four warps that read a ring of tiles in shared memory.
 const HOPPER: [&str; 2] = ["hopper", "hopper8"];
 
-/// What every kernel with such a ring is made of: copies, their arrival, the wait for it, the
-/// fence between the two ways to shared memory, and the units' own fences and waits.
-const RING: [&str; 9] = [
-    "cp.async.cg.shared.global",
-    "cp.async.mbarrier.arrive.noinc.shared.b64",
+/// What every kernel with such a ring is made of: copies of boxes, the fence of their maps, the
+/// bytes expected of them, the wait for these, the fence between the two ways to shared memory, and
+/// the units' own fences and waits.
+const RING: [&str; 10] = [
+    "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes",
+    "fence.proxy.tensormap::generic.acquire.sys",
     "mbarrier.init.shared.b64",
+    "mbarrier.arrive.expect_tx.shared.b64",
     "mbarrier.arrive.shared.b64",
     "mbarrier.try_wait.parity.shared.b64",
     "fence.proxy.async.shared::cta",
