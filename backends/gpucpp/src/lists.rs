@@ -161,3 +161,66 @@ impl Lists {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hadal_device::{Access, Bind, Params, Slot};
+
+    use super::Matrix;
+
+    #[test]
+    fn only_aligned_lines_within_an_operand_are_a_matrix() {
+        let params = Params {
+            rows: 3,
+            n: 5,
+            k: 48,
+            row_count: 2,
+            x_offset: 4,
+            x_stride: 16,
+            ..Params::default()
+        };
+        let of = |letter, params: &Params, offset, bytes| {
+            let access = Access::Read;
+            let slot = Slot(0);
+            let bind = Bind {
+                slot,
+                offset,
+                bytes,
+                access,
+            };
+            Matrix::of(letter, params, &bind).ok()
+        };
+        let matrix = |begin, line, lines, stride| {
+            Some(Matrix {
+                begin,
+                line,
+                lines,
+                stride,
+            })
+        };
+        assert_eq!(of('m', &params, 16, 2 * 48), matrix(0, 48, 2, 48));
+        assert_eq!(of('m', &params, 0, 4 * 48), matrix(0, 96, 2, 96));
+        assert_eq!(of('M', &params, 0, 5 * 48), matrix(0, 48, 5, 48));
+        // The last row may end with its codes.
+        assert_eq!(of('x', &params, 0, 16 + 2 * 64 + 48), matrix(16, 48, 3, 64));
+        let far = Params {
+            x_stride: 18,
+            ..params
+        };
+        let near = Params {
+            x_stride: 8,
+            ..params
+        };
+        for (letter, params, offset, bytes) in [
+            ('m', &params, 8, 2 * 48),
+            ('m', &params, 0, 2 * 48 + 16),
+            ('m', &params, 0, 48),
+            ('m', &Params::default(), 0, 2 * 48),
+            ('x', &params, 0, 16 + 2 * 64 + 47),
+            ('x', &far, 0, 400),
+            ('x', &near, 0, 400),
+        ] {
+            assert_eq!(of(letter, params, offset, bytes), None, "{letter} {bytes}");
+        }
+    }
+}

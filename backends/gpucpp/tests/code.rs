@@ -206,7 +206,7 @@ fn kernels_of_other_kinds_are_refused() {
         (of("nothing", "add", "rrrw"), &threads),
         (of("values", "nothing", "rrrw"), &threads),
         (of("values", "a\0b", "rrrw"), &threads),
-        (of("values", "add", "rxrw"), &threads),
+        (of("values", "add", "rzrw"), &threads),
         (good, &[]),
         (good, &[("THREADS", 2048)]),
         (good, &[("THREADS", 256), ("ROWS", 2)]),

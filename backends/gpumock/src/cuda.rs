@@ -128,7 +128,7 @@ driver! { Cuda:
         strides: *const u64, boxed: *const [u32; 2], steps: *const [u32; 2], interleave: i32,
         swizzle: i32, promotion: i32, fill: i32
     ) {
-        if rank != 2 || (out as usize) % 64 != 0 {
+        if rank != 2 || !(out as usize).is_multiple_of(64) {
             return state.refuse(INVALID_VALUE, "a tensor map that is not aligned or of two axes");
         }
         if lengths.is_null() || strides.is_null() || boxed.is_null() || steps.is_null() {

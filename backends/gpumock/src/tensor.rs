@@ -42,76 +42,80 @@ impl Matrix {
 
     /// Its map; an error says what the documentation forbids or the mock does not have.
     pub fn map(&self) -> Result<TensorMap, String> {
-        let Matrix {
-            address,
-            lengths,
-            stride,
-            boxed,
-            ..
-        } = *self;
-        // Bytes to numbers of 64 bits, halves, floats; formats of Blackwell are not here.
-        let element = match self.dtype {
-            0 => 1,
-            1 | 6 | 9 => 2,
-            2 | 3 | 7 | 10..=12 => 4,
-            4 | 5 | 8 => 8,
-            other => return Err(format!("numbers of type {other}")),
-        };
+        let element = self.element()?;
+        if let Some(why) = self.refused(element) {
+            return Err(why.to_string());
+        }
+        let ([width, height], [numbers, lines]) = (self.boxed.map(u64::from), self.lengths);
+        let mut map = [0; 16];
+        map[..5].copy_from_slice(&[MAGIC, self.address, numbers, lines, self.stride]);
+        map[5..9].copy_from_slice(&[width, height, element, self.modes[1] as u64]);
+        map[15] = map[..15].iter().fold(0u64, |check, word| {
+            let mixed = (check ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            mixed.wrapping_add(1)
+        });
+        Ok(map)
+    }
+
+    /// Bytes of a number: whole ones, halves, floats; formats of Blackwell are not here.
+    fn element(&self) -> Result<u64, String> {
+        match self.dtype {
+            0 => Ok(1),
+            1 | 6 | 9 => Ok(2),
+            2 | 3 | 7 | 10..=12 => Ok(4),
+            4 | 5 | 8 => Ok(8),
+            other => Err(format!("numbers of type {other}")),
+        }
+    }
+
+    /// Why there is no map for numbers of so many bytes.
+    fn refused(&self, element: u64) -> Option<&'static str> {
         let [interleave, swizzle, promotion, fill] = self.modes;
-        let line = u64::from(boxed[0]) * element;
-        let span = [u64::MAX, 32, 64, 128];
-        let span = usize::try_from(swizzle)
-            .ok()
-            .and_then(|mode| span.get(mode));
-        let least = lengths[0].checked_mul(element);
-        let whys = [
+        let boxed = u64::from(self.boxed[0]) * element;
+        let span = usize::try_from(swizzle).ok();
+        let span = span.and_then(|mode| [u64::MAX, 32, 64, 128].get(mode).copied());
+        let line = self.lengths[0].saturating_mul(element);
+        let is_side = |side: &u32| (1..=256).contains(side);
+        let is_length = |length: &u64| (1..=1 << 32).contains(length);
+        let asked = [
             (
-                !address.is_multiple_of(16),
+                self.address.is_multiple_of(16),
                 "an address that 16 does not divide",
             ),
             (
-                !stride.is_multiple_of(16) || stride >= 1 << 40,
-                "a stride that is no multiple of 16 below 2^40",
+                self.stride.is_multiple_of(16),
+                "a stride that 16 does not divide",
             ),
+            (self.stride < 1 << 40, "a stride of 2^40 bytes or more"),
             (
-                lengths.iter().any(|n| *n == 0 || *n > 1 << 32),
+                self.lengths.iter().all(is_length),
                 "a length that is not of 1 to 2^32",
             ),
-            (least.is_none_or(|line| line > stride), "lines that overlap"),
+            (line <= self.stride, "lines that overlap"),
             (
-                boxed.iter().any(|n| *n == 0 || *n > 256),
+                self.boxed.iter().all(is_side),
                 "a side of a box that is not of 1 to 256",
             ),
             (
-                !line.is_multiple_of(16),
+                boxed.is_multiple_of(16),
                 "lines of a box that 16 bytes do not divide",
             ),
             (
-                span.is_none_or(|span| line > *span),
+                span.is_some_and(|span| boxed <= span),
                 "lines of a box longer than its swizzle",
             ),
-            (self.steps != [1, 1], "steps, which the mock does not take"),
-            (interleave != 0, "interleaving, which the mock does not do"),
-            (!(0..4).contains(&promotion), "an unknown promotion"),
-            // Only for numbers with a point.
+            (self.steps == [1, 1], "steps, which the mock does not take"),
+            (interleave == 0, "interleaving, which the mock does not do"),
+            ((0..4).contains(&promotion), "an unknown promotion"),
             (
-                fill != 0,
+                fill == 0,
                 "another filling than zeros, which the mock does not do",
             ),
         ];
-        if let Some((_, why)) = whys.iter().find(|(is_wrong, _)| *is_wrong) {
-            return Err((*why).to_string());
-        }
-        let mut map = [0; 16];
-        map[..5].copy_from_slice(&[MAGIC, address, lengths[0], lengths[1], stride]);
-        map[5..7].copy_from_slice(&boxed.map(u64::from));
-        map[7..9].copy_from_slice(&[element, swizzle as u64]);
-        map[15] = map[..15].iter().fold(0u64, |check, word| {
-            (check ^ word)
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                .wrapping_add(1)
-        });
-        Ok(map)
+        asked
+            .iter()
+            .find(|(is_met, _)| !is_met)
+            .map(|(_, why)| *why)
     }
 }
 
@@ -119,133 +123,34 @@ impl Matrix {
 mod tests {
     use super::Matrix;
 
+    type Change = fn(&mut Matrix);
+
     #[test]
     fn what_the_documentation_forbids_is_refused() {
         let good = Matrix::of_bytes(0x1000, [100, 7], 112, [128, 64]);
         assert!(good.map().is_ok());
-        let whys = [
-            (
-                Matrix {
-                    address: 0x1008,
-                    ..good.clone()
-                },
-                "an address",
-            ),
-            (
-                Matrix {
-                    stride: 120,
-                    ..good.clone()
-                },
-                "a stride",
-            ),
-            (
-                Matrix {
-                    stride: 1 << 40,
-                    ..good.clone()
-                },
-                "a stride",
-            ),
-            (
-                Matrix {
-                    lengths: [0, 7],
-                    ..good.clone()
-                },
-                "a length",
-            ),
-            (
-                Matrix {
-                    lengths: [100, (1 << 32) + 1],
-                    ..good.clone()
-                },
-                "a length",
-            ),
-            (
-                Matrix {
-                    stride: 96,
-                    ..good.clone()
-                },
-                "overlap",
-            ),
-            (
-                Matrix {
-                    boxed: [128, 257],
-                    ..good.clone()
-                },
-                "a side",
-            ),
-            (
-                Matrix {
-                    boxed: [0, 64],
-                    ..good.clone()
-                },
-                "a side",
-            ),
-            (
-                Matrix {
-                    boxed: [100, 64],
-                    ..good.clone()
-                },
-                "16 bytes",
-            ),
-            (
-                Matrix {
-                    boxed: [144, 64],
-                    ..good.clone()
-                },
-                "its swizzle",
-            ),
-            (
-                Matrix {
-                    dtype: 1,
-                    stride: 208,
-                    ..good.clone()
-                },
-                "its swizzle",
-            ),
-            (
-                Matrix {
-                    modes: [0, 4, 0, 0],
-                    ..good.clone()
-                },
-                "its swizzle",
-            ),
-            (
-                Matrix {
-                    dtype: 99,
-                    ..good.clone()
-                },
-                "type 99",
-            ),
-            (
-                Matrix {
-                    steps: [2, 1],
-                    ..good.clone()
-                },
-                "steps",
-            ),
-            (
-                Matrix {
-                    modes: [1, 3, 0, 0],
-                    ..good.clone()
-                },
-                "interleaving",
-            ),
-            (
-                Matrix {
-                    modes: [0, 3, 4, 0],
-                    ..good.clone()
-                },
-                "promotion",
-            ),
-            (
-                Matrix {
-                    modes: [0, 3, 0, 1],
-                    ..good.clone()
-                },
-                "filling",
-            ),
+        let mistakes: [(Change, &str); 17] = [
+            (|m| m.address = 0x1008, "an address"),
+            (|m| m.stride = 120, "a stride that"),
+            (|m| m.stride = 1 << 40, "a stride of"),
+            (|m| m.lengths[0] = 0, "a length"),
+            (|m| m.lengths[1] = (1 << 32) + 1, "a length"),
+            (|m| m.stride = 96, "overlap"),
+            (|m| m.boxed[1] = 257, "a side"),
+            (|m| m.boxed[0] = 0, "a side"),
+            (|m| m.boxed[0] = 100, "16 bytes"),
+            (|m| m.boxed[0] = 144, "its swizzle"),
+            (|m| (m.dtype, m.stride) = (1, 208), "its swizzle"),
+            (|m| m.modes[1] = 4, "its swizzle"),
+            (|m| m.dtype = 99, "type 99"),
+            (|m| m.steps[0] = 2, "steps"),
+            (|m| m.modes[0] = 1, "interleaving"),
+            (|m| m.modes[2] = 4, "promotion"),
+            (|m| m.modes[3] = 1, "filling"),
         ];
-        for (matrix, why) in whys {
+        for (mistake, why) in mistakes {
+            let mut matrix = good.clone();
+            mistake(&mut matrix);
             let said = matrix.map().unwrap_err();
             assert!(said.contains(why), "{matrix:?}: {said}");
         }

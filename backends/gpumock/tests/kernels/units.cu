@@ -11,7 +11,8 @@ static const u32 A = 1024, B = A + UNIT_ROWS * LINE, FULL = B + 129 * LINE;
 enum Mistake : u32 { NONE, NO_WAIT, NO_FENCE, NO_UNITS_WAIT, NO_UNITS_FENCE, NO_COMMIT, OTHER_LANES,
                      OTHER_WAVES, NO_ARRIVAL, NO_INIT, EARLY_STORE, WRONG_BEGIN, NOTHING_EXPECTED,
                      TOO_FEW_EXPECTED, TOO_MANY_EXPECTED, NO_FENCE_OF_MAP, NO_FENCE_OF_BARRIER, NO_MAP,
-                     OTHER_LINE, WRONG_PLACE, NOBODY_WAITS, OVER_A_BARRIER };
+                     OTHER_LINE, WRONG_PLACE, NOBODY_WAITS, OVER_A_BARRIER,
+                     TWO_ARRIVALS, NO_SUCH_COUNT };
 
 // Sixteen bytes of a line of 32 to a tile: core matrices of eight lines (swizzle 0), or lines of
 // 32, 64 and 128 bytes (swizzles 3, 2 and 1) whose quads change places.
@@ -64,12 +65,16 @@ KERNEL(128, test_units, const u8* a, const TensorMap* b, u32 swizzle, u32 mistak
         if (mistake != NOTHING_EXPECTED) {
             phase_expect(full, mistake == TOO_FEW_EXPECTED    ? 0
                                : mistake == TOO_MANY_EXPECTED ? bytes + 16
+                               : mistake == NO_SUCH_COUNT     ? 1 << 20
                                                               : bytes);
         }
         const u32 to = mistake == WRONG_PLACE ? 64 : mistake == OVER_A_BARRIER ? FULL - B : 0;
         bring(at + B + to, map, swizzle, mistake == OTHER_LINE ? 1 : 0, full);
     } else if (mistake != NO_ARRIVAL) {
         phase_arrive(full);
+        if (mistake == TWO_ARRIVALS && t == 1) {
+            phase_arrive(full);
+        }
     }
     if (mistake == NOBODY_WAITS) {
         return;
