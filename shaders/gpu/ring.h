@@ -1,6 +1,6 @@
 // Products on the matrix units of compute capability 9.0: a block computes 128 rows by 128
-// outputs (or 64 of two weights). Two groups of four waves multiply, 64 rows each; a third
-// brings tiles to block memory, a ring of stages, ahead of who multiplies.
+// outputs (or 64 of two weights). Two groups of four waves multiply, 64 rows each; a third, or one
+// thread of it, brings tiles to block memory, a ring of stages, ahead of who multiplies.
 // Grid: x and y over blocks of outputs, z over blocks of rows; grouped: z over experts.
 //
 // A format `F` says how deep a stage is and how it is brought and multiplied.
