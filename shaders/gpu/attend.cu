@@ -3,11 +3,9 @@
 
 #include "portable.h"
 #include "params.h"
+#include "ranges.h"
 #include "weights.h"
 #include "reduce.h"
-
-// Finite, so that the first tile's factor is exp(-large) = 0 and never not a number.
-static const float LOWEST = -3.0e38f;
 
 // --- Sixteen queries together: heads of one row, or of neighbouring rows. They all read the
 // same cache, so that a cache row comes from memory once for the sixteen; rows of another
@@ -19,25 +17,6 @@ static const u32 TILE_THREADS = 256, QUERIES = 16, POSITIONS = TILE_THREADS / QU
 static const u32 MOST_LATENT = 512, MOST_WIDTH = 576;
 // A query in shared memory: padded, so that the queries of neighbours lie in other banks.
 static const u32 QUERY_PITCH = MOST_WIDTH + 4;
-
-// Positions of a part: at most n parts, each a multiple of k long.
-DEVICE u32 part_length(const Params& p, u32 positions) {
-    return divide_up(positions, p.n * p.k) * p.k;
-}
-
-struct Range {
-    u32 first, end;
-};
-
-// Positions wanted of row `r`.
-template <bool PART> DEVICE Range wanted_of(const Params& p, const u32* inputs, u32 r, u32 part) {
-    const u32 positions = position(inputs, r) + 1;
-    if (!PART) {
-        return {0, positions};
-    }
-    const u32 length = part_length(p, positions);
-    return {min_(part * length, positions), min_((part + 1) * length, positions)};
-}
 
 template <bool QUADS> DEVICE float product(const float* query, const float* key, u32 width) {
     float sum = 0.0f;
@@ -57,16 +36,6 @@ template <bool QUADS> DEVICE float product(const float* query, const float* key,
     return sum;
 }
 
-// What the block has of its queries and rows.
-struct Block {
-    u32 heads, a0, r0, row_end;
-    DEVICE_METHOD u32 head(u32 query) const { return a0 + query % heads; }
-    DEVICE_METHOD u32 row(u32 query) const { return r0 + query / heads; }
-    DEVICE_METHOD bool has(const Params& p, u32 query) const {
-        return head(query) < p.heads && row(query) < row_end;
-    }
-};
-
 template <bool PART, bool QUADS>
 DEVICE void attend_tile(const Params& p, const u32* inputs, const float* q, const float* cache,
                         float* y, float* part_sums) {
@@ -76,14 +45,7 @@ DEVICE void attend_tile(const Params& p, const u32* inputs, const float* q, cons
     SHARED(u64, row_starts, POSITIONS);
     float* const queries = (float*)query_quads;
     const u32 rows = real_rows(p, inputs), width = p.latent + p.rope, t = thread_x();
-    Block block;
-    block.heads = 1;
-    while (block.heads < QUERIES && block.heads < p.heads) {
-        block.heads *= 2;
-    }
-    block.a0 = group_x() * block.heads;
-    block.r0 = group_y() * (QUERIES / block.heads);
-    block.row_end = min_(block.r0 + QUERIES / block.heads, rows);
+    const Block<QUERIES> block(p, rows);
     const u32 part = PART ? p.row_first + group_z() : 0;
     if (block.r0 >= rows) {
         return;
@@ -99,18 +61,13 @@ DEVICE void attend_tile(const Params& p, const u32* inputs, const float* q, cons
     const u32 m = t % QUERIES, s = t / QUERIES;
     float largest = LOWEST, total = 0.0f, mean[2][QUERIES] = {};
     for (u32 next = block.r0; next < block.row_end;) {
-        const u32 turn = next, of = sequence(inputs, turn);
-        Range all = wanted_of<PART>(p, inputs, turn, part);
-        for (next++; next < block.row_end && sequence(inputs, next) == of; next++) {
-            const Range more = wanted_of<PART>(p, inputs, next, part);
-            all.first = min_(all.first, more.first);
-            all.end = all.end > more.end ? all.end : more.end;
-        }
+        const u32 turn = next;
+        const Range all = wanted_of_turn<PART>(p, inputs, block, part, next);
         Range wanted = {0, 0};
         if (block.row(m) >= turn && block.row(m) < next) {
             wanted = wanted_of<PART>(p, inputs, block.row(m), part);
         }
-        const u32* const table = pages(p, inputs, of);
+        const u32* const table = pages(p, inputs, sequence(inputs, turn));
         for (u32 first = all.first; first < all.end; first += POSITIONS) {
             const u32 count = min_(POSITIONS, all.end - first);
             barrier();
@@ -173,10 +130,7 @@ DEVICE void attend_tile(const Params& p, const u32* inputs, const float* q, cons
         }
         keeps[t] = sum;
         if (PART && sum != 0.0f && block.has(p, t)) {
-            float* const to = part_sums + b_row(p, block.row(t)) +
-                              2 * ((u64)block.head(t) * p.n + part);
-            to[0] = largest;
-            to[1] = sum;
+            write_part_sums(p, block, t, part, largest, sum, part_sums);
         }
     }
     barrier();

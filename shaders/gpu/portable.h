@@ -18,6 +18,7 @@ typedef unsigned long long u64;
 #if defined(HADAL_CPU)
 
 #define UNROLL
+#define NO_UNROLL
 #define UNROLL_BY_4
 #define DEVICE static inline
 #define DEVICE_METHOD inline
@@ -69,6 +70,7 @@ DEVICE float half_to_float(u16 bits) { return hadal_cpu::half_to_float(bits); }
 
 // Small arrays live in registers only where all their indices are constants.
 #define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1")
 #define UNROLL_BY_4 _Pragma("unroll 4")
 #define DEVICE static inline __device__ __attribute__((always_inline))
 #define DEVICE_METHOD inline __device__ __attribute__((always_inline))
@@ -204,6 +206,17 @@ DEVICE float float_of(u32 bits) {
     return value;
 }
 #endif
+
+// The same number, of which the compiler knows no more: tests of it in a loop are made there,
+// and not kept from before it in registers.
+DEVICE u32 forgotten(u32 number) {
+#if defined(HADAL_HIP)
+    asm volatile("" : "+s"(number));
+#elif defined(HADAL_CUDA)
+    asm volatile("" : "+r"(number));
+#endif
+    return number;
+}
 
 DEVICE u32 lane() { return thread_x() & (WAVE - 1); }
 DEVICE u32 wave() { return thread_x() / WAVE; }

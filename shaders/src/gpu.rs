@@ -20,14 +20,14 @@ macro_rules! files {
 
 /// Files of kernels: a module each.
 pub const KERNELS: &[(&str, &str)] = files!(
-    "attend.cu" "blocks.cu" "experts.cu" "head_linear.cu" "hopper.cu" "hopper8.cu" "linear.cu" "matrix.cu" "matrix8.cu"
+    "attend.cu" "attend_units.cu" "blocks.cu" "experts.cu" "head_linear.cu" "hopper.cu" "hopper8.cu" "linear.cu" "matrix.cu" "matrix8.cu"
     "memory.cu" "route.cu" "tile.cu"
     "values.cu"
 );
 
 /// What they include.
 pub const HEADERS: &[(&str, &str)] = files!(
-    "blocks.h" "dots.h" "formats.h" "hopper.h" "params.h" "parts.h" "patterns.h" "portable.h" "reduce.h" "ring.h"
+    "blocks.h" "dots.h" "formats.h" "hopper.h" "params.h" "parts.h" "patterns.h" "portable.h" "ranges.h" "reduce.h" "ring.h"
     "units.h" "units8.h" "weights.h"
 );
 

@@ -33,8 +33,9 @@ const SPLIT_RING: u32 = ring_bytes(3, 4);
 /// Rows that share a reading of the weights (`ROWS`, `GROUPED_ROWS`).
 const ROWS: u32 = 4;
 
-/// Queries of a block of the tiled attention (`QUERIES`).
+/// Queries of a block of the tiled attention (`QUERIES` of `attend.cu`, `attend_units.cu`).
 const QUERIES: u32 = 16;
+const UNIT_QUERIES: u32 = 64;
 
 /// Widths that the attention kernels have shared memory for (`MOST_WIDTH`, `MOST_LATENT`,
 /// `MOST_WIDTH_OF_ONE`).
@@ -142,6 +143,21 @@ pub fn tile_holds(problem: &Problem) -> Option<&'static str> {
         "takes latents of at most 512 values and 576 with the rotated ones",
     )
     .or_else(|| rows_fit(problem))
+}
+
+/// [`tile_holds`], and a block's queries are there; means are of 32 columns (`COLUMNS`).
+pub fn attends_on_units(problem: &Problem) -> Option<&'static str> {
+    let p = &problem.params;
+    let heads = p.heads.max(1).next_power_of_two().min(UNIT_QUERIES);
+    let whole = u64::from(heads) * u64::from(p.rows) >= UNIT_QUERIES.into();
+    unless(whole, "needs 64 queries")
+        .or_else(|| {
+            unless(
+                p.latent.is_multiple_of(32),
+                "needs latents of a multiple of 32",
+            )
+        })
+        .or_else(|| tile_holds(problem))
 }
 
 pub fn one_holds(problem: &Problem) -> Option<&'static str> {
@@ -291,15 +307,26 @@ pub fn launch_split_ring(problem: &Problem, info: &DeviceInfo) -> Launch {
     launch_ring(problem, info, false)
 }
 
-pub fn launch_attend_tile(problem: &Problem, _: &DeviceInfo) -> Launch {
+/// A block of the tiled attention has `queries`: heads, to a power of two, of as many rows.
+fn launch_attend(problem: &Problem, queries: u32, parts: u32) -> Launch {
     let p = &problem.params;
-    let heads = p.heads.max(1).next_power_of_two().min(QUERIES);
-    let groups = [p.heads.div_ceil(heads), p.rows.div_ceil(QUERIES / heads), 1];
-    launch(groups, THREADS)
+    let heads = p.heads.max(1).next_power_of_two().min(queries);
+    let groups = [p.heads.div_ceil(heads), p.rows.div_ceil(queries / heads)];
+    launch([groups[0], groups[1], parts], THREADS)
 }
 
-pub fn launch_attend_part(problem: &Problem, info: &DeviceInfo) -> Launch {
-    let mut made = launch_attend_tile(problem, info);
-    made.groups[2] = problem.params.row_count.max(1);
-    made
+pub fn launch_attend_tile(problem: &Problem, _: &DeviceInfo) -> Launch {
+    launch_attend(problem, QUERIES, 1)
+}
+
+pub fn launch_attend_part(problem: &Problem, _: &DeviceInfo) -> Launch {
+    launch_attend(problem, QUERIES, problem.params.row_count)
+}
+
+pub fn launch_attend_units(problem: &Problem, _: &DeviceInfo) -> Launch {
+    launch_attend(problem, UNIT_QUERIES, 1)
+}
+
+pub fn launch_attend_units_part(problem: &Problem, _: &DeviceInfo) -> Launch {
+    launch_attend(problem, UNIT_QUERIES, problem.params.row_count)
 }

@@ -339,8 +339,33 @@ fn head_rows() -> Vec<KernelRow> {
     .collect()
 }
 
+/// Attention on the matrix units of a feature.
+macro_rules! attention_units {
+    ($feature:ident $latent:literal $part:literal) => {
+        [
+            plain!(AttendPart "attend_units" $part, "rrrww",
+                |problem| attend_part_fits(problem).or_else(|| attends_on_units(problem)),
+                launch_attend_units_part),
+            plain!(AttendLatent "attend_units" $latent, "rrrw",
+                |problem| attends_quads(problem).or_else(|| attends_on_units(problem)),
+                launch_attend_units),
+        ]
+        .map(|row| KernelRow {
+            needs: row.needs.with(Features::$feature),
+            ..row
+        })
+    };
+}
+
 fn attention_rows() -> Vec<KernelRow> {
-    let mut rows = vec![
+    let mut rows = [
+        attention_units!(MMA_SYNC "attend_latent_mma" "attend_part_mma"),
+        attention_units!(MFMA "attend_latent_mfma" "attend_part_mfma"),
+        attention_units!(WMMA "attend_latent_wmma" "attend_part_wmma"),
+        attention_units!(WMMA_12 "attend_latent_wmma12" "attend_part_wmma12"),
+    ]
+    .concat();
+    rows.extend([
         plain!(AttendPart "attend" "attend_part", "rrrww",
             |problem| attend_part_fits(problem).or_else(|| tile_holds(problem)),
             launch_attend_part),
@@ -354,7 +379,7 @@ fn attention_rows() -> Vec<KernelRow> {
             launch_attend_tile),
         plain!(AttendLatent "attend" "attend_latent", "rrrw", one_holds,
             |problem, _| heads_and_rows(problem, THREADS)),
-    ];
+    ]);
     rows.extend(
         formats!(AttendExpanded "attend" "attend_expanded" "", "rrrrw", "rrrrrw", one_holds,
         |problem, _| heads_and_rows(problem, THREADS)),

@@ -252,6 +252,14 @@ fn parts() -> Vec<Shape> {
         },
         shape(2, 700, 4, 16, 4, 8, 64),
         shape(1, 100, 3, 512, 64, 3, 64),
+        // Sixty-four queries and more.
+        shape(1, 200, 64, 64, 16, 4, 16),
+        Shape {
+            first: 1,
+            after: 2,
+            gap: 4,
+            ..shape(18, 130, 4, 32, 8, 6, 8)
+        },
     ]
 }
 
@@ -370,8 +378,17 @@ fn attend_latent() -> Listed {
     let mut list = plain(&some);
     // The true width, and several blocks of positions.
     list.extend(plain(&[wide(33, 3, 512, 64), wide(700, 6, 16, 4)]));
+    // Sixty-four queries and more: heads of sixteen rows, not a power of two, the true width.
+    let many = Shape {
+        real: 33,
+        spare: 3,
+        gap: 4,
+        ..wide(70, 4, 32, 8)
+    };
+    list.extend(plain(&[many, wide(130, 40, 64, 16), wide(65, 64, 512, 64)]));
     // A NaN that only one of the tokens sees.
-    list.extend(some[2..].iter().map(|shape| (*shape, Twist::Nan)));
+    let seen_by_one = some[2..].iter().chain([&many]);
+    list.extend(seen_by_one.map(|shape| (*shape, Twist::Nan)));
     list
 }
 
