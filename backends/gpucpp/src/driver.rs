@@ -51,9 +51,9 @@ impl Vendor {
         }
     }
 
-    /// Names of the driver's library, newest first.
-    fn libraries(self) -> &'static [&'static str] {
-        match (self, cfg!(windows)) {
+    /// Names of the driver's library, newest first. Those of Windows were never tried there.
+    fn libraries(self, on_windows: bool) -> &'static [&'static str] {
+        match (self, on_windows) {
             (Vendor::Cuda, false) => &["libcuda.so.1"],
             (Vendor::Cuda, true) => &["nvcuda.dll"],
             (Vendor::Hip, false) => &[
@@ -295,7 +295,7 @@ fn no_device(vendor: Vendor) -> Error {
 
 /// The library at `path`, or the first of the usual ones, and its name.
 fn load(vendor: Vendor, path: Option<&Path>) -> Result<(String, Library)> {
-    let usual = vendor.libraries();
+    let usual = vendor.libraries(cfg!(windows));
     let names: Vec<PathBuf> = match path {
         Some(path) => vec![path.to_path_buf()],
         None => usual.iter().map(PathBuf::from).collect(),

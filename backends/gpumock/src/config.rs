@@ -40,6 +40,8 @@ pub(crate) struct Config {
     pub seed: u64,
     /// The version that the driver names.
     pub version: i32,
+    /// The version that the compiler names, where it is another.
+    pub compiler: Option<i32>,
     /// How the names of files end whose kernels, with mistakes planted in them, are taken where
     /// there are such.
     pub planted: Option<String>,
@@ -67,6 +69,7 @@ impl Config {
                 Vendor::Cuda => 13000,
                 Vendor::Hip => 70_051_831,
             },
+            compiler: None,
             planted: None,
             log: None,
             fail: Vec::new(),
@@ -83,7 +86,10 @@ impl Config {
                 ("driver", Vendor::Cuda) | ("hip-driver", Vendor::Hip) => {
                     value.parse().map(|n| config.version = n).is_ok()
                 }
-                ("driver", _) | ("hip-driver", _) => true,
+                ("nvrtc", Vendor::Cuda) | ("hiprtc", Vendor::Hip) => {
+                    value.parse().map(|n| config.compiler = Some(n)).is_ok()
+                }
+                ("driver" | "hip-driver" | "nvrtc" | "hiprtc", _) => true,
                 ("planted", _) => planted(value)
                     .map(|ending| config.planted = ending)
                     .is_some(),

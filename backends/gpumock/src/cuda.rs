@@ -129,8 +129,9 @@ driver! { Cuda:
         put(state, out, name(code).as_ptr().cast())
     }
     fn nvrtcVersion(state, major: *mut i32, minor: *mut i32) {
-        put(state, major, state.config.version / 1000)?;
-        put(state, minor, state.config.version % 1000 / 10)
+        let version = state.config.compiler.unwrap_or(state.config.version);
+        put(state, major, version / 1000)?;
+        put(state, minor, version % 1000 / 10)
     }
 }
 
