@@ -42,6 +42,8 @@ pub(crate) struct Config {
     pub version: i32,
     /// The version that the compiler names, where it is another.
     pub compiler: Option<i32>,
+    /// Whether devices can reach each other's memory.
+    pub are_peers: bool,
     /// How the names of files end whose kernels, with mistakes planted in them, are taken where
     /// there are such.
     pub planted: Option<String>,
@@ -70,6 +72,7 @@ impl Config {
                 Vendor::Hip => 70_051_831,
             },
             compiler: None,
+            are_peers: true,
             planted: None,
             log: None,
             fail: Vec::new(),
@@ -90,6 +93,10 @@ impl Config {
                     value.parse().map(|n| config.compiler = Some(n)).is_ok()
                 }
                 ("driver" | "hip-driver" | "nvrtc" | "hiprtc", _) => true,
+                ("peers", _) => {
+                    config.are_peers = value != "0";
+                    matches!(value, "0" | "1")
+                }
                 ("planted", _) => planted(value)
                     .map(|ending| config.planted = ending)
                     .is_some(),

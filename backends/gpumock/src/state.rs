@@ -224,6 +224,9 @@ impl State {
         forget(&mut self.execs, device);
         forget(&mut self.contexts, device);
         self.devices[device] = DeviceState::default();
+        for other in &mut self.devices {
+            other.peers.retain(|peer| *peer != device);
+        }
     }
 
     /// New memory of the current device or for it.
@@ -270,6 +273,11 @@ impl State {
 
     /// Everything alive of the kind, by the names that `hadal_mock_live` takes.
     pub fn live(&self, kind: &str) -> u64 {
+        if kind == "peers" {
+            // Nothing that could leak.
+            let peers = self.devices.iter().map(|device| device.peers.len());
+            return peers.sum::<usize>() as u64;
+        }
         let counts = [
             ("allocations", self.memory.count(false)),
             ("pinned", self.memory.count(true)),

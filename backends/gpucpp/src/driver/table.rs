@@ -175,6 +175,26 @@ table! {
 }
 
 table! {
+    /// CUDA's short ways between devices.
+    CudaPeers {
+        /// (answer, device, whose memory)
+        can_reach(*mut c_int, c_int, c_int) = "cuDeviceCanAccessPeer";
+        /// (context of the memory, flags), for the current context
+        reach(Handle, c_uint) = "cuCtxEnablePeerAccess";
+    }
+}
+
+table! {
+    /// HIP's short ways between devices.
+    HipPeers {
+        /// (answer, device, whose memory)
+        can_reach(*mut c_int, c_int, c_int) = "hipDeviceCanAccessPeer";
+        /// (device of the memory, flags), for the current device
+        reach(c_int, c_uint) = "hipDeviceEnablePeerAccess";
+    }
+}
+
+table! {
     /// The compilers, NVRTC and hipRTC.
     RtcCalls {
         /// (major, minor)

@@ -80,7 +80,12 @@ impl Mock {
 
     /// What is alive in both drivers.
     pub fn live(&self) -> u64 {
-        self.call("hadal_mock_live", "all")
+        self.count("all")
+    }
+
+    /// What of a kind is alive in both drivers.
+    pub fn count(&self, kind: &str) -> u64 {
+        self.call("hadal_mock_live", kind)
     }
 
     /// The `nth` call from now on fails.
