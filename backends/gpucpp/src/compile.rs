@@ -55,6 +55,11 @@ impl Compiler {
         }
     }
 
+    /// Where compiled modules are kept, and whatever else takes time to find out.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     /// How modules will be got on a device of `driver`, if nothing is wrong with the first
     /// way there is.
     pub fn describe(&self, driver: &Driver) -> String {

@@ -15,7 +15,9 @@ use std::sync::{Mutex, PoisonError};
 use hadal_device::{Error, Result};
 use libloading::Library;
 
-use self::table::{Calls, CudaCalls, CudaPeers, Handle, HipCalls, HipPeers, Start, Status};
+use self::table::{
+    Calls, CaptureCalls, CudaCalls, CudaPeers, Handle, HipCalls, HipPeers, Start, Status,
+};
 
 /// Whose driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -152,6 +154,8 @@ pub struct Driver {
     start: Start,
     /// `None` if the driver knows no such ways.
     peers: Option<Peers>,
+    /// `None` if the driver cannot do this.
+    pub capture: Option<CaptureCalls>,
 }
 
 /// A library that was loaded. It stays for the process: drivers start threads, and their code
@@ -377,6 +381,10 @@ fn start(vendor: Vendor, library: &Library, name: &str, path: Option<&Path>) -> 
     Ok(Driver {
         vendor,
         peers: peers.ok(),
+        capture: match vendor {
+            Vendor::Cuda => CaptureCalls::load(library, vendor).ok(),
+            Vendor::Hip => None,
+        },
         calls: Calls::load(library, vendor).map_err(lacks)?,
         own,
         version: (major, minor),

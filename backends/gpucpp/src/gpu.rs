@@ -273,6 +273,15 @@ impl Object {
         })
     }
 
+    /// The graph with this handle of the driver's, which nobody else has.
+    pub fn graph_of(gpu: &Arc<Gpu>, handle: Handle) -> Object {
+        Object {
+            handle,
+            destroy: gpu.driver.calls.graph_destroy,
+            gpu: gpu.clone(),
+        }
+    }
+
     /// What of a graph can be launched. It does not need the graph any more.
     pub fn executable(gpu: &Arc<Gpu>, graph: &Object) -> Result<Object> {
         let destroy = gpu.driver.calls.graph_exec_destroy;

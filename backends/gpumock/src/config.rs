@@ -42,6 +42,10 @@ pub(crate) struct Config {
     pub version: i32,
     /// The version that the compiler names, where it is another.
     pub compiler: Option<i32>,
+    /// The version that cuBLASLt names; 0 is that there is none.
+    pub library: i32,
+    /// Whether its products take less time than kernels with much block memory.
+    pub is_library_fast: bool,
     /// Whether devices can reach each other's memory.
     pub are_peers: bool,
     /// How the names of files end whose kernels, with mistakes planted in them, are taken where
@@ -72,6 +76,8 @@ impl Config {
                 Vendor::Hip => 70_051_831,
             },
             compiler: None,
+            library: 130_002,
+            is_library_fast: false,
             are_peers: true,
             planted: None,
             log: None,
@@ -93,6 +99,11 @@ impl Config {
                     value.parse().map(|n| config.compiler = Some(n)).is_ok()
                 }
                 ("driver" | "hip-driver" | "nvrtc" | "hiprtc", _) => true,
+                ("cublaslt", _) => value.parse().map(|n| config.library = n).is_ok(),
+                ("products", _) => {
+                    config.is_library_fast = value == "fast";
+                    matches!(value, "fast" | "slow")
+                }
                 ("peers", _) => {
                     config.are_peers = value != "0";
                     matches!(value, "0" | "1")

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use crate::codes::*;
 use crate::config::{Config, VARIABLE};
+use crate::cublaslt::Described;
 use crate::graph::{Exec, Graph};
 use crate::memory::{Memory, Place};
 use crate::module::{Function, Module};
@@ -68,6 +69,7 @@ pub(crate) struct State {
     pub nodes: Table<u64>,
     pub execs: Table<Exec>,
     pub programs: Table<Program>,
+    pub library: Table<Described>,
     pub complaints: Vec<String>,
     /// Milliseconds of the devices' clocks.
     pub clock: f64,
@@ -99,6 +101,7 @@ impl State {
             nodes: Table::new("graph node"),
             execs: Table::new("graph exec"),
             programs: Table::new("program"),
+            library: Table::new("object of cuBLASLt"),
             complaints: Vec::new(),
             clock: 0.0,
             call: "configuration",
@@ -295,6 +298,7 @@ impl State {
             ("graphs", self.graphs.items.len()),
             ("execs", self.execs.items.len()),
             ("programs", self.programs.items.len()),
+            ("library", self.library.items.len()),
         ];
         let wanted = counts.iter().filter(|c| kind == "all" || kind == c.0);
         wanted.map(|c| c.1 as u64).sum()

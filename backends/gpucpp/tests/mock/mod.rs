@@ -173,7 +173,10 @@ fn offer(found: &Found) -> Result<Offer, String> {
             options: vec![option],
             arch,
         },
-        features: Features::NONE,
+        features: match found.arch {
+            Arch::Cuda { major: 9, minor: 0 } => Features::HOPPER,
+            _ => Features::NONE,
+        },
         wave,
         note: String::new(),
     })
