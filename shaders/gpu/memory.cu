@@ -1,7 +1,10 @@
 // Copies and fills of a program: as kernels, so that a graph has nodes of one kind. No
 // parameter block. Grid: any; the blocks share the bytes.
+// Then what stands before and behind a product by a library, whose lists of scales are laid out
+// in another way, and which knows no rows that are not there.
 
 #include "portable.h"
+#include "params.h"
 
 static const u32 THREADS = 256;
 
@@ -32,4 +35,28 @@ KERNEL(THREADS, copy_bytes, u8* to, const u8* from, u64 bytes) {
     for (; at < bytes; at += step) {
         to[at] = from[at];
     }
+}
+
+// The scales of all rows of codes, those of a depth beside each other. Grid: x over rows, y over
+// scales of a row.
+KERNEL(THREADS, product_scales, Params p, const float* x, float* scales) {
+    const u32 r = group_x() * THREADS + thread_x(), depth = group_y();
+    if (r < p.rows) {
+        scales[(u64)depth * p.rows + r] = x[x_row(p, r) + coded_scales(p.k) + depth];
+    }
+}
+
+// Real rows of a product to their places, with a residual's added if there is one. Grid: x over
+// outputs, y over rows.
+KERNEL(THREADS, product_rows, Params p, const u32* inputs, const float* product,
+       const float* residual, float* y) {
+    const u32 i = group_x() * THREADS + thread_x(), r = group_y();
+    if (r >= real_rows(p, inputs) || i >= p.row_count) {
+        return;
+    }
+    float sum = product[(u64)r * p.row_count + i];
+    if (p.flags & RESIDUAL) {
+        sum += residual[b_row(p, r) + p.row_first + i];
+    }
+    y[y_row(p, r) + p.row_first + i] = sum;
 }

@@ -13,7 +13,7 @@ struct Params {
     u32 page_stride;
 };
 
-static const u32 TRANSPOSED = 2, ROW_PER_TOKEN = 4, PLACED = 8, SOFTMAX = 16, BIAS = 32,
+static const u32 RESIDUAL = 1, TRANSPOSED = 2, ROW_PER_TOKEN = 4, PLACED = 8, SOFTMAX = 16, BIAS = 32,
                  GROUP_MAX = 64, NORMALISE = 128, UE8M0 = 256, NORM_BF16 = 512, CODED = 2048;
 static const u32 COUNT_ALL = 0xffffffffu;
 static const u32 PAGE = 64;

@@ -105,6 +105,23 @@ pub fn hopper_codes(problem: &Problem) -> Option<&'static str> {
     half_a_block(problem).or_else(|| codes(problem))
 }
 
+/// Shapes that cuBLASLt takes: its lists of scales have lines of four, and dimensions of codes
+/// are whole 16 bytes.
+pub fn native_codes(problem: &Problem) -> Option<&'static str> {
+    let p = &problem.params;
+    let whole = p.k.is_multiple_of(512)
+        && p.row_count.is_multiple_of(16)
+        && p.rows.is_multiple_of(16)
+        && p.x_stride.is_multiple_of(4)
+        && p.x_offset.is_multiple_of(4);
+    hopper_codes(problem).or_else(|| {
+        unless(
+            whole,
+            "needs rows of 512 codes, and rows and outputs by sixteen",
+        )
+    })
+}
+
 pub fn grouped_hopper_codes(problem: &Problem) -> Option<&'static str> {
     quarter_of_a_block(problem).or_else(|| grouped_codes(problem))
 }

@@ -173,17 +173,51 @@ fn hopper_rows() -> Vec<KernelRow> {
         plain!(GroupedGateUp "hopper" "grouped_gate_up_wgmma_bf16", "rrrMMw",
             grouped_hopper_split, launch_split_ring),
     ];
-    let codes = codes.map(|row| KernelRow {
+    let codes = native_rows().into_iter().chain(codes).map(|row| KernelRow {
         needs: row.needs.with(Features::FP8_MMA),
         takes_codes: true,
         ..row
     });
-    let rows = codes.into_iter().chain(values);
+    let rows = codes.chain(values);
     rows.map(|row| KernelRow {
         needs: row.needs.with(Features::HOPPER),
         ..row
     })
     .collect()
+}
+
+type Fits = fn(&Problem) -> Option<&'static str>;
+
+/// The dense ones of codes again, where a library of the vendor's may be faster.
+fn native_rows() -> [KernelRow; 2] {
+    let rows: [(_, Fits); 2] = [
+        (
+            ["gpu_linear_native8", "hopper8", "linear_wgmma8", "rxmrw"],
+            |problem| linear_fits(problem).or_else(|| native_codes(problem)),
+        ),
+        (
+            [
+                "gpu_linear_residual_native8",
+                "hopper8",
+                "linear_residual_wgmma8",
+                "rxmrrw",
+            ],
+            |problem| linear_residual_fits(problem).or_else(|| native_codes(problem)),
+        ),
+    ];
+    rows.map(|(names, fits)| {
+        let [_, file, entry, operands] = names;
+        let plain = row(OpKind::Linear, names, fits, launch_codes_ring);
+        KernelRow {
+            needs: plain.needs.with(Features::CODES_LIBRARY),
+            body: Body::Native {
+                file,
+                entry,
+                operands,
+            },
+            ..plain
+        }
+    })
 }
 
 /// For many rows of codes: a tile of rows and outputs a block, on units for E4M3.

@@ -23,6 +23,11 @@ fn rows() -> Vec<(&'static KernelRow, Entry)> {
             file,
             entry,
             operands,
+        }
+        | Body::Native {
+            file,
+            entry,
+            operands,
         } => Some((row, (file, entry, operands))),
         _ => None,
     })

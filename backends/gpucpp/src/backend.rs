@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hadal_device::{DeviceInfo, DeviceKind, Features, Limits, Result};
 
 use crate::GpuOptions;
+use crate::blaslt::BlasLt;
 use crate::code::{Code, Target};
 use crate::compile::Compiler;
 use crate::core::Core;
@@ -14,6 +15,7 @@ use crate::fault::Fuse;
 use crate::gpu::Gpu;
 use crate::kernel::Kernels;
 use crate::lanes::Lanes;
+use crate::native::Native;
 
 /// Blocks along an axis. Only the first axis could have more.
 const MAX_GRID: u32 = 65535;
@@ -59,6 +61,7 @@ struct Usable {
     found: Found,
     info: DeviceInfo,
     compiler: Compiler,
+    library: Option<&'static BlasLt>,
 }
 
 impl GpuBackend {
@@ -98,11 +101,17 @@ impl GpuBackend {
             found,
             info,
             compiler,
+            library,
         } = usable.swap_remove(ordinal);
         let gpu = Arc::new(Gpu::open(driver, found.ordinal, info.id())?);
         let lanes = Lanes::new(&gpu, self.fuse.clone())?;
         let memory_bytes = self.options.memory_bytes;
-        let core = Core::new(gpu, lanes, info, Kernels::new(compiler), memory_bytes);
+        let native = match library {
+            Some(library) => Native::new(&gpu, library, &info.name, compiler.cache().clone())?,
+            None => None,
+        };
+        let mut core = Core::new(gpu, lanes, info, Kernels::new(compiler), memory_bytes);
+        core.native = native;
         Ok(Arc::new(GpuDevice::new(core)))
     }
 
@@ -126,11 +135,11 @@ impl GpuBackend {
         let options = &self.options;
         let arch = offer.target.arch.clone();
         let folder = options.cache_folder.as_deref();
+        let (library, has_library) = self.library(driver, &offer);
         let compiler = Compiler::new(self.code, offer.target, folder, options.no_images);
-        let note = match offer.note.is_empty() {
-            true => String::new(),
-            false => format!(", {}", offer.note),
-        };
+        let notes = [&offer.note, &has_library].into_iter();
+        let notes = notes.filter(|note| !note.is_empty());
+        let note: String = notes.map(|note| format!(", {note}")).collect();
         let memory = options
             .memory_bytes
             .map_or(found.memory_bytes, |most| most.min(found.memory_bytes));
@@ -153,7 +162,10 @@ impl GpuBackend {
                 true => DeviceKind::IntegratedGpu,
                 false => DeviceKind::DiscreteGpu,
             },
-            features: offer.features.with(always),
+            features: match library {
+                Some(_) => offer.features.with(always).with(Features::CODES_LIBRARY),
+                None => offer.features.with(always),
+            },
             limits: Limits {
                 max_binding_bytes: options
                     .binding_bytes
@@ -174,6 +186,23 @@ impl GpuBackend {
             found,
             info,
             compiler,
+            library,
+        }
+    }
+
+    /// The library for products of codes, and what is said of it: something only where it
+    /// could be used.
+    fn library(&self, driver: &Driver, offer: &Offer) -> (Option<&'static BlasLt>, String) {
+        if !offer.features.has(Features::HOPPER) {
+            return (None, String::new());
+        }
+        let opened = match driver.capture.is_some() {
+            true => BlasLt::open(driver.path.as_deref(), driver.version),
+            false => Err("the driver records no launches".into()),
+        };
+        match opened {
+            Ok(library) => (Some(library), library.version.clone()),
+            Err(why) => (None, format!("no library for products ({why})")),
         }
     }
 }

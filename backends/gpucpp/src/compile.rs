@@ -55,6 +55,11 @@ impl Compiler {
         }
     }
 
+    /// Where compiled modules are kept, and whatever else takes time to find out.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     /// How modules will be got on a device of `driver`, if nothing is wrong with the first
     /// way there is.
     pub fn describe(&self, driver: &Driver) -> String {
@@ -68,7 +73,7 @@ impl Compiler {
         };
         match self.portable(&archs) {
             Some(arch) => format!("kernels made ahead for {arch}"),
-            None => format!("no kernels: {why}"),
+            None => format!("only kernels compiled before: {why}"),
         }
     }
 
@@ -137,23 +142,27 @@ impl Compiler {
             tried.0.push(format!("compiled: there is no source {file}"));
             return Ok(None);
         };
-        let rtc = match Rtc::open(gpu.vendor(), gpu.driver.path.as_deref(), gpu.driver.version) {
+        let options = self.target.options.iter().map(String::as_str);
+        // hipRTC's own version says little; it comes with the driver.
+        let driver = format!("{:?}", gpu.driver.version);
+        let parts = [driver.as_str(), &self.target.arch, &source];
+        let key = Key::of(parts.into_iter().chain(options));
+        let rtc = Rtc::open(gpu.vendor(), gpu.driver.path.as_deref(), gpu.driver.version);
+        let kept = self.cache.read(&key);
+        if let Some((compiler, module)) = kept.as_deref().and_then(unmark)
+            // Where no compiler is left to make it again, that of any one will do.
+            && rtc.as_ref().map_or(true, |rtc| rtc.version.as_bytes() == compiler)
+            && let Some(module) = tried.load(gpu, "compiled before", module)?
+        {
+            return Ok(Some(module));
+        }
+        let rtc = match rtc {
             Ok(rtc) => rtc,
             Err(why) => {
                 tried.0.push(format!("compiled: {why}"));
                 return Ok(None);
             }
         };
-        let options = self.target.options.iter().map(String::as_str);
-        // hipRTC's own version says little; it comes with the driver.
-        let driver = format!("{:?}", gpu.driver.version);
-        let compiler = [rtc.version.as_str(), &driver, &self.target.arch, &source];
-        let key = Key::of(compiler.into_iter().chain(options));
-        if let Some(module) = self.cache.read(&key)
-            && let Some(module) = tried.load(gpu, "compiled before", &module)?
-        {
-            return Ok(Some(module));
-        }
         let compiled = match rtc.compile(file, &source, &self.target.options) {
             Ok(compiled) => compiled,
             Err(why) => {
@@ -163,8 +172,19 @@ impl Compiler {
         };
         let loaded = tried.load(gpu, &format!("compiled by {}", rtc.version), &compiled)?;
         if loaded.is_some() {
-            self.cache.write(&key, &compiled);
+            self.cache.write(&key, &mark(&rtc.version, &compiled));
         }
         Ok(loaded)
     }
+}
+
+/// A module with the name of its compiler, as it is kept.
+fn mark(compiler: &str, module: &[u8]) -> Vec<u8> {
+    [compiler.as_bytes(), b"\n", module].concat()
+}
+
+/// The name of a kept module's compiler, and the module.
+fn unmark(kept: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = kept.iter().position(|byte| *byte == b'\n')?;
+    Some((&kept[..end], &kept[end + 1..]))
 }

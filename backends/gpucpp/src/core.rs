@@ -11,6 +11,7 @@ use crate::gpu::Gpu;
 use crate::kernel::{Kernel, Kernels};
 use crate::lanes::Lanes;
 use crate::memory::{Budget, Memory, Piece, Pool};
+use crate::native::Native;
 use crate::transfer::{Down, Up};
 
 /// What a device and its executables share.
@@ -29,6 +30,8 @@ pub struct Core {
     down: Mutex<Down>,
     pool: Arc<Pool>,
     budget: Arc<Budget>,
+    /// A library that products may be done by.
+    pub native: Option<Native>,
     /// The order of all work.
     pub lanes: Lanes,
     /// The device itself.
@@ -68,6 +71,7 @@ impl Core {
             down: Mutex::default(),
             pool: Arc::default(),
             budget: Arc::new(Budget::new(memory_bytes)),
+            native: None,
             lanes,
             gpu,
         }
@@ -93,9 +97,14 @@ impl Core {
         Ok(memory)
     }
 
+    /// New memory of the backend's own.
+    pub fn memory(&self, label: &str, bytes: u64) -> Result<Memory> {
+        Memory::new(&self.gpu, &self.budget, label, bytes)
+    }
+
     /// New memory.
     pub fn alloc(&self, label: &str, bytes: u64) -> Result<BufferId> {
-        let memory = Memory::new(&self.gpu, &self.budget, label, bytes)?;
+        let memory = self.memory(label, bytes)?;
         let id = BufferId(self.next_buffer.fetch_add(1, Ordering::Relaxed));
         lock(&self.buffers).insert(id, Arc::new(memory));
         Ok(id)
@@ -137,7 +146,7 @@ impl Core {
         self.kernels().get(id)
     }
 
-    /// One of the kernels that copy and fill.
+    /// One of the kernels that are in no row.
     pub fn memory_kernel(&self, entry: &'static str) -> Result<Arc<Kernel>> {
         self.kernels().memory(&self.gpu, entry)
     }

@@ -110,7 +110,8 @@ impl Device for GpuDevice {
 /// not overlap then), in order with the submits and writes of both. The ticket is `to`'s.
 ///
 /// Both devices are of one vendor's driver, which takes the shortest way there is between
-/// them; anything else is [`Error::Unsupported`].
+/// them, through the host's memory where there is no other; anything else is
+/// [`Error::Unsupported`].
 pub fn copy_between(
     from: &GpuDevice,
     source: Span,
@@ -135,6 +136,9 @@ pub fn copy_between(
             what: format!("a copy from {} to {}", theirs.gpu.name, own.gpu.name),
             why: "they are of two drivers".into(),
         });
+    }
+    if theirs.gpu.current != own.gpu.current {
+        own.gpu.reach(&theirs.gpu)?;
     }
     let copy = Copy {
         from: (&theirs.gpu, &read, source.offset),

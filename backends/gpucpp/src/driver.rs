@@ -15,7 +15,9 @@ use std::sync::{Mutex, PoisonError};
 use hadal_device::{Error, Result};
 use libloading::Library;
 
-use self::table::{Calls, CudaCalls, Handle, HipCalls, Start, Status};
+use self::table::{
+    Calls, CaptureCalls, CudaCalls, CudaPeers, Handle, HipCalls, HipPeers, Start, Status,
+};
 
 /// Whose driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,9 +53,9 @@ impl Vendor {
         }
     }
 
-    /// Names of the driver's library, newest first.
-    fn libraries(self) -> &'static [&'static str] {
-        match (self, cfg!(windows)) {
+    /// Names of the driver's library, newest first. Those of Windows were never tried there.
+    fn libraries(self, on_windows: bool) -> &'static [&'static str] {
+        match (self, on_windows) {
             (Vendor::Cuda, false) => &["libcuda.so.1"],
             (Vendor::Cuda, true) => &["nvcuda.dll"],
             (Vendor::Hip, false) => &[
@@ -131,6 +133,12 @@ pub enum Own {
     Hip(HipCalls),
 }
 
+/// Short ways between devices.
+enum Peers {
+    Cuda(CudaPeers),
+    Hip(HipPeers),
+}
+
 /// A driver that answers.
 pub struct Driver {
     /// Whose it is.
@@ -144,6 +152,10 @@ pub struct Driver {
     /// The library that was asked for instead of the usual one.
     pub path: Option<PathBuf>,
     start: Start,
+    /// `None` if the driver knows no such ways.
+    peers: Option<Peers>,
+    /// `None` if the driver cannot do this.
+    pub capture: Option<CaptureCalls>,
 }
 
 /// A library that was loaded. It stays for the process: drivers start threads, and their code
@@ -295,7 +307,7 @@ fn no_device(vendor: Vendor) -> Error {
 
 /// The library at `path`, or the first of the usual ones, and its name.
 fn load(vendor: Vendor, path: Option<&Path>) -> Result<(String, Library)> {
-    let usual = vendor.libraries();
+    let usual = vendor.libraries(cfg!(windows));
     let names: Vec<PathBuf> = match path {
         Some(path) => vec![path.to_path_buf()],
         None => usual.iter().map(PathBuf::from).collect(),
@@ -362,14 +374,51 @@ fn start(vendor: Vendor, library: &Library, name: &str, path: Option<&Path>) -> 
         Vendor::Cuda => Own::Cuda(CudaCalls::load(library, vendor).map_err(lacks)?),
         Vendor::Hip => Own::Hip(HipCalls::load(library, vendor).map_err(lacks)?),
     };
+    let peers = match vendor {
+        Vendor::Cuda => CudaPeers::load(library, vendor).map(Peers::Cuda),
+        Vendor::Hip => HipPeers::load(library, vendor).map(Peers::Hip),
+    };
     Ok(Driver {
         vendor,
+        peers: peers.ok(),
+        capture: match vendor {
+            Vendor::Cuda => CaptureCalls::load(library, vendor).ok(),
+            Vendor::Hip => None,
+        },
         calls: Calls::load(library, vendor).map_err(lacks)?,
         own,
         version: (major, minor),
         path: path.map(Path::to_path_buf),
         start,
     })
+}
+
+impl Driver {
+    /// Lets device `own`, which is the current one, use the memory of device `other` without
+    /// the host between them, if there is such a way.
+    pub fn reach(&self, own: c_int, (other, memory): (c_int, Current)) -> Status {
+        let Some(peers) = &self.peers else {
+            return status::NOT_SUPPORTED;
+        };
+        let can = match peers {
+            Peers::Cuda(peers) => peers.can_reach,
+            Peers::Hip(peers) => peers.can_reach,
+        };
+        let mut answer = 0;
+        // SAFETY: `answer` lives.
+        match unsafe { can(&mut answer, own, other) } {
+            status::OK if answer == 0 => return status::NOT_SUPPORTED,
+            status::OK => {}
+            other => return other,
+        }
+        match (peers, memory) {
+            // SAFETY: the context is of an open device; no flags are defined.
+            (Peers::Cuda(peers), Current::Context(context)) => unsafe { (peers.reach)(context, 0) },
+            // SAFETY: a number that is no device is an error; no flags are defined.
+            (Peers::Hip(peers), Current::Number(number)) => unsafe { (peers.reach)(number, 0) },
+            _ => status::NOT_SUPPORTED,
+        }
+    }
 }
 
 /// The device that a thread's calls go to.

@@ -2,12 +2,12 @@
 
 use std::ffi::{CString, c_int, c_uint};
 use std::ptr::null_mut;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hadal_device::{Error, Result};
 
-use crate::driver::status::{self, is_refusal};
+use crate::driver::status::{self, is_loss, is_refusal};
 use crate::driver::table::{Calls, Handle, Status};
 use crate::driver::{Current, Driver, Own, Vendor};
 use crate::fault::Faults;
@@ -26,6 +26,8 @@ pub struct Gpu {
     pub faults: Faults,
     /// Buffers made.
     pub made_buffers: AtomicU64,
+    /// Devices whose memory this one was to reach.
+    peers: Mutex<Vec<Weak<Gpu>>>,
 }
 
 // SAFETY: the context is the driver's, which takes calls from any thread; nothing here points
@@ -88,6 +90,7 @@ impl Gpu {
             current,
             faults: Faults::default(),
             made_buffers: AtomicU64::new(0),
+            peers: Mutex::default(),
         };
         gpu.enter()?;
         Ok(gpu)
@@ -133,6 +136,25 @@ impl Gpu {
             false => self.driver.own.set(self.current),
         };
         (Entered { gpu: self, before }, status)
+    }
+
+    /// Asks once for the short way to the memory of `other`, another device of this driver.
+    /// Where there is none, copies go through the host; that is no error.
+    pub fn reach(&self, other: &Arc<Gpu>) -> Result<()> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        // A way ends with the device that it leads to.
+        peers.retain(|peer| peer.strong_count() > 0);
+        if peers.iter().any(|peer| peer.as_ptr() == Arc::as_ptr(other)) {
+            return Ok(());
+        }
+        let _entered = self.enter()?;
+        let memory = (other.ordinal, other.current);
+        let status = self.driver.reach(self.ordinal, memory);
+        if is_loss(status) {
+            return Err(self.error(status, "asking for a way to another device", 0));
+        }
+        peers.push(Arc::downgrade(other));
+        Ok(())
     }
 
     /// Counts a buffer.
@@ -249,6 +271,15 @@ impl Object {
         Object::new(gpu, ("a graph", 0), destroy, |calls, handle| unsafe {
             (calls.graph_create)(handle, 0)
         })
+    }
+
+    /// The graph with this handle of the driver's, which nobody else has.
+    pub fn graph_of(gpu: &Arc<Gpu>, handle: Handle) -> Object {
+        Object {
+            handle,
+            destroy: gpu.driver.calls.graph_destroy,
+            gpu: gpu.clone(),
+        }
     }
 
     /// What of a graph can be launched. It does not need the graph any more.

@@ -6,13 +6,14 @@
 use std::ptr::{from_mut, null, null_mut};
 use std::sync::Arc;
 
-use hadal_device::{Bind, Dispatch, Operand, Params, Program, Result, Step};
+use hadal_device::{Bind, Dispatch, Error, Operand, Params, Program, Result, Step};
 
 use crate::driver::nodes::Node;
 use crate::driver::table::{Address, Handle};
 use crate::gpu::{Gpu, Object};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, MEMORY_THREADS};
 use crate::lists::takes_list;
+use crate::native::{Native, Uses, product};
 
 /// Bytes that a block of the copying and filling kernels has, about.
 const BLOCK_BYTES: u64 = 4096;
@@ -32,6 +33,53 @@ pub struct Binding<'b> {
     pub slots: &'b [Address],
     /// Where the lists that the kernels take begin, in order.
     pub lists: &'b [Address],
+    /// What a library does, and memory for it.
+    pub library: Option<(&'b Uses, &'b Native, Address)>,
+}
+
+/// A graph that is being made.
+struct Nodes<'g> {
+    gpu: &'g Arc<Gpu>,
+    graph: Object,
+    /// Nodes of the level before, and of this one.
+    before: Vec<Handle>,
+    level: Vec<Handle>,
+    at: u32,
+    /// The end of the last product of a library: they share their memory.
+    last_product: Option<Handle>,
+}
+
+impl Nodes<'_> {
+    /// A node that launches `kernel` after others.
+    fn add(
+        &self,
+        kernel: &Kernel,
+        groups: [u32; 3],
+        mut arguments: Arguments,
+        after: &[Handle],
+    ) -> Result<Handle> {
+        let entered = self.gpu.enter()?;
+        let add = entered.calls().graph_add_kernel;
+        let mut places = arguments.places();
+        let node = Node {
+            function: kernel.function,
+            groups,
+            threads: kernel.threads,
+            shared: kernel.shared,
+            arguments: places.as_mut_ptr(),
+        };
+        let first: *const Handle = match after.is_empty() {
+            true => null(),
+            false => after.as_ptr(),
+        };
+        let mut made = null_mut();
+        // SAFETY: the kernel takes these arguments, which the driver copies now; the nodes
+        // waited for are of this graph.
+        let status = node.with(self.gpu.vendor(), |node| unsafe {
+            add(&mut made, self.graph.handle(), first, after.len(), node)
+        });
+        self.gpu.done(status, "recording").map(|()| made)
+    }
 }
 
 /// The arguments of a kernel, as long as a node is made of them.
@@ -120,39 +168,80 @@ impl Binding<'_> {
     /// # Safety
     /// The kernels live as long as the graph, the buffers as long as one of its launches.
     pub unsafe fn graph(&self, gpu: &Arc<Gpu>) -> Result<Object> {
-        let graph = Object::graph(gpu)?;
-        let entered = gpu.enter()?;
-        let add = entered.calls().graph_add_kernel;
+        let mut nodes = Nodes {
+            gpu,
+            graph: Object::graph(gpu)?,
+            before: Vec::new(),
+            level: Vec::new(),
+            at: 0,
+            last_product: None,
+        };
+        let _entered = gpu.enter()?;
         let mut lists = self.lists.iter().copied();
-        let (mut before, mut level, mut at) = (Vec::new(), Vec::new(), 0);
         let steps = self.program.steps.iter().zip(self.kernels);
-        for ((step, kernel), step_level) in steps.zip(self.levels) {
-            if *step_level != at {
-                at = *step_level;
-                before = std::mem::take(&mut level);
+        for (number, ((step, kernel), level)) in steps.zip(self.levels).enumerate() {
+            if *level != nodes.at {
+                nodes.at = *level;
+                nodes.before = std::mem::take(&mut nodes.level);
             }
-            let (groups, mut arguments) = self.launch(step, kernel, &mut lists);
-            let mut places = arguments.places();
-            let node = Node {
-                function: kernel.function,
-                groups,
-                threads: kernel.threads,
-                shared: kernel.shared,
-                arguments: places.as_mut_ptr(),
+            // Also where a library is used, as the lists come in order.
+            let (groups, arguments) = self.launch(step, kernel, &mut lists);
+            let by_library = match (step, self.library) {
+                (Step::Dispatch(dispatch), Some((uses, ..))) if uses.is_used[number] => {
+                    // SAFETY: the caller's promise.
+                    unsafe { self.product(&mut nodes, dispatch)? }
+                }
+                _ => None,
             };
-            let after: *const Handle = match before.is_empty() {
-                true => null(),
-                false => before.as_ptr(),
+            let made = match by_library {
+                Some(made) => made,
+                None => nodes.add(kernel, groups, arguments, &nodes.before)?,
             };
-            let mut made = null_mut();
-            // SAFETY: the kernel takes these arguments, which the driver copies now; the
-            // nodes waited for are of this graph.
-            let status = node.with(gpu.vendor(), |node| unsafe {
-                add(&mut made, graph.handle(), after, before.len(), node)
-            });
-            gpu.done(status, "recording")?;
-            level.push(made);
+            nodes.level.push(made);
         }
-        Object::executable(gpu, &graph)
+        Object::executable(gpu, &nodes.graph)
+    }
+
+    /// The last node of a product by the library; `None` if it cannot be and the kernel may.
+    ///
+    /// # Safety
+    /// As of [`Binding::graph`].
+    unsafe fn product(&self, nodes: &mut Nodes, dispatch: &Dispatch) -> Result<Option<Handle>> {
+        let Some((uses, native, scratch)) = self.library else {
+            return Ok(None);
+        };
+        let params = &dispatch.params;
+        let ranges = dispatch.operands.iter().flat_map(|operand| operand.binds());
+        let operands: Vec<Address> = ranges.map(|bind| self.address(bind)).collect();
+        let product = product(params, &operands, scratch);
+        // SAFETY: the caller's promise.
+        let part = match unsafe { native.graph(&product) } {
+            Ok(part) => part,
+            Err(lost @ Error::Lost { .. }) => return Err(lost),
+            Err(error) if uses.must => return Err(error),
+            Err(_) => return Ok(None),
+        };
+        let at = |place: usize| operands.get(place).copied().unwrap_or_default();
+        let with = |words| Arguments {
+            params: Some(**params),
+            words,
+            value: None,
+        };
+        let [scales, rows] = &uses.kernels;
+        let mut after = nodes.before.clone();
+        let last = nodes.last_product.filter(|last| !after.contains(last));
+        after.extend(last);
+        let across = |values: u32, lines: u32| [values.div_ceil(MEMORY_THREADS), lines, 1];
+        let groups = across(params.rows, params.k.div_ceil(128));
+        let arguments = with(vec![at(1), product.code_scales]);
+        let node = nodes.add(scales, groups, arguments, &after)?;
+        let node = native.add(&nodes.graph, &[node], &part)?;
+        // Where there is no residual its place is not read.
+        let (residual, written) = (at(4), at(operands.len() - 1));
+        let arguments = with(vec![at(0), product.sums, residual, written]);
+        let groups = across(params.row_count, params.rows);
+        let node = nodes.add(rows, groups, arguments, &[node])?;
+        nodes.last_product = Some(node);
+        Ok(Some(node))
     }
 }

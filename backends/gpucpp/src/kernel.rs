@@ -18,6 +18,8 @@ pub struct Kernel {
     pub function: Handle,
     /// Its operands, a letter each; see [`Body::Gpu`].
     pub operands: &'static str,
+    /// Whether a library may stand in for it.
+    pub is_native: bool,
     /// Threads of a block.
     pub threads: u32,
     /// Dynamic shared memory of a block.
@@ -79,11 +81,16 @@ impl Kernels {
         if let Some(id) = self.known.get(&key) {
             return Ok(*id);
         }
-        let Body::Gpu {
+        let (Body::Gpu {
             file,
             entry,
             operands,
-        } = *body
+        }
+        | Body::Native {
+            file,
+            entry,
+            operands,
+        }) = *body
         else {
             return Err(Error::Unsupported {
                 what: format!("kernel {name}"),
@@ -97,7 +104,8 @@ impl Kernels {
         }
         let [threads, shared] = sizes(name, constants, limits)?;
         let module = self.module(gpu, file)?;
-        let kernel = make(gpu, module, (name, entry, operands), threads, shared)?;
+        let mut kernel = make(gpu, module, (name, entry, operands), threads, shared)?;
+        kernel.is_native = matches!(body, Body::Native { .. });
         let id = u32::try_from(self.list.len())
             .map(PipelineId)
             .map_err(|_| Error::Invalid("too many kernels".into()))?;
@@ -106,7 +114,7 @@ impl Kernels {
         Ok(id)
     }
 
-    /// `copy_bytes` or `fill_bytes`, which take no parameter block.
+    /// A kernel of the backend's own, in no row.
     pub fn memory(&mut self, gpu: &Arc<Gpu>, entry: &'static str) -> Result<Arc<Kernel>> {
         if let Some(known) = self.own.get(entry) {
             return Ok(known.clone());
@@ -164,6 +172,7 @@ fn make(
         name: name.to_string(),
         function,
         operands,
+        is_native: false,
         threads,
         shared,
         _module: module,

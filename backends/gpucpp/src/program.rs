@@ -17,6 +17,7 @@ use crate::kernel::Kernel;
 use crate::lanes::Marks;
 use crate::lists::Lists;
 use crate::memory::{Memory, Piece};
+use crate::native::Uses;
 use crate::operands::{check_program, check_ranges};
 
 /// A graph over the buffers of a table.
@@ -30,6 +31,8 @@ struct Bound {
     graph: Option<Object>,
     /// Lists of addresses and of tensor maps.
     addresses: Option<Piece>,
+    /// What the library's products use.
+    _scratch: Option<Arc<Memory>>,
     /// The last submit.
     ticket: Ticket,
 }
@@ -53,13 +56,37 @@ pub struct Prepared {
     bound: Kept<Bound>,
     /// The kernel of each step.
     kernels: Vec<Arc<Kernel>>,
+    /// What a library does of it.
+    uses: Option<Uses>,
     program: Program,
     core: Arc<Core>,
 }
 
 impl Prepared {
-    /// Checks `program` against the device's limits and finds its kernels.
+    /// Checks `program` against the device's limits, finds its kernels and what a library does
+    /// faster.
     pub fn new(core: Arc<Core>, program: &Program) -> Result<Prepared> {
+        let mut made = Prepared::plain(core.clone(), program)?;
+        if let Some(native) = &core.native {
+            let steps = program.steps.iter().zip(&made.kernels);
+            let is_faster = steps.map(|(step, kernel)| match step {
+                Step::Dispatch(dispatch) if kernel.is_native => native.is_faster(&core, dispatch),
+                _ => Ok(false),
+            });
+            let is_faster = is_faster.collect::<Result<_>>()?;
+            made.take(is_faster, false)?;
+        }
+        Ok(made)
+    }
+
+    /// Lets a library do the steps that `is_used` says; it `must` if its kernels may not.
+    pub fn take(&mut self, is_used: Vec<bool>, must: bool) -> Result<()> {
+        self.uses = Uses::of(&self.core, &self.program, is_used, must)?;
+        Ok(())
+    }
+
+    /// The same with kernels alone.
+    pub fn plain(core: Arc<Core>, program: &Program) -> Result<Prepared> {
         let kernels: Vec<_> = program
             .steps
             .iter()
@@ -74,6 +101,7 @@ impl Prepared {
         Ok(Prepared {
             bound: Kept::default(),
             kernels,
+            uses: None,
             program: program.clone(),
             core,
         })
@@ -95,9 +123,13 @@ impl Prepared {
         check_ranges(&self.program, bytes)?;
         let core = &self.core;
         let (addresses, lists) = self.lists(&memory)?;
+        let scratch = match (&self.uses, &core.native) {
+            (Some(uses), Some(native)) => uses.scratch(core, native)?,
+            _ => None,
+        };
         let graph = match self.program.steps.is_empty() {
             true => None,
-            false => Some(self.graph(table, &memory, &lists)?),
+            false => Some(self.graph(table, &memory, &lists, scratch.as_deref())?),
         };
         core.made_bind_groups.fetch_add(1, Ordering::Relaxed);
         let piece = addresses.iter().map(|piece| &piece.memory.marks);
@@ -108,6 +140,7 @@ impl Prepared {
             seen: freed,
             graph,
             addresses,
+            _scratch: scratch,
             ticket: Ticket(0),
         };
         let lives = |table: &[BufferId]| core.memories(table).is_ok();
@@ -120,6 +153,7 @@ impl Prepared {
         table: &[BufferId],
         memory: &[Arc<Memory>],
         lists: &[Address],
+        scratch: Option<&Memory>,
     ) -> Result<Object> {
         let levels = levels_with(&self.program, table);
         let slots: Vec<Address> = memory.iter().map(|memory| memory.address).collect();
@@ -129,6 +163,10 @@ impl Prepared {
             levels: &levels,
             slots: &slots,
             lists,
+            library: match (&self.uses, &self.core.native, scratch) {
+                (Some(uses), Some(native), Some(scratch)) => Some((uses, native, scratch.address)),
+                _ => None,
+            },
         };
         // SAFETY: the kernels are kept beside the graphs; buffers live by the promise of
         // `submit`, and lists go after the graph.

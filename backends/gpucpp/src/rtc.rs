@@ -33,9 +33,10 @@ struct Loaded {
 
 static LOADED: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
 
-/// Where the compiler of `vendor` may be, best first.
-fn libraries(vendor: Vendor) -> &'static [&'static str] {
-    match (vendor, cfg!(windows)) {
+/// Where the compiler of `vendor` may be, best first. The names of Windows are those that other
+/// programs load; none of them was tried there.
+fn libraries(vendor: Vendor, on_windows: bool, driver: (c_int, c_int)) -> Vec<String> {
+    let known: &[&str] = match (vendor, on_windows) {
         (Vendor::Cuda, false) => &[
             "libnvrtc.so.13",
             "libnvrtc.so.12",
@@ -55,12 +56,24 @@ fn libraries(vendor: Vendor) -> &'static [&'static str] {
             "/opt/rocm/lib/libamdhip64.so",
         ],
         (Vendor::Hip, true) => &[
+            "hiprtc0702.dll",
+            "hiprtc0701.dll",
             "hiprtc0700.dll",
+            "hiprtc0604.dll",
+            "hiprtc0603.dll",
+            "hiprtc0602.dll",
+            "hiprtc0601.dll",
             "hiprtc0600.dll",
             "amdhip64_7.dll",
             "amdhip64_6.dll",
         ],
-    }
+    };
+    // Each version of HIP has a name of its own there.
+    let own = (vendor == Vendor::Hip && on_windows)
+        .then(|| format!("hiprtc{:02}{:02}.dll", driver.0, driver.1));
+    own.into_iter()
+        .chain(known.iter().map(|name| name.to_string()))
+        .collect()
 }
 
 impl Rtc {
@@ -81,10 +94,10 @@ impl Rtc {
         if let Some(known) = loaded.iter().find(is_it) {
             return Ok(known.rtc);
         }
-        let usual = libraries(vendor).iter().map(Path::new);
+        let usual = libraries(vendor, cfg!(windows), driver);
         let found = path
             .into_iter()
-            .chain(usual)
+            .chain(usual.iter().map(Path::new))
             .filter_map(|name| load(vendor, name))
             .find(|rtc| vendor == Vendor::Hip || rtc.major <= driver.0);
         let Some(rtc) = found else {
@@ -224,8 +237,26 @@ impl Program<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::Rtc;
+    use super::{Rtc, libraries};
     use crate::Vendor;
+
+    #[test]
+    fn names_are_those_of_the_platform_and_the_driver_s_own_comes_first() {
+        for vendor in [Vendor::Cuda, Vendor::Hip] {
+            for on_windows in [false, true] {
+                let names = libraries(vendor, on_windows, (6, 2));
+                let fits = |name: &&String| match on_windows {
+                    true => name.ends_with(".dll") && !name.contains(['/', '\\']),
+                    false => name.contains(".so"),
+                };
+                assert!(!names.is_empty());
+                assert_eq!(names.iter().find(|name| !fits(name)), None);
+            }
+        }
+        let windows = |driver| libraries(Vendor::Hip, true, driver).swap_remove(0);
+        assert_eq!(windows((6, 2)), "hiprtc0602.dll");
+        assert_eq!(windows((7, 15)), "hiprtc0715.dll");
+    }
 
     #[test]
     fn nvrtc_compiles_every_file_of_kernels() {

@@ -180,6 +180,46 @@ fn what_the_driver_refuses_is_compiled_and_kept() {
 }
 
 #[test]
+fn what_was_compiled_outlives_its_compiler() {
+    let mock = Mock::new("");
+    for vendor in VENDORS {
+        let folder = tempfile::tempdir().expect("a folder");
+        let backend = || {
+            let options = GpuOptions {
+                cache_folder: Some(folder.path().to_path_buf()),
+                no_images: true,
+                ..GpuOptions::default()
+            };
+            mock.backend(vendor, options)
+        };
+        let [compiler, version] = match vendor {
+            Vendor::Cuda => ["nvrtcCompileProgram", "nvrtcVersion"],
+            Vendor::Hip => ["hiprtcCompileProgram", "hiprtcVersion"],
+        };
+        mock.configure("");
+        compile(&backend()).expect("it is compiled");
+        // Another compiler makes its own.
+        mock.configure("nvrtc=12040,hiprtc=60000000");
+        mock.fail_calls(compiler, 1, 6);
+        let stale = compile(&backend()).expect_err("it is compiled again");
+        assert!(stale.to_string().contains("compiling with"), "{stale}");
+        // Without one there is only what was kept.
+        mock.configure("");
+        mock.fail_calls(version, 9, 1);
+        let driver = backend().devices().expect("devices")[0].driver.clone();
+        if driver.contains("compiled by") {
+            eprintln!("NOT RUN: what_was_compiled_outlives_its_compiler, there is another one");
+            return;
+        }
+        assert!(driver.contains("only kernels compiled before"), "{driver}");
+        compile(&backend()).expect("it was kept");
+        std::fs::remove_dir_all(folder.path().join("kernels")).expect("a folder");
+        compile(&backend()).expect_err("nothing is left");
+    }
+    assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
+}
+
+#[test]
 fn an_older_image_serves_where_there_is_no_other_way() {
     let mock = Mock::new("arch=sm_89");
     mock.fail_calls("nvrtcCompileProgram", 9, 6);

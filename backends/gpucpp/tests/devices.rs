@@ -374,3 +374,49 @@ fn devices_work_beside_each_other_and_hand_over_bytes() {
         }
     }
 }
+
+#[test]
+fn a_short_way_between_devices_is_asked_for_once_and_not_needed() {
+    let mock = Mock::new("");
+    for vendor in VENDORS {
+        let [asks, enables] = match vendor {
+            Vendor::Cuda => ["cuDeviceCanAccessPeer", "cuCtxEnablePeerAccess"],
+            Vendor::Hip => ["hipDeviceCanAccessPeer", "hipDeviceEnablePeerAccess"],
+        };
+        // Whether there are ways, a call that fails with a code, ways after two copies.
+        let cases = [
+            (1, None, Ok(1)),
+            (0, None, Ok(0)),
+            (1, Some((asks, 1)), Ok(0)),
+            (1, Some((enables, 2)), Ok(0)),
+            (1, Some((asks, 719)), Err(())),
+            (1, Some((enables, 719)), Err(())),
+        ];
+        for (peers, fault, expected) in cases {
+            mock.configure(&format!("devices=2,peers={peers}"));
+            let backend = mock.backend(vendor, GpuOptions::default());
+            let [one, two] = [0, 1].map(|ordinal| backend.open(ordinal).expect("it opens"));
+            let from = buffer(&one, BYTES).expect("memory");
+            let to = buffer(&two, BYTES).expect("memory");
+            let whole = |buffer| span(buffer, 0, BYTES as usize);
+            if let Some((call, code)) = fault {
+                mock.fail_calls(call, 1, code);
+            }
+            let done = (1..3).try_for_each(|seed| {
+                let bytes = pattern(seed, BYTES);
+                one.write(whole(from), &bytes)?;
+                copy_between(&one, whole(from), &two, whole(to))?;
+                // From now on nobody asks.
+                mock.fail_calls(asks, 1, 719);
+                assert!(read(&two, to, BYTES)? == bytes);
+                Ok(())
+            });
+            match expected {
+                Ok(ways) => assert_eq!((done, mock.count("peers")), (Ok(()), ways)),
+                Err(()) => assert!(matches!(done, Err(Error::Lost { .. })), "{done:?}"),
+            }
+            drop((one, two));
+            assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
+        }
+    }
+}

@@ -40,6 +40,14 @@ pub(crate) struct Config {
     pub seed: u64,
     /// The version that the driver names.
     pub version: i32,
+    /// The version that the compiler names, where it is another.
+    pub compiler: Option<i32>,
+    /// The version that cuBLASLt names; 0 is that there is none.
+    pub library: i32,
+    /// Whether its products take less time than kernels with much block memory.
+    pub is_library_fast: bool,
+    /// Whether devices can reach each other's memory.
+    pub are_peers: bool,
     /// How the names of files end whose kernels, with mistakes planted in them, are taken where
     /// there are such.
     pub planted: Option<String>,
@@ -67,6 +75,10 @@ impl Config {
                 Vendor::Cuda => 13000,
                 Vendor::Hip => 70_051_831,
             },
+            compiler: None,
+            library: 130_002,
+            is_library_fast: false,
+            are_peers: true,
             planted: None,
             log: None,
             fail: Vec::new(),
@@ -83,7 +95,19 @@ impl Config {
                 ("driver", Vendor::Cuda) | ("hip-driver", Vendor::Hip) => {
                     value.parse().map(|n| config.version = n).is_ok()
                 }
-                ("driver", _) | ("hip-driver", _) => true,
+                ("nvrtc", Vendor::Cuda) | ("hiprtc", Vendor::Hip) => {
+                    value.parse().map(|n| config.compiler = Some(n)).is_ok()
+                }
+                ("driver" | "hip-driver" | "nvrtc" | "hiprtc", _) => true,
+                ("cublaslt", _) => value.parse().map(|n| config.library = n).is_ok(),
+                ("products", _) => {
+                    config.is_library_fast = value == "fast";
+                    matches!(value, "fast" | "slow")
+                }
+                ("peers", _) => {
+                    config.are_peers = value != "0";
+                    matches!(value, "0" | "1")
+                }
                 ("planted", _) => planted(value)
                     .map(|ending| config.planted = ending)
                     .is_some(),

@@ -67,7 +67,7 @@ pub extern "C" fn hadal_mock_calls() -> u64 {
 }
 
 /// What is alive in both drivers: `allocations`, `pinned`, `contexts`, `streams`, `events`,
-/// `modules`, `graphs`, `execs`, `programs`, or `all`.
+/// `modules`, `graphs`, `execs`, `programs`, `library`, `all` of these, or `peers`: ways between devices.
 ///
 /// # Safety
 /// A string that ends with a zero.

@@ -143,6 +143,24 @@ driver! { Cuda:
             Err(why) => state.refuse(INVALID_VALUE, why),
         }
     }
+    fn cuStreamBeginCapture_v2(state, stream: u64, mode: i32) {
+        state.begin_recording(stream, mode)
+    }
+    fn cuStreamEndCapture(state, stream: u64, out: *mut u64) {
+        let graph = state.end_recording(stream)?;
+        put(state, out, graph)
+    }
+    fn cuGraphAddChildGraphNode(
+        state, out: *mut u64, graph: u64, after: *const u64, count: usize, part: u64
+    ) {
+        let after = match count {
+            0 => &[],
+            // SAFETY: the caller's word.
+            _ => unsafe { std::slice::from_raw_parts(after, count) },
+        };
+        let node = state.add_part(graph, after, part)?;
+        put(state, out, node)
+    }
     fn cuGetErrorName(state, code: u32, out: *mut *const c_char) {
         put(state, out, name(code).as_ptr().cast())
     }
@@ -150,8 +168,9 @@ driver! { Cuda:
         put(state, out, name(code).as_ptr().cast())
     }
     fn nvrtcVersion(state, major: *mut i32, minor: *mut i32) {
-        put(state, major, state.config.version / 1000)?;
-        put(state, minor, state.config.version % 1000 / 10)
+        let version = state.config.compiler.unwrap_or(state.config.version);
+        put(state, major, version / 1000)?;
+        put(state, minor, version % 1000 / 10)
     }
 }
 

@@ -182,7 +182,8 @@ both! {
     fn cuDeviceCanAccessPeer hipDeviceCanAccessPeer(
         state, out: *mut i32, device: i32, peer: i32
     ) {
-        let can = state.ordinal(device)? != state.ordinal(peer)?;
+        let are_two = state.ordinal(device)? != state.ordinal(peer)?;
+        let can = are_two && state.config.are_peers;
         put(state, out, i32::from(can))
     }
     fn nvrtcCreateProgram hiprtcCreateProgram(
@@ -335,8 +336,8 @@ pub(crate) fn enable_peer(state: &mut State, peer: usize) -> Result {
     if peers.contains(&peer) {
         return Err(PEER_ALREADY);
     }
-    if peer == device {
-        return state.refuse(INVALID_DEVICE, "a device is its own peer");
+    if peer == device || !state.config.are_peers {
+        return state.refuse(INVALID_DEVICE, "the devices are no peers");
     }
     peers.push(peer);
     Ok(())

@@ -5,14 +5,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::codes::*;
+use crate::cublaslt::Product;
 use crate::module::{Launch, Request};
 use crate::queue::Op;
 use crate::state::{State, object};
 
-/// A kernel node and the nodes that it comes after, by index.
+/// What a node does.
+#[derive(Clone)]
+pub(crate) enum Work {
+    Launch(Launch),
+    Product(Product),
+}
+
+impl Work {
+    /// The module that it needs.
+    pub fn module(&self) -> Option<u64> {
+        match self {
+            Work::Launch(launch) => Some(launch.module),
+            Work::Product(_) => None,
+        }
+    }
+}
+
+/// A node and the nodes that it comes after, by index.
 #[derive(Clone)]
 pub(crate) struct Node {
-    pub launch: Launch,
+    pub work: Work,
     after: Vec<usize>,
     /// Nodes that come after this one; known once the graph is executable.
     then: Vec<usize>,
@@ -63,12 +81,60 @@ impl State {
 
     /// A kernel node after others of the same graph.
     pub fn add_node(&mut self, graph: u64, after: &[u64], request: &Request) -> Result<u64> {
-        let device = self.device()?;
         let launch = self.launch(request)?;
+        self.add_work(graph, after, Work::Launch(launch))
+    }
+
+    /// Begins to make a graph of what is put into a stream.
+    pub fn begin_recording(&mut self, stream: u64, mode: i32) -> Result {
+        let device = self.device()?;
+        if object!(self.streams[stream], device).recorded.is_some() {
+            return self.refuse(INVALID_VALUE, "the stream is being recorded");
+        }
+        if !(0..3).contains(&mode) {
+            return self.refuse(INVALID_VALUE, format!("a recording of mode {mode}"));
+        }
+        let graph = self.add_graph(0)?;
+        object!(self.streams[stream], device).recorded = Some(graph);
+        Ok(())
+    }
+
+    /// The graph made since.
+    pub fn end_recording(&mut self, stream: u64) -> Result<u64> {
+        let device = self.device()?;
+        match object!(self.streams[stream], device).recorded.take() {
+            Some(graph) => Ok(graph),
+            None => self.refuse(INVALID_VALUE, "the stream is not being recorded"),
+        }
+    }
+
+    /// Adds recorded work to a graph, behind all that was recorded before.
+    pub fn add_recorded(&mut self, graph: u64, work: Work) -> Result {
+        let device = self.device()?;
+        let last = object!(self.graphs[graph], device).handles.last().copied();
+        let after: Vec<u64> = last.into_iter().collect();
+        self.add_work(graph, &after, work).map(|_| ())
+    }
+
+    /// Adds the one node of another graph, after others of this graph.
+    pub fn add_part(&mut self, graph: u64, after: &[u64], part: u64) -> Result<u64> {
+        let device = self.device()?;
+        let nodes = object!(self.graphs[part], device).nodes.clone();
+        match nodes.as_slice() {
+            [node] => self.add_work(graph, after, node.work.clone()),
+            _ => self.refuse(INVALID_VALUE, "only parts of one node are known"),
+        }
+    }
+
+    fn add_work(&mut self, graph: u64, after: &[u64], work: Work) -> Result<u64> {
+        let device = self.device()?;
         let of = object!(self.graphs[graph], device);
         let mut indices = Vec::new();
         for handle in after {
             match of.handles.iter().position(|known| known == handle) {
+                Some(index) if indices.contains(&index) => {
+                    return self.refuse(INVALID_VALUE, "a node is waited for twice");
+                }
                 Some(index) => indices.push(index),
                 None => {
                     let why = format!("{handle:#x} is no node of the graph");
@@ -80,7 +146,7 @@ impl State {
         let of = object!(self.graphs[graph], device);
         of.handles.push(handle);
         of.nodes.push(Node {
-            launch,
+            work,
             after: indices,
             then: Vec::new(),
         });
@@ -147,7 +213,10 @@ impl State {
         if lost {
             run.ready.clear();
         } else if let Some(node) = self.random.take(&mut run.ready) {
-            self.execute_launch(device, &run.nodes[node].launch);
+            match &run.nodes[node].work {
+                Work::Launch(launch) => self.execute_launch(device, launch),
+                Work::Product(product) => self.execute_product(device, product),
+            }
             for after in &run.nodes[node].then {
                 run.waits_for[*after] -= 1;
                 if run.waits_for[*after] == 0 {

@@ -113,8 +113,9 @@ driver! { Hip:
         unsafe { add_node(state, out, graph, after, count, &request) }
     }
     fn hiprtcVersion(state, major: *mut i32, minor: *mut i32) {
-        put(state, major, state.config.version / 10_000_000)?;
-        put(state, minor, state.config.version / 100_000 % 100)
+        let version = state.config.compiler.unwrap_or(state.config.version);
+        put(state, major, version / 10_000_000)?;
+        put(state, minor, version / 100_000 % 100)
     }
 }
 

@@ -13,6 +13,7 @@ mod codes;
 mod config;
 mod control;
 mod cpu;
+mod cublaslt;
 mod cuda;
 mod elf;
 mod exports;

@@ -4,11 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Links to the library in [`driver_folder`].
-const NAMES: [&str; 4] = [
+const NAMES: [&str; 5] = [
     "libcuda.so.1",
     "libamdhip64.so.7",
     "libnvrtc.so.13",
     "libhiprtc.so.7",
+    "libcublasLt.so.13",
 ];
 
 /// The mock drivers' library. Cargo puts it beside the test program (`deps`), or in the folder
@@ -26,9 +27,9 @@ pub fn library() -> PathBuf {
 }
 
 /// Fills a folder with links to the library, named as the drivers are: for `LD_LIBRARY_PATH`
-/// of a program under test. With `compilers`, there are the run-time compilers too.
-pub fn driver_folder(folder: &Path, compilers: bool) -> io::Result<()> {
-    let names = if compilers { &NAMES[..] } else { &NAMES[..2] };
+/// of a program under test. With `libraries`, there are the run-time compilers and cuBLASLt too.
+pub fn driver_folder(folder: &Path, libraries: bool) -> io::Result<()> {
+    let names = if libraries { &NAMES[..] } else { &NAMES[..2] };
     for name in names {
         std::os::unix::fs::symlink(library(), folder.join(name))?;
     }

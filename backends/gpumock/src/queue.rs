@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::codes::*;
-use crate::graph::Run;
+use crate::cublaslt::Product;
+use crate::graph::{Run, Work};
 use crate::memory::Place;
 use crate::module::Launch;
 use crate::state::{State, object};
@@ -14,6 +15,8 @@ use crate::state::{State, object};
 #[derive(Default)]
 pub(crate) struct Stream {
     queue: VecDeque<Op>,
+    /// The graph that is made of its work instead of doing it.
+    pub recorded: Option<u64>,
     /// Destroyed; it is gone once its work is done.
     pub destroyed: bool,
 }
@@ -48,6 +51,7 @@ pub(crate) enum Op {
         bytes: usize,
     },
     Launch(Arc<Launch>),
+    Product(Product),
     Graph(Run),
     Record {
         event: u64,
@@ -90,7 +94,15 @@ impl State {
         if stream.destroyed {
             return self.refuse(INVALID_HANDLE, "the stream was destroyed");
         }
-        stream.queue.push_back(op);
+        match (stream.recorded, op) {
+            (None, op) => stream.queue.push_back(op),
+            (Some(graph), Op::Product(product)) => {
+                return self.add_recorded(graph, Work::Product(product));
+            }
+            (Some(_), _) => {
+                return self.refuse(INVALID_VALUE, "only products are known to be recorded");
+            }
+        }
         Ok(())
     }
 
@@ -251,7 +263,10 @@ impl State {
         streams.any(|(_, stream)| {
             stream.queue.iter().any(|op| match op {
                 Op::Launch(launch) => launch.module == module,
-                Op::Graph(run) => run.nodes.iter().any(|n| n.launch.module == module),
+                Op::Graph(run) => run
+                    .nodes
+                    .iter()
+                    .any(|node| node.work.module() == Some(module)),
                 _ => false,
             })
         })
@@ -312,6 +327,7 @@ impl State {
             }
             Op::Copy { to, from, bytes } => self.copy(to, from, bytes),
             Op::Launch(launch) => self.execute_launch(device, &launch),
+            Op::Product(product) => self.execute_product(device, &product),
         }
         None
     }

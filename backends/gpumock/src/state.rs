@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use crate::codes::*;
 use crate::config::{Config, VARIABLE};
+use crate::cublaslt::Described;
 use crate::graph::{Exec, Graph};
 use crate::memory::{Memory, Place};
 use crate::module::{Function, Module};
@@ -68,6 +69,7 @@ pub(crate) struct State {
     pub nodes: Table<u64>,
     pub execs: Table<Exec>,
     pub programs: Table<Program>,
+    pub library: Table<Described>,
     pub complaints: Vec<String>,
     /// Milliseconds of the devices' clocks.
     pub clock: f64,
@@ -99,6 +101,7 @@ impl State {
             nodes: Table::new("graph node"),
             execs: Table::new("graph exec"),
             programs: Table::new("program"),
+            library: Table::new("object of cuBLASLt"),
             complaints: Vec::new(),
             clock: 0.0,
             call: "configuration",
@@ -224,6 +227,9 @@ impl State {
         forget(&mut self.execs, device);
         forget(&mut self.contexts, device);
         self.devices[device] = DeviceState::default();
+        for other in &mut self.devices {
+            other.peers.retain(|peer| *peer != device);
+        }
     }
 
     /// New memory of the current device or for it.
@@ -270,6 +276,11 @@ impl State {
 
     /// Everything alive of the kind, by the names that `hadal_mock_live` takes.
     pub fn live(&self, kind: &str) -> u64 {
+        if kind == "peers" {
+            // Nothing that could leak.
+            let peers = self.devices.iter().map(|device| device.peers.len());
+            return peers.sum::<usize>() as u64;
+        }
         let counts = [
             ("allocations", self.memory.count(false)),
             ("pinned", self.memory.count(true)),
@@ -287,6 +298,7 @@ impl State {
             ("graphs", self.graphs.items.len()),
             ("execs", self.execs.items.len()),
             ("programs", self.programs.items.len()),
+            ("library", self.library.items.len()),
         ];
         let wanted = counts.iter().filter(|c| kind == "all" || kind == c.0);
         wanted.map(|c| c.1 as u64).sum()

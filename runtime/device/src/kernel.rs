@@ -228,6 +228,18 @@ pub enum Body {
         /// and then a map.
         operands: &'static str,
     },
+    /// A product of codes by a vendor's library, where the backend has measured that it is
+    /// faster than this kernel of the same form as [`Body::Gpu`]; else by the kernel, which is
+    /// launched as the row says.
+    Native {
+        /// As there.
+        file: &'static str,
+        /// As there.
+        entry: &'static str,
+        /// As there: inputs, codes, weight, its scales, a residual if the kernel adds one, and
+        /// what is written.
+        operands: &'static str,
+    },
     /// A Rust function that the host backend knows by this name.
     Host(&'static str),
 }

@@ -179,6 +179,78 @@ table! {
 }
 
 table! {
+    /// CUDA's short ways between devices.
+    CudaPeers {
+        /// (answer, device, whose memory)
+        can_reach(*mut c_int, c_int, c_int) = "cuDeviceCanAccessPeer";
+        /// (context of the memory, flags), for the current context
+        reach(Handle, c_uint) = "cuCtxEnablePeerAccess";
+    }
+}
+
+table! {
+    /// HIP's short ways between devices.
+    HipPeers {
+        /// (answer, device, whose memory)
+        can_reach(*mut c_int, c_int, c_int) = "hipDeviceCanAccessPeer";
+        /// (device of the memory, flags), for the current device
+        reach(c_int, c_uint) = "hipDeviceEnablePeerAccess";
+    }
+}
+
+table! {
+    /// What makes a part of a graph of a library's own launches. CUDA only: HIP's library has no
+    /// products that are used.
+    CaptureCalls {
+        /// (stream, mode)
+        begin(Handle, c_int) = "cuStreamBeginCapture_v2";
+        /// (stream, graph)
+        end(Handle, *mut Handle) = "cuStreamEndCapture";
+        /// (node, graph, what it waits for, how many, graph in it)
+        add_graph(*mut Handle, Handle, *const Handle, usize, Handle) =
+            "cuGraphAddChildGraphNode";
+    }
+}
+
+table! {
+    /// cuBLASLt. Sources: its documentation, and `cublasLt.h` of CUDA 12.9.
+    LtCalls {
+        /// (which part of the version, value)
+        property(c_int, *mut c_int) = "cublasLtGetProperty";
+        /// (handle)
+        create(*mut Handle) = "cublasLtCreate";
+        /// (handle)
+        destroy(Handle) = "cublasLtDestroy";
+        /// (description, type of sums, type of factors)
+        product_create(*mut Handle, c_int, c_int) = "cublasLtMatmulDescCreate";
+        /// (description)
+        product_destroy(Handle) = "cublasLtMatmulDescDestroy";
+        /// (description, attribute, value, bytes)
+        product_set(Handle, c_int, *const c_void, usize) = "cublasLtMatmulDescSetAttribute";
+        /// (layout, type, rows, columns, from one column to the next)
+        layout_create(*mut Handle, c_int, u64, u64, i64) = "cublasLtMatrixLayoutCreate";
+        /// (layout)
+        layout_destroy(Handle) = "cublasLtMatrixLayoutDestroy";
+        /// (preference)
+        preference_create(*mut Handle) = "cublasLtMatmulPreferenceCreate";
+        /// (preference)
+        preference_destroy(Handle) = "cublasLtMatmulPreferenceDestroy";
+        /// (preference, attribute, value, bytes)
+        preference_set(Handle, c_int, *const c_void, usize) =
+            "cublasLtMatmulPreferenceSetAttribute";
+        /// (handle, description, layouts of A, B, C and D, preference, most results, results,
+        /// their number)
+        choose(Handle, Handle, Handle, Handle, Handle, Handle, Handle, c_int, *mut c_void,
+            *mut c_int) = "cublasLtMatmulAlgoGetHeuristic";
+        /// (handle, description, alpha, A, its layout, B, its layout, beta, C, its layout, D, its
+        /// layout, algorithm, workspace, its bytes, stream)
+        multiply(Handle, Handle, *const c_void, Address, Handle, Address, Handle, *const c_void,
+            Address, Handle, Address, Handle, *const c_void, Address, usize, Handle) =
+            "cublasLtMatmul";
+    }
+}
+
+table! {
     /// The compilers, NVRTC and hipRTC.
     RtcCalls {
         /// (major, minor)

@@ -80,7 +80,12 @@ impl Mock {
 
     /// What is alive in both drivers.
     pub fn live(&self) -> u64 {
-        self.call("hadal_mock_live", "all")
+        self.count("all")
+    }
+
+    /// What of a kind is alive in both drivers.
+    pub fn count(&self, kind: &str) -> u64 {
+        self.call("hadal_mock_live", kind)
     }
 
     /// The `nth` call from now on fails.
@@ -168,7 +173,10 @@ fn offer(found: &Found) -> Result<Offer, String> {
             options: vec![option],
             arch,
         },
-        features: Features::NONE,
+        features: match found.arch {
+            Arch::Cuda { major: 9, minor: 0 } => Features::HOPPER,
+            _ => Features::NONE,
+        },
         wave,
         note: String::new(),
     })

@@ -34,6 +34,12 @@ pub fn shapes(op: OpKind) -> Vec<Shape> {
                 after: 3,
                 ..dense(140, 3, 136, 1680, 4)
             },
+            // As a vendor's library wants it.
+            Shape {
+                first: 128,
+                after: 3,
+                ..dense(77, 3, 144, 512, 4)
+            },
         ],
         OpKind::GroupedLinear | OpKind::GroupedGateUp => vec![
             Shape {

@@ -1,0 +1,360 @@
+//! Products by a library: which ones, and how they become a part of a graph.
+//!
+//! A shape is measured once, library against kernel, and the answer is kept on disk beside
+//! the compiled kernels. Where nothing could be measured the kernel is taken.
+
+use std::collections::HashMap;
+use std::ptr::null_mut;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hadal_device::{
+    Access, Bind, BufferId, COUNT_ALL, Dispatch, Error, Executable, Operand, Params, Program,
+    Result, Slot, Step, flags,
+};
+
+use crate::blaslt::{BlasLt, Made, Product, WORKSPACE};
+use crate::cache::{Cache, Key};
+use crate::core::Core;
+use crate::driver::table::{Address, CaptureCalls, Handle};
+use crate::gpu::{Gpu, Object};
+use crate::kernel::Kernel;
+use crate::memory::Memory;
+use crate::program::Prepared;
+
+/// Submits of a measurement, and how many of them only warm up.
+const SUBMITS: usize = 7;
+const WARM: usize = 2;
+
+/// Ranges of the scratch memory begin at multiples of this.
+const ALIGN: u64 = 256;
+
+/// A device's library.
+pub struct Native {
+    library: &'static BlasLt,
+    handle: Made,
+    /// Launches are caught in it and none of it ever runs.
+    stream: Mutex<Object>,
+    capture: &'static CaptureCalls,
+    cache: Cache,
+    /// What everything known of a shape depends on.
+    about: String,
+    known: Mutex<HashMap<Shape, bool>>,
+    scratch: Mutex<Option<Arc<Memory>>>,
+    gpu: Arc<Gpu>,
+}
+
+/// What of a dispatch decides how long it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Shape {
+    rows: u32,
+    outputs: u32,
+    depth: u32,
+    stride: u32,
+    has_residual: bool,
+}
+
+impl Shape {
+    fn of(params: &Params) -> Shape {
+        Shape {
+            rows: params.rows,
+            outputs: params.row_count,
+            depth: params.k,
+            stride: params.x_stride,
+            has_residual: params.flags & flags::RESIDUAL != 0,
+        }
+    }
+
+    /// Bytes of the sums and of the scales of the codes.
+    fn bytes(self) -> [u64; 2] {
+        let rows = u64::from(self.rows);
+        let scales = u64::from(self.depth.div_ceil(128));
+        [u64::from(self.outputs), scales].map(|line| (4 * rows * line).next_multiple_of(ALIGN))
+    }
+}
+
+/// Locks without a panic: no code of this file leaves the guarded values half written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Native {
+    /// The library for an open device whose kind is `about`; `None` if it does not start.
+    pub fn new(
+        gpu: &Arc<Gpu>,
+        library: &'static BlasLt,
+        about: &str,
+        cache: Cache,
+    ) -> Result<Option<Native>> {
+        let driver = gpu.driver;
+        let entered = gpu.enter()?;
+        let (Some(capture), Ok(handle)) = (&driver.capture, library.start()) else {
+            return Ok(None);
+        };
+        drop(entered);
+        Ok(Some(Native {
+            library,
+            handle,
+            stream: Mutex::new(Object::stream(gpu)?),
+            capture,
+            cache,
+            about: format!("{about}, {:?}, {}", driver.version, library.version),
+            known: Mutex::default(),
+            scratch: Mutex::default(),
+            gpu: gpu.clone(),
+        }))
+    }
+
+    /// Memory that all products of the device use in turn.
+    pub fn scratch(&self, core: &Core, bytes: u64) -> Result<Arc<Memory>> {
+        let mut scratch = lock(&self.scratch);
+        if let Some(made) = scratch.as_ref()
+            && made.bytes >= bytes
+        {
+            return Ok(made.clone());
+        }
+        // Graphs made before keep the shorter one.
+        let made = Arc::new(core.memory("products of a library", bytes)?);
+        Ok(scratch.insert(made).clone())
+    }
+
+    /// What of a graph `product` is.
+    ///
+    /// # Safety
+    /// The operands live as long as it is launched.
+    pub unsafe fn graph(&self, product: &Product) -> Result<Object> {
+        /// Other threads may call whatever they like meanwhile.
+        const RELAXED: i32 = 2;
+        let stream = lock(&self.stream);
+        let _entered = self.gpu.enter()?;
+        // SAFETY: the stream lives, and nothing is in it.
+        let status = unsafe { (self.capture.begin)(stream.handle(), RELAXED) };
+        self.gpu.done(status, "recording a product")?;
+        // SAFETY: the caller's word, and the handle is of this device.
+        let pushed = unsafe { product.push(self.library, &self.handle, stream.handle()) };
+        let mut graph = null_mut();
+        // SAFETY: what was begun is ended, whatever came between.
+        let status = unsafe { (self.capture.end)(stream.handle(), &mut graph) };
+        let graph = (!graph.is_null()).then(|| Object::graph_of(&self.gpu, graph));
+        self.gpu.done(status, "recording a product")?;
+        let failed = |why| Error::Unsupported {
+            what: "a product".into(),
+            why,
+        };
+        pushed.map_err(failed)?;
+        graph.ok_or_else(|| failed("nothing was recorded".into()))
+    }
+
+    /// Puts a graph into another one, as a node after others.
+    pub fn add(&self, to: &Object, after: &[Handle], part: &Object) -> Result<Handle> {
+        let _entered = self.gpu.enter()?;
+        let mut made = null_mut();
+        // SAFETY: both graphs live, the nodes waited for are of the one, and the other is
+        // copied now.
+        let status = unsafe {
+            (self.capture.add_graph)(
+                &mut made,
+                to.handle(),
+                after.as_ptr(),
+                after.len(),
+                part.handle(),
+            )
+        };
+        self.gpu.done(status, "recording a product").map(|()| made)
+    }
+
+    /// Whether the library is the faster one for a dispatch that both can do.
+    pub fn is_faster(&self, core: &Arc<Core>, dispatch: &Dispatch) -> Result<bool> {
+        let shape = Shape::of(&dispatch.params);
+        if let Some(known) = lock(&self.known).get(&shape) {
+            return Ok(*known);
+        }
+        let key = Key::of([self.about.as_str(), &format!("{shape:?}")]);
+        let answer = match self.cache.read(&key).as_deref() {
+            Some(b"library") => true,
+            Some(b"kernel") => false,
+            _ => match measure(core, dispatch) {
+                Ok(answer) => {
+                    let name: &[u8] = if answer { b"library" } else { b"kernel" };
+                    self.cache.write(&key, name);
+                    answer
+                }
+                Err(lost @ Error::Lost { .. }) => return Err(lost),
+                // Too little memory now may be enough for the next process.
+                Err(_) => false,
+            },
+        };
+        lock(&self.known).insert(shape, answer);
+        Ok(answer)
+    }
+}
+
+/// Which steps of a program the library does.
+pub struct Uses {
+    /// By step.
+    pub is_used: Vec<bool>,
+    /// Whether the kernel may not stand in.
+    pub must: bool,
+    /// `product_scales` and `product_rows`.
+    pub kernels: [Arc<Kernel>; 2],
+    bytes: u64,
+}
+
+impl Uses {
+    /// Those of `is_used`; `None` if there are none.
+    pub fn of(
+        core: &Core,
+        program: &Program,
+        is_used: Vec<bool>,
+        must: bool,
+    ) -> Result<Option<Uses>> {
+        let used = program.steps.iter().zip(&is_used);
+        let bytes = used.filter_map(|(step, is_used)| match step {
+            Step::Dispatch(dispatch) if *is_used => {
+                let bytes = Shape::of(&dispatch.params).bytes();
+                Some(bytes.iter().sum::<u64>() + WORKSPACE)
+            }
+            _ => None,
+        });
+        let Some(bytes) = bytes.max() else {
+            return Ok(None);
+        };
+        let kernel = |entry| core.memory_kernel(entry);
+        Ok(Some(Uses {
+            kernels: [kernel("product_scales")?, kernel("product_rows")?],
+            is_used,
+            must,
+            bytes,
+        }))
+    }
+
+    /// Memory for them; `None` if there is too little and the kernels must do.
+    pub fn scratch(&self, core: &Core, native: &Native) -> Result<Option<Arc<Memory>>> {
+        match native.scratch(core, self.bytes) {
+            Err(Error::OutOfMemory { .. }) if !self.must => Ok(None),
+            other => other.map(Some),
+        }
+    }
+}
+
+/// The product of a dispatch, with `operands` at these addresses (inputs, codes, weight, scales,
+/// what else there is) and its own ranges in `scratch`.
+pub fn product(params: &Params, operands: &[Address], scratch: Address) -> Product {
+    let [sums, scales] = Shape::of(params).bytes();
+    let at = |place: usize| operands.get(place).copied().unwrap_or_default();
+    // Shards begin with a block of scales.
+    let line = 4 * u64::from(params.k.div_ceil(128));
+    Product {
+        rows: params.rows,
+        outputs: params.row_count,
+        depth: params.k,
+        stride: 4 * u64::from(params.x_stride),
+        codes: at(1) + 4 * u64::from(params.x_offset),
+        code_scales: scratch + sums,
+        weight: at(2),
+        weight_scales: at(3) + u64::from(params.row_first / 128) * line,
+        sums: scratch,
+        workspace: scratch + sums + scales,
+    }
+}
+
+/// The dispatch alone over buffers of its own, a slot each, and their lengths.
+fn alone(dispatch: &Dispatch) -> (Program, Vec<u64>) {
+    let p = &dispatch.params;
+    let rows = |stride: u32| 4 * u64::from(p.rows) * u64::from(stride.max(p.row_count));
+    let (outputs, scales) = (u64::from(p.row_count), u64::from(p.k.div_ceil(128)));
+    let mut bytes = vec![
+        64,
+        4 * u64::from(p.rows) * u64::from(p.x_stride),
+        outputs * u64::from(p.k),
+        4 * outputs.div_ceil(128) * scales,
+    ];
+    if p.flags & flags::RESIDUAL != 0 {
+        bytes.push(rows(p.b_stride));
+    }
+    bytes.push(rows(p.y_stride));
+    let operand = |(slot, bytes): (usize, &u64)| {
+        Operand::Range(Bind {
+            slot: Slot(slot as u16),
+            offset: 0,
+            bytes: *bytes,
+            access: match slot + 1 == dispatch.operands.len() {
+                true => Access::Write,
+                false => Access::Read,
+            },
+        })
+    };
+    let params = Params {
+        count_word: COUNT_ALL,
+        n: p.row_count,
+        x_offset: 0,
+        y_offset: 0,
+        b_offset: 0,
+        row_first: 0,
+        ..**p
+    };
+    let step = Dispatch {
+        operands: bytes.iter().enumerate().map(operand).collect(),
+        params: Box::new(params),
+        ..dispatch.clone()
+    };
+    let program = Program {
+        slots: bytes.len() as u16,
+        steps: vec![Step::Dispatch(step)],
+    };
+    (program, bytes)
+}
+
+/// Whether the library does a dispatch in less time than its kernel.
+fn measure(core: &Arc<Core>, dispatch: &Dispatch) -> Result<bool> {
+    let (program, bytes) = alone(dispatch);
+    let mut table = Vec::new();
+    let measured = compare(core, &program, &bytes, &mut table);
+    table.into_iter().for_each(|buffer| core.free(buffer));
+    measured
+}
+
+/// Allocates `table`, and compares.
+fn compare(
+    core: &Arc<Core>,
+    program: &Program,
+    bytes: &[u64],
+    table: &mut Vec<BufferId>,
+) -> Result<bool> {
+    for bytes in bytes {
+        table.push(core.alloc("measuring a product", *bytes)?);
+    }
+    let fill = |(slot, bytes): (usize, &u64)| Step::Fill {
+        to: Bind {
+            slot: Slot(slot as u16),
+            offset: 0,
+            bytes: *bytes,
+            access: Access::Write,
+        },
+        // One as a code; small as a number.
+        byte: 0x38,
+    };
+    let fills = Program {
+        slots: program.slots,
+        steps: bytes.iter().enumerate().map(fill).collect(),
+    };
+    Prepared::plain(core.clone(), &fills)?.submit(table)?;
+    let mut kernel = Prepared::plain(core.clone(), program)?;
+    let mut library = Prepared::plain(core.clone(), program)?;
+    library.take(vec![true], true)?;
+    Ok(shortest(core, &mut library, table)? < shortest(core, &mut kernel, table)?)
+}
+
+fn shortest(core: &Core, program: &mut Prepared, table: &[BufferId]) -> Result<Duration> {
+    let mut shortest = Duration::MAX;
+    for number in 0..SUBMITS {
+        let ticket = program.submit(table)?;
+        core.lanes.wait(ticket)?;
+        let time = core.lanes.time(ticket);
+        let time = time.ok_or_else(|| Error::Invalid("the driver told no time".into()))?;
+        if number >= WARM {
+            shortest = shortest.min(time);
+        }
+    }
+    Ok(shortest)
+}
