@@ -10,8 +10,8 @@ use std::time::Duration;
 use hadal_conformance::pass_on;
 use hadal_device::{BufferId, Device, DeviceKind, Executable, Features, Program, Result, Ticket};
 use hadal_engine::{
-    Cancel, Decoder, Engine, EngineOptions, ForwardOptions, Model, MoeForm, SamplingOptions,
-    Session, forward,
+    Cancel, Decoder, Engine, EngineError, EngineOptions, ForwardOptions, Model, MoeForm,
+    SamplingOptions, Session, forward,
 };
 use hadal_models::Config;
 use hadal_tests::checkpoint::Family;
@@ -122,6 +122,8 @@ struct Slow {
     step: Duration,
     steps: Arc<Mutex<BTreeMap<Ticket, usize>>>,
     longest: Arc<AtomicU64>,
+    /// Told the number of submits after each.
+    submitted: Arc<dyn Fn(usize) + Send + Sync>,
 }
 
 struct SlowExecutable {
@@ -129,12 +131,15 @@ struct SlowExecutable {
     length: usize,
     steps: Arc<Mutex<BTreeMap<Ticket, usize>>>,
     longest: Arc<AtomicU64>,
+    submitted: Arc<dyn Fn(usize) + Send + Sync>,
 }
 
 impl Executable for SlowExecutable {
     fn submit(&mut self, table: &[BufferId]) -> Result<Ticket> {
         let ticket = self.inner.submit(table)?;
-        self.steps.lock().unwrap().insert(ticket, self.length);
+        let mut steps = self.steps.lock().unwrap();
+        steps.insert(ticket, self.length);
+        (self.submitted)(steps.len());
         self.longest
             .fetch_max(self.length as u64, Ordering::Relaxed);
         Ok(ticket)
@@ -150,6 +155,7 @@ impl Device for Slow {
             length: program.steps.len(),
             steps: self.steps.clone(),
             longest: self.longest.clone(),
+            submitted: self.submitted.clone(),
         }))
     }
     fn gpu_time(&self, ticket: Ticket) -> Option<Duration> {
@@ -184,6 +190,7 @@ fn on_a_slow_device_submits_become_short_and_stay_so() {
             step: Duration::from_millis(10),
             steps: Arc::default(),
             longest: longest.clone(),
+            submitted: Arc::new(|_| {}),
         });
         let (expected, _) = decode(&named.device, &AtomicU64::new(0));
         let (found, counts) = decode(&slow, &longest);
@@ -199,5 +206,56 @@ fn on_a_slow_device_submits_become_short_and_stay_so() {
             named.name
         );
         assert_eq!(counts[10].1, counts[16].1, "{}: settled", named.name);
+    }
+}
+
+#[test]
+fn a_cancel_comes_before_the_next_submit_of_a_prompt() {
+    const LAST: usize = 10;
+    let model = model(Family::V3);
+    for named in devices::all() {
+        if named.device.info().kind == DeviceKind::Cpu {
+            // What the host runs is not cut.
+            continue;
+        }
+        let (cancel, submits) = (Cancel::new(), Arc::new(AtomicU64::new(0)));
+        let told = (cancel.clone(), submits.clone());
+        let device: Arc<dyn Device> = Arc::new(Slow {
+            inner: named.device.clone(),
+            step: Duration::from_millis(1),
+            steps: Arc::default(),
+            longest: Arc::default(),
+            submitted: Arc::new(move |number| {
+                told.1.store(number as u64, Ordering::Relaxed);
+                if number == LAST {
+                    told.0.cancel();
+                }
+            }),
+        });
+        let engine = engine(&model, &device, options(Some(Duration::from_nanos(1))));
+        let mut session = Session::new(&engine, false).expect("a session");
+        let first = |session: &mut Session, cancel: &Cancel| {
+            let greedy = SamplingOptions::greedy();
+            let decoder = Decoder::start(session, &PROMPT, greedy, cancel, &mut |_, _| {});
+            decoder.map(|decoder| decoder.newest())
+        };
+        let stopped = first(&mut session, &cancel);
+        assert!(
+            matches!(stopped, Err(EngineError::Cancelled)),
+            "{}: {stopped:?}",
+            named.name
+        );
+        assert_eq!(
+            submits.load(Ordering::Relaxed),
+            LAST as u64,
+            "{}",
+            named.name
+        );
+        assert_eq!(session.position(), 0, "{}", named.name);
+        // And the session goes on as if nothing had been.
+        let mut other = Session::new(&engine, false).expect("a session");
+        let found = first(&mut session, &Cancel::new()).expect("a prompt");
+        let expected = first(&mut other, &Cancel::new()).expect("a prompt");
+        assert_eq!(found, expected, "{}", named.name);
     }
 }

@@ -21,8 +21,9 @@ pub(crate) fn dispatch_budget(
     let shared = info.features.has(Features::SHARED);
     match (info.kind, options.dispatch_budget) {
         (DeviceKind::Cpu, _) => None,
-        (_, None) => low_priority.then_some(SHARED_BUDGET),
-        (_, Some(budget)) if low_priority || shared => Some(budget.min(SHARED_BUDGET)),
+        (_, budget) if low_priority || shared => {
+            Some(budget.map_or(SHARED_BUDGET, |budget| budget.min(SHARED_BUDGET)))
+        }
         (_, budget) => budget,
     }
 }

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use hadal_device::{BufferId, DeviceKind, Executable, Inputs, Program, Span, Ticket};
 use hadal_graph::{Lowered, SlotUse, Work, WorkLimit};
 
-use crate::Result;
 use crate::home::Home;
 use crate::seat::Seat;
 use crate::step::{Step, fill_inputs, input_words};
+use crate::{Cancel, Result};
 
 /// Some steps of a program that are submitted together.
 struct Segment {
@@ -117,6 +117,9 @@ impl Prepared {
     }
 
     /// Runs it for a session. `rests`: after each submit the device has as long for others.
+    ///
+    /// # Errors
+    /// Those of the device; cancelled before a submit, of which those before it run to their end.
     pub fn submit(
         &mut self,
         step: &Step<'_>,
@@ -130,6 +133,7 @@ impl Prepared {
         let started = Instant::now();
         let mut submits = Vec::with_capacity(self.segments.len());
         for segment in &mut self.segments {
+            step.cancel.map_or(Ok(()), Cancel::check)?;
             let ticket = segment.executable.submit(&table)?;
             home.started(ticket);
             submits.push((ticket, segment.work.at(positions)));

@@ -123,13 +123,18 @@ impl Session {
                 break;
             }
             let (piece, rest) = tail.split_at(chunk);
-            self.surviving(|session| session.feed(piece, &[], Outputs::Hidden).map(drop))?;
+            self.surviving(|session| {
+                session
+                    .feed_unless(Some(cancel), piece, &[], Outputs::Hidden)
+                    .map(drop)
+            })?;
             tail = rest;
             progress(ids.len() - tail.len(), ids.len());
         }
         let row = tail.len() as u32 - 1;
-        let result =
-            self.surviving(|session| last(&session.feed(tail, &[row], Outputs::Hidden)?))?;
+        let result = self.surviving(|session| {
+            last(&session.feed_unless(Some(cancel), tail, &[row], Outputs::Hidden)?)
+        })?;
         progress(ids.len(), ids.len());
         Ok(result)
     }
@@ -160,6 +165,18 @@ impl Session {
         logit_rows: &[u32],
         outputs: Outputs,
     ) -> Result<Done<'_>> {
+        self.feed_unless(None, ids, logit_rows, outputs)
+    }
+
+    /// [`Session::feed`] that may be cancelled between its submits; the tokens are not of the
+    /// sequence then.
+    fn feed_unless(
+        &mut self,
+        cancel: Option<&Cancel>,
+        ids: &[u32],
+        logit_rows: &[u32],
+        outputs: Outputs,
+    ) -> Result<Done<'_>> {
         if self.drafts && self.waiting > 0 {
             self.run_next(ids[0], &[], Outputs::Hidden)?;
         }
@@ -169,6 +186,7 @@ impl Session {
             ids,
             position: self.tokens.len() as u32,
             logit_rows,
+            cancel,
         };
         let done = self.engine.step(&step, seated(&self.seat)?)?;
         self.tokens.extend_from_slice(ids);
@@ -193,6 +211,7 @@ impl Session {
             ids: &ids,
             position: first as u32,
             logit_rows,
+            cancel: None,
         };
         let done = self.engine.step(&step, seated(&self.seat)?)?;
         self.waiting = 0;
@@ -222,6 +241,7 @@ impl Session {
             ids: &[id],
             position,
             logit_rows: &[0],
+            cancel: None,
         };
         self.engine.step(&step, seat)
     }

@@ -13,7 +13,7 @@ use crate::home::Home;
 use crate::model::Kind;
 use crate::programs::ProgramKey;
 use crate::seat::Seat;
-use crate::{EngineError, Result};
+use crate::{Cancel, EngineError, Result};
 
 /// One step: consecutive tokens of one sequence.
 pub(crate) struct Step<'a> {
@@ -24,6 +24,8 @@ pub(crate) struct Step<'a> {
     pub position: u32,
     /// Rows (indices into `ids`) whose logits are wanted.
     pub logit_rows: &'a [u32],
+    /// Asked before each submit, where somebody may want the step no more.
+    pub cancel: Option<&'a Cancel>,
 }
 
 impl Step<'_> {

@@ -52,6 +52,7 @@ impl Session {
             ids,
             position: self.position(),
             logit_rows: &[ids.len() as u32 - 1],
+            cancel: None,
         };
         self.engine().trace(&step, seated(&self.seat)?, runs)
     }
