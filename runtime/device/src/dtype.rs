@@ -178,14 +178,14 @@ pub const E4M3_MAX: f32 = 448.0;
 pub fn e4m3_to_f32(code: u8) -> f32 {
     let sign = if code & 0x80 == 0 { 1.0f32 } else { -1.0 };
     let exponent = (code >> 3) & 15;
-    let mantissa = f32::from(code & 7);
     if code & 0x7F == 0x7F {
         return f32::NAN;
     }
     let magnitude = if exponent == 0 {
-        mantissa * (1.0 / 512.0)
+        f32::from(code & 7) * (1.0 / 512.0)
     } else {
-        (1.0 + mantissa / 8.0) * 2f32.powi(i32::from(exponent) - 7)
+        // The fields of the same number in `f32`, whose bias is larger by 120.
+        f32::from_bits((u32::from(code & 0x7F) << 20) + (120 << 23))
     };
     sign * magnitude
 }

@@ -113,7 +113,7 @@ pub fn execute(
 fn judge(case: &Case, device: &Arc<dyn Device>, seed: u64) -> Status {
     match &case.work {
         Work::Row(op_case, row) => {
-            let built = ops::build(op_case, seed);
+            let built = ops::built(op_case, seed);
             if let Some(why) = too_large(&**device, &built) {
                 return Status::Unsupported { why };
             }

@@ -43,6 +43,16 @@ pub struct Case {
 
 /// The cases of `table` for a device, in a fixed order.
 pub fn cases(table: &'static [KernelRow], info: &DeviceInfo, profile: Profile) -> Vec<Case> {
+    cases_of(table, info, profile, &|_| true)
+}
+
+/// Those cases whose id `wants` takes. The data of others, which take long, are not made.
+pub fn cases_of(
+    table: &'static [KernelRow],
+    info: &DeviceInfo,
+    profile: Profile,
+    wants: &dyn Fn(&str) -> bool,
+) -> Vec<Case> {
     let mut all: Vec<Case> = crate::contract::CHECKS
         .iter()
         .map(|check| Case {
@@ -54,7 +64,7 @@ pub fn cases(table: &'static [KernelRow], info: &DeviceInfo, profile: Profile) -
     for (op, name) in OpKind::ALL {
         let group = format!("op.{name}");
         for case in ops::cases(*op, profile) {
-            all.extend(op_cases(table, info, &group, case));
+            all.extend(op_cases(table, info, &group, case, wants));
         }
     }
     all.extend(ModelCase::all().into_iter().map(|case| Case {
@@ -62,6 +72,7 @@ pub fn cases(table: &'static [KernelRow], info: &DeviceInfo, profile: Profile) -
         id: format!("{}/{}", case.group(), case.name()),
         work: Work::Model(case),
     }));
+    all.retain(|case| wants(&case.id));
     all
 }
 
@@ -71,20 +82,24 @@ fn op_cases(
     info: &DeviceInfo,
     group: &str,
     case: OpCase,
+    wants: &dyn Fn(&str) -> bool,
 ) -> Vec<Case> {
+    let id = format!("{group}/{}", case.name());
+    let mut rows: Vec<_> = table.iter().filter(|row| row.op == case.op).collect();
+    rows.retain(|row| row.needs.without(info.features) == Features::NONE);
+    if !wants(&id) && !rows.iter().any(|row| wants(&row_id(&id, row))) {
+        return Vec::new();
+    }
     // The seed decides the data and not the sizes, which are all that a row looks at.
     let problem = ops::build(&case, 0).problem;
-    let id = format!("{group}/{}", case.name());
-    let rows = table.iter().filter(|row| {
-        row.op == case.op
-            && row.needs.without(info.features) == Features::NONE
-            && (row.takes_codes || problem.params.flags & flags::CODED == 0)
+    let rows = rows.into_iter().filter(|row| {
+        (row.takes_codes || problem.params.flags & flags::CODED == 0)
             && (row.fits)(&problem).is_none()
     });
     let mut cases: Vec<Case> = rows
         .map(|row| Case {
             group: group.to_string(),
-            id: format!("{id}/{}", row.name),
+            id: row_id(&id, row),
             work: Work::Row(case.clone(), row),
         })
         .collect();
@@ -97,6 +112,10 @@ fn op_cases(
         });
     }
     cases
+}
+
+fn row_id(case: &str, row: &KernelRow) -> String {
+    format!("{case}/{}", row.name)
 }
 
 /// Why no row of `table` does `problem`: what the rows in the device's languages say of it. Not what

@@ -149,14 +149,13 @@ impl Stage<'_> {
         for (number, buffer) in self.buffers.iter().enumerate() {
             let found = self.read(buffer)?;
             let is_output = buffer.output.is_some();
-            for (at, (now, before)) in found.iter().zip(&buffer.bytes).enumerate() {
+            let pairs = found.iter().zip(&buffer.bytes).enumerate();
+            for (at, _) in pairs.filter(|(_, (now, before))| now != before) {
                 let at = at as u64;
-                let range = buffer
-                    .ranges
-                    .iter()
-                    .find(|(s, len)| (*s..s + len).contains(&at));
-                if now != before && (range.is_none() || !is_output) {
-                    return Err(overwritten(number, buffer, at, range.is_some()));
+                let mut ranges = buffer.ranges.iter();
+                let inside = ranges.any(|(s, len)| (*s..s + len).contains(&at));
+                if !inside || !is_output {
+                    return Err(overwritten(number, buffer, at, inside));
                 }
             }
             if is_output && let Some((start, length)) = buffer.ranges.first() {

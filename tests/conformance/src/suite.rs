@@ -60,9 +60,8 @@ impl Suite {
 
     /// The cases of a run on an open device.
     pub fn cases(&self, device: &dyn Device, options: &Options) -> Vec<Case> {
-        let mut cases = plan::cases(self.table, device.info(), options.profile);
-        cases.retain(|case| options.wants(&case.id));
-        cases
+        let wants = |id: &str| options.wants(id);
+        plan::cases_of(self.table, device.info(), options.profile, &wants)
     }
 }
 
@@ -116,7 +115,13 @@ pub struct Options {
 
 impl Options {
     fn wants(&self, id: &str) -> bool {
-        self.cases.is_empty() || self.cases.iter().any(|text| id.contains(text.as_str()))
+        // The others of a child's cases are its siblings'.
+        let is_mine = match &self.child {
+            Some(group) => id.split_once('/').is_some_and(|(of, _)| of == group),
+            None => true,
+        };
+        is_mine
+            && (self.cases.is_empty() || self.cases.iter().any(|text| id.contains(text.as_str())))
     }
 
     /// The words of a command that gives the same report.

@@ -17,6 +17,9 @@ mod rows;
 mod shapes;
 mod v3;
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use hadal_device::{DType, OpKind, Problem, flags};
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +131,22 @@ pub struct Built {
     pub problem: Problem,
     /// Operands in the order of the operation's sentence.
     pub operands: Vec<Operand>,
+}
+
+/// The data of a case, made once for all rows that are run on it one after another.
+pub fn built(case: &OpCase, seed: u64) -> Rc<Built> {
+    type Last = Option<(OpCase, u64, Rc<Built>)>;
+    thread_local!(static LAST: RefCell<Last> = const { RefCell::new(None) });
+    LAST.with_borrow_mut(|last| match last {
+        Some((of, with, built)) if of == case && *with == seed => built.clone(),
+        _ => {
+            // Two of them at once would be gigabytes.
+            *last = None;
+            let built = Rc::new(build(case, seed));
+            *last = Some((case.clone(), seed, built.clone()));
+            built
+        }
+    })
 }
 
 /// Makes the data of a case.
