@@ -112,13 +112,20 @@ golden() {
 }
 
 # mocks: the suite on CUDA and ROCm under mock drivers that run the kernels on the processor; then
-# the rows for matrix units of other architectures.
+# the rows for matrix units of other architectures, and products by a mock of cuBLASLt. What the
+# drivers complain of (leaks, bytes written beside a buffer) is a failure, too.
 mocks() {
     local first mock=$target/mock
     mkdir -p "$mock"
-    ln -sf "$(realpath "$target/debug/libhadal_gpumock.so")" "$mock/libcuda.so.1"
-    ln -sf "$(realpath "$target/debug/libhadal_gpumock.so")" "$mock/libamdhip64.so.7"
-    on_mock() { env LD_LIBRARY_PATH="$mock" HADAL_MOCK="arch=sm_90a+$1" "${@:2}"; }
+    local name
+    for name in libcuda.so.1 libamdhip64.so.7 libcublasLt.so.13; do
+        ln -sf "$(realpath "$target/debug/libhadal_gpumock.so")" "$mock/$name"
+    done
+    rm -f "$reports/mock.complaints"
+    on_mock() {
+        env LD_LIBRARY_PATH="$mock" \
+            HADAL_MOCK="arch=sm_90a+$1,log=$reports/mock.complaints" "${@:2}"
+    }
     conformance mock cuda --report "$reports/mock-cuda.json" -- on_mock gfx942 &
     first=$!
     conformance mock rocm --report "$reports/mock-rocm.json" -- on_mock gfx942 &
@@ -129,6 +136,13 @@ mocks() {
     both gfx1100 rocm $!
     conformance gfx1201 rocm --case wmma -- on_mock gfx1201 &
     both gfx1201 rocm $!
+    conformance cublaslt cuda --case native8 -- on_mock gfx942,products=fast &
+    both cublaslt cuda $!
+    if [ -s "$reports/mock.complaints" ]; then
+        echo "the mock drivers complain:"
+        cat "$reports/mock.complaints"
+        status=1
+    fi
 }
 
 have() {

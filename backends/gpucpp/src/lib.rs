@@ -5,10 +5,9 @@
 //! `driver` is the vendors' libraries, found when the program runs; `gpu` owns an open device
 //! and what the driver makes on it; `lane` is a stream, `lanes` the order of two; `memory` and
 //! `transfer` are bytes; `code`, `compile`, `rtc` and `cache` get modules, `kernel` keeps them;
-//! `blaslt` is a library that multiplies, `native` where it is used;
-//! `operands` checks programs, `lists` are what kernels find addresses and maps in, `graph` records
-//! and `program` submits them; `timing` measures,
-//! `core` and `device` put it together.
+//! `blaslt` is a library that multiplies, `native` where it is used; `operands` checks programs,
+//! `lists` are what kernels find addresses and maps in, `graph` records and `program` submits
+//! them; `timing` measures, `core` and `device` put it together.
 
 mod backend;
 mod blaslt;

@@ -152,8 +152,8 @@ impl Case {
     /// Both products, to two places.
     fn program(&self, device: &GpuDevice) -> Result<Program> {
         let (entry, operands) = match self.params.flags & flags::RESIDUAL {
-            0 => ("linear_wgmma8", "rrrrw"),
-            _ => ("linear_residual_wgmma8", "rrrrrw"),
+            0 => ("linear_wgmma8", "rxmrw"),
+            _ => ("linear_residual_wgmma8", "rxmrrw"),
         };
         let body = Body::Native {
             file: "hopper8",

@@ -43,6 +43,7 @@ fn every_kernel_of_every_image_takes_the_arguments_of_the_cpu_build() {
 #[test]
 fn code_of_the_real_compiler_is_read() {
     let Some(path) = std::env::var_os("HADAL_NVRTC") else {
+        eprintln!("NOT RUN: code_of_the_real_compiler_is_read, HADAL_NVRTC names no library");
         return;
     };
     let _alone = common::alone();
