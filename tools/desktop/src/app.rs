@@ -67,6 +67,7 @@ impl App {
         let shared = shared.map_err(|why| state.window_refused = Some(why)).ok();
         theme::install(&creation.egui_ctx);
         theme::choose(&creation.egui_ctx, state.settings.theme);
+        creation.egui_ctx.set_zoom_factor(state.settings.zoom);
         let mut app = App {
             state,
             replies,
@@ -261,10 +262,15 @@ impl eframe::App for App {
         for action in pages::show(ui, &mut self.state) {
             self.act(&context, action);
         }
+        if context.zoom_factor() != self.state.settings.zoom {
+            self.state.settings.zoom = context.zoom_factor();
+            self.save_settings();
+        }
         // What a thread tells wakes the window by itself; what fades does not.
         let fades = self.state.page == Page::Inside && self.state.activity.is_lit(self.state.now());
-        if fades || self.script.is_some() {
-            context.request_repaint_after(DUE.saturating_sub(began.elapsed()));
+        let wanted = self.script.as_ref().map(Script::due);
+        if let Some(due) = wanted.or(fades.then_some(DUE)) {
+            context.request_repaint_after(due.saturating_sub(began.elapsed()));
         }
     }
 }

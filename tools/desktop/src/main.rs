@@ -68,7 +68,7 @@ struct Args {
     /// Write by itself, save how long frames took, idle and while writing, close.
     #[arg(long, value_name = "FILE", help_heading = "For developers")]
     frames_json: Option<PathBuf>,
-    /// How long it stands idle, and how long it writes.
+    /// How long it is let alone, how long it stands idle and how long it writes.
     #[arg(long, default_value = "5", value_parser = seconds, help_heading = "For developers")]
     seconds: f64,
     /// When the program began.
