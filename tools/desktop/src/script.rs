@@ -24,6 +24,8 @@ pub enum Wish {
     Ask(String),
     /// As if somebody had clicked.
     Act(Action),
+    /// Destroy the device that draws.
+    LoseDevice,
     /// Close the window.
     Close,
 }
@@ -118,6 +120,11 @@ impl Script {
                 self.go(Phase::Writing);
                 vec![Wish::Ask(self.args.prompt.clone())]
             }
+            Phase::Writing if passed && self.args.lose_device => {
+                // What comes is another window, with a script of its own.
+                self.go(Phase::Over);
+                vec![Wish::LoseDevice]
+            }
             Phase::Writing if passed => {
                 self.go(Phase::Picture);
                 again(state)
@@ -202,6 +209,7 @@ impl Script {
             "ready_ms": ms(self.ready),
             "loading": self.loading.summary(),
             "still_frames": self.still.summary().frames,
+            "lost": self.args.lost,
             "idle": self.idle.summary(),
             "generating": self.writing.summary(),
             "tokens_per_second": state.last_speed,

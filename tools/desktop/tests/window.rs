@@ -3,20 +3,26 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use hadal::{DeviceOptions, devices};
 use serde_json::Value;
 
-/// A display that goes with the test.
+/// Windows that draw at the same time make each other late.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A display that goes with the test, which has it alone.
 struct Display {
     server: Child,
     name: String,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Display {
     /// The reason where there is none.
     fn start() -> Result<Display, String> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut server = Command::new("Xvfb")
             .args([
                 "-displayfd",
@@ -38,7 +44,11 @@ impl Display {
                 .map_err(|error| error.to_string())?;
         }
         let name = format!(":{}", line.trim());
-        let display = Display { server, name };
+        let display = Display {
+            server,
+            name,
+            _turn: turn,
+        };
         match line.trim().is_empty() {
             true => Err("Xvfb opens no display".to_string()),
             false => Ok(display),
@@ -77,7 +87,7 @@ fn program() -> Command {
     command
 }
 
-fn run(display: &Display, folder: &Path, device: &str, page: &str) -> Value {
+fn run(display: &Display, folder: &Path, device: &str, page: &str, more: &[&str]) -> Value {
     let (picture, report) = (folder.join("window.png"), folder.join("frames.json"));
     let out = program()
         .env("DISPLAY", &display.name)
@@ -92,6 +102,7 @@ fn run(display: &Display, folder: &Path, device: &str, page: &str) -> Value {
             "--seconds",
             "1.5",
         ])
+        .args(more)
         .arg("--data")
         .arg(folder.join("data"))
         .arg("--screenshot")
@@ -154,12 +165,11 @@ fn late(report: &Value) -> Option<String> {
         ("/first_frame_ms", 1000.0),
         ("/ready_ms", 1000.0),
     ];
-    let over = bounds.into_iter().find_map(|(name, bound)| {
+    bounds.into_iter().find_map(|(name, bound)| {
         let ms = report.pointer(name).and_then(Value::as_f64);
         let ms = ms.unwrap_or_else(|| panic!("no {name}: {report}"));
         (ms >= bound).then(|| format!("{name} is {ms:.0}, not below {bound}"))
-    });
-    over
+    })
 }
 
 /// Runs until nothing is late. Whoever else has the processor makes frames late that the program
@@ -170,7 +180,7 @@ fn run_in_time(display: &Display, device: &str, page: &str) -> (tempfile::TempDi
     for attempt in 1.. {
         let folder = tempfile::tempdir().unwrap();
         let (start, before) = (Instant::now(), processor_seconds(display));
-        let report = run(display, folder.path(), device, page);
+        let report = run(display, folder.path(), device, page, &[]);
         let Some(why) = late(&report) else {
             return (folder, report);
         };
@@ -227,6 +237,44 @@ fn the_program_opens_writes_saves_and_closes() {
         // A software GPU may compile kernels for longer than the run.
         assert!(answer.len() > 10 || device == "window", "{saved}");
         assert_eq!(saved["turns"][1]["ending"], "stopped");
+    }
+}
+
+#[test]
+fn a_lost_window_is_opened_again_and_what_was_written_is_kept() {
+    const NAME: &str = "a_lost_window_is_opened_again_and_what_was_written_is_kept";
+    if let Err(why) = has_gpu() {
+        return println!("NOT RUN: {NAME}, {why}");
+    }
+    let display = match Display::start() {
+        Ok(display) => display,
+        Err(why) => return println!("NOT RUN: {NAME}, {why}"),
+    };
+    for device in ["host", "window"] {
+        let folder = tempfile::tempdir().unwrap();
+        let report = run(&display, folder.path(), device, "chat", &["--lose-device"]);
+        assert!(report["lost"].is_string(), "{report}");
+        // The model goes on without the device that was shared.
+        assert!(
+            report["device"].as_str().unwrap().starts_with("host"),
+            "{report}"
+        );
+        let saved = std::fs::read_dir(folder.path().join("data/conversations")).unwrap();
+        let saved: Vec<Value> = saved
+            .map(|file| {
+                serde_json::from_slice(&std::fs::read(file.unwrap().path()).unwrap()).unwrap()
+            })
+            .collect();
+        assert_eq!(saved.len(), 2, "one of each window: {saved:?}");
+        for conversation in saved {
+            // Where the model was on that device, its answer failed for the same reason.
+            let ending = &conversation["turns"][1]["ending"];
+            let failed = ending["failed"].as_str().unwrap_or_default();
+            let for_that = device == "window" && failed.contains("was lost");
+            assert!(ending == "stopped" || for_that, "{conversation}");
+            let answer = conversation["turns"][1]["text"].as_str().unwrap();
+            assert!(answer.len() > 10 || device == "window", "{conversation}");
+        }
     }
 }
 
