@@ -4,15 +4,16 @@
 #
 #   tools/package.sh FOLDER [PREFIX]        (PREFIX of pkg-config's paths: /usr)
 #
-# Needs cargo-c and cargo-cyclonedx: `tests/drivers.sh SOMEWHERE cargo-tools` brings both.
+# Needs readelf, cargo-c and cargo-cyclonedx: `tests/drivers.sh SOMEWHERE cargo-tools` brings the
+# last two.
 set -euo pipefail
 
-[ $# -ge 1 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 prefix=${2:-/usr}
 cd "$(dirname "$0")/.."
-for tool in cargo-cinstall cargo-cyclonedx; do
+for tool in cargo-cinstall cargo-cyclonedx readelf; do
     command -v "$tool" > /dev/null || { echo "package.sh: needs $tool" >&2; exit 1; }
 done
 into=$folder$prefix
@@ -26,6 +27,9 @@ done
 cargo cinstall --locked --profile dist -p hadal-capi --destdir "$folder" --prefix "$prefix" --libdir lib
 install -D -m 644 tools/desktop/hadal.desktop "$into/share/applications/hadal.desktop"
 install -D -m 644 tools/desktop/icon.svg "$into/share/icons/hicolor/scalable/apps/hadal.svg"
+
+# Drivers and the window system are looked for when a program runs: what is linked is everywhere.
+tools/needs.sh "$into/bin/hadal" "$into/bin/hadal-desktop" "$into"/lib/libhadal.so
 
 for package in hadal-cli hadal-desktop hadal-capi; do
     mkdir -p "$into/share/doc/$package"

@@ -30,8 +30,14 @@ packages=()
 has_vulkan || packages+=(mesa-vulkan-drivers libvulkan1)
 has_layers || packages+=(vulkan-validationlayers)
 for tool in curl xz:xz-utils gpgv c++:g++ clang-22 ld.lld-22:lld-22 llvm-readelf-22:llvm-22 \
-    pkg-config desktop-file-validate:desktop-file-utils; do
+    pkg-config desktop-file-validate:desktop-file-utils valgrind Xvfb:xvfb readelf:binutils; do
     command -v "${tool%:*}" > /dev/null || packages+=("${tool#*:}")
+done
+# What a window loads by name: no program tells whether it is there.
+for library in xkbcommon-x11.so.0:libxkbcommon-x11-0 X11-xcb.so.1:libx11-xcb1 \
+    Xcursor.so.1:libxcursor1 Xi.so.6:libxi6; do
+    [ "$(uname -s)" != Linux ] || PATH=$PATH:/sbin ldconfig -p | grep -F "lib${library%:*}" > /dev/null ||
+        packages+=("${library#*:}")
 done
 if [ ${#packages[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then

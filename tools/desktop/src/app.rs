@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 use eframe::egui::{Context, Ui, ViewportCommand, Visuals};
 use eframe::{CreationContext, Frame};
 use hadal::{Cancel, Device, Message, Request};
+use hadal_wgpu::wgpu;
 
-use crate::conversation::Role;
+use crate::conversation::{Ending, Role};
 use crate::frames::DUE;
 use crate::planner::Planner;
 use crate::script::{Script, Wish};
 use crate::settings::{Settings, WINDOW};
 use crate::state::{Action, Changed, Engine, Page, Plan, State};
 use crate::store::{self, Store};
+use crate::window::Loss;
 use crate::worker::{Load, Reply, Teller, Worker};
 use crate::{Args, pages, theme, window};
 
@@ -39,16 +41,20 @@ pub struct App {
     number: u64,
     saved: Instant,
     script: Option<Script>,
+    loss: Arc<Loss>,
+    /// What draws.
+    drawing: Option<wgpu::Device>,
 }
 
 impl App {
-    /// With the window of `creation`; begins to load the model.
+    /// With the window of `creation`; begins to load the model. `loss` hears of the window's device.
     ///
     /// # Errors
     /// The system refuses threads.
     pub fn new(
         creation: &CreationContext<'_>,
         args: Args,
+        loss: Arc<Loss>,
     ) -> Result<App, Box<dyn Error + Send + Sync>> {
         let context = creation.egui_ctx.clone();
         let (teller, replies) = Teller::new(move || context.request_repaint_after(DUE));
@@ -63,10 +69,23 @@ impl App {
         let mut state = State::new(settings, found.conversations, store.new_id());
         state.notices = trouble.into_iter().chain(found.complaints).collect();
         args.override_settings(&mut state.settings);
+        state.notices.extend(args.lost.as_ref().map(|why| {
+            format!(
+                "The GPU that drew the window was lost ({}); this is another window. A model that \
+                 shared it is on the processor now.",
+                why.trim()
+            )
+        }));
+        let drawing = creation.wgpu_render_state.as_ref();
+        if let Some(window) = drawing {
+            loss.watch(window, &creation.egui_ctx);
+        }
+        let drawing = drawing.map(|window| window.device.clone());
         let shared = window::share(creation.wgpu_render_state.as_ref());
         let shared = shared.map_err(|why| state.window_refused = Some(why)).ok();
         theme::install(&creation.egui_ctx);
         theme::choose(&creation.egui_ctx, state.settings.theme);
+        creation.egui_ctx.set_zoom_factor(state.settings.zoom);
         let mut app = App {
             state,
             replies,
@@ -78,6 +97,8 @@ impl App {
             number: 0,
             saved: Instant::now(),
             script: Script::new(args),
+            loss,
+            drawing,
         };
         app.begin_load();
         Ok(app)
@@ -238,6 +259,16 @@ impl App {
                     self.ask();
                 }
                 Wish::Act(action) => self.act(context, action),
+                Wish::LoseDevice => {
+                    if let Some(device) = &self.drawing {
+                        device.destroy();
+                        // Whichever thread asks the device next is told of it.
+                        let since = Instant::now();
+                        while !self.loss.closes() && since.elapsed() < SAVE_EVERY {
+                            let _ = device.poll(wgpu::PollType::Poll);
+                        }
+                    }
+                }
                 Wish::Close => context.send_viewport_cmd(ViewportCommand::Close),
             }
         }
@@ -245,8 +276,25 @@ impl App {
 }
 
 impl eframe::App for App {
-    fn logic(&mut self, _: &Context, _: &mut Frame) {
+    fn logic(&mut self, context: &Context, _: &mut Frame) {
         self.hear();
+        if self.loss.closes() {
+            context.send_viewport_cmd(ViewportCommand::Close);
+        }
+    }
+
+    /// What came of an answer is kept.
+    fn on_exit(&mut self) {
+        self.hear();
+        let Some((number, id)) = self.state.answering.take() else {
+            return;
+        };
+        self.worker.stop(number);
+        let all = &mut self.state.conversations;
+        if let Some(writing) = all.iter_mut().find(|conversation| conversation.id == id) {
+            writing.end(Ending::Stopped, None);
+            self.store.save(writing);
+        }
     }
 
     /// Pages have no fill of their own, so that their pixels are written once.
@@ -258,13 +306,22 @@ impl eframe::App for App {
         let began = Instant::now();
         let context = ui.ctx().clone();
         self.follow_script(&context);
+        // egui's painter panics where a lost device refuses memory for what is drawn.
+        if self.loss.closes() {
+            return;
+        }
         for action in pages::show(ui, &mut self.state) {
             self.act(&context, action);
         }
+        if context.zoom_factor() != self.state.settings.zoom {
+            self.state.settings.zoom = context.zoom_factor();
+            self.save_settings();
+        }
         // What a thread tells wakes the window by itself; what fades does not.
         let fades = self.state.page == Page::Inside && self.state.activity.is_lit(self.state.now());
-        if fades || self.script.is_some() {
-            context.request_repaint_after(DUE.saturating_sub(began.elapsed()));
+        let wanted = self.script.as_ref().map(Script::due);
+        if let Some(due) = wanted.or(fades.then_some(DUE)) {
+            context.request_repaint_after(due.saturating_sub(began.elapsed()));
         }
     }
 }

@@ -25,12 +25,14 @@ mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
-use crate::settings::{Settings, Theme};
+use crate::settings::{Settings, Theme, WINDOW};
 use crate::state::Page;
+use crate::window::Loss;
 
 /// A window to chat with models of the DeepSeek-V3 family and to watch them work.
 #[derive(Clone, Debug, Parser)]
@@ -68,9 +70,15 @@ struct Args {
     /// Write by itself, save how long frames took, idle and while writing, close.
     #[arg(long, value_name = "FILE", help_heading = "For developers")]
     frames_json: Option<PathBuf>,
-    /// How long it stands idle, and how long it writes.
+    /// How long it is let alone, how long it stands idle and how long it writes.
     #[arg(long, default_value = "5", value_parser = seconds, help_heading = "For developers")]
     seconds: f64,
+    /// Destroy the window's device once while it writes.
+    #[arg(long, help_heading = "For developers")]
+    lose_device: bool,
+    /// Why the window before this one was lost.
+    #[arg(skip)]
+    lost: Option<String>,
     /// When the program began.
     #[arg(skip = Instant::now())]
     started: Instant,
@@ -115,20 +123,38 @@ impl Args {
         if let Some(theme) = self.theme {
             settings.theme = theme;
         }
+        // Whatever took the device may take the next one: the model does without.
+        if self.lost.is_some() && settings.device == WINDOW {
+            settings.device = "host".to_string();
+        }
     }
 }
 
+/// A window that is lost sooner than this is not opened again.
+const LASTS: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let create = |creation: &eframe::CreationContext<'_>| {
-        let app = app::App::new(creation, args)?;
-        Ok(Box::new(app) as Box<dyn eframe::App>)
-    };
-    match eframe::run_native("Hadal", window::options(), Box::new(create)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    let mut args = Args::parse();
+    loop {
+        let opened = Instant::now();
+        let loss = Arc::new(Loss::default());
+        let (args_then, loss_then) = (args.clone(), loss.clone());
+        let create = |creation: &eframe::CreationContext<'_>| {
+            let app = app::App::new(creation, args_then, loss_then)?;
+            Ok(Box::new(app) as Box<dyn eframe::App>)
+        };
+        if let Err(error) = eframe::run_native("Hadal", window::options(), Box::new(create)) {
             eprintln!("hadal-desktop: the window cannot be opened: {error}");
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
+        let Some(why) = loss.closed_by() else {
+            return ExitCode::SUCCESS;
+        };
+        if opened.elapsed() < LASTS {
+            eprintln!("hadal-desktop: the device that draws the window is lost: {why}");
+            return ExitCode::FAILURE;
+        }
+        args.lost = Some(why);
+        args.lose_device = false;
     }
 }

@@ -1,5 +1,6 @@
-//! A run without hands, for developers: waits for the model, stands idle, lets it write, takes a
-//! picture of the window, writes down how long frames took, closes.
+//! A run without hands, for developers: waits for the model, lets the window alone, stands idle
+//! with frames asked for, lets the model write, takes a picture of the window, writes down how long
+//! frames took, closes.
 //!
 //! Decides when what happens; frames are timed from one to the next.
 
@@ -13,7 +14,7 @@ use eframe::egui::{ColorImage, Context, ScreenshotCallback, ViewportCommand};
 use serde_json::json;
 
 use crate::Args;
-use crate::frames::Frames;
+use crate::frames::{DUE, Frames};
 use crate::state::{Action, Engine, State};
 use crate::store::write_atomically;
 
@@ -23,6 +24,8 @@ pub enum Wish {
     Ask(String),
     /// As if somebody had clicked.
     Act(Action),
+    /// Destroy the device that draws.
+    LoseDevice,
     /// Close the window.
     Close,
 }
@@ -30,6 +33,8 @@ pub enum Wish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Loading,
+    /// Nothing asks for frames but the window itself.
+    Still,
     Idle,
     Writing,
     Picture,
@@ -43,6 +48,8 @@ pub struct Script {
     phase: Phase,
     since: Instant,
     last: Instant,
+    loading: Frames,
+    still: Frames,
     idle: Frames,
     writing: Frames,
     first_frame: Option<Duration>,
@@ -51,6 +58,8 @@ pub struct Script {
     picture: Arc<Mutex<Option<Arc<ColorImage>>>>,
 }
 
+/// A page that was opened fades in, and memory is told, before nothing happens.
+const SETTLE: Duration = Duration::from_millis(500);
 /// Bytes of an answer that a picture shows.
 const ENOUGH: usize = 500;
 
@@ -63,6 +72,8 @@ impl Script {
             phase: Phase::Loading,
             since: Instant::now(),
             last: Instant::now(),
+            loading: Frames::default(),
+            still: Frames::default(),
             idle: Frames::default(),
             writing: Frames::default(),
             first_frame: None,
@@ -77,18 +88,21 @@ impl Script {
         let time = self.last.elapsed();
         self.last = Instant::now();
         match self.phase {
+            // Before the first frame there is a window to be opened.
+            Phase::Loading if self.first_frame.is_some() => self.loading.push(time),
+            Phase::Still if self.since.elapsed() >= SETTLE => self.still.push(time),
             Phase::Idle => self.idle.push(time),
             Phase::Writing => self.writing.push(time),
             _ => {}
         }
         let started = self.args.started.elapsed();
         self.first_frame.get_or_insert(started);
-        let passed = self.since.elapsed() >= Duration::from_secs_f64(self.args.seconds);
+        let passed = self.since.elapsed() >= self.lasts();
         match self.phase {
             Phase::Loading => match &state.engine {
                 Engine::Ready(_) => {
                     self.ready = Some(started);
-                    self.go(Phase::Idle);
+                    self.go(Phase::Still);
                     vec![Wish::Act(Action::Go(self.args.page))]
                 }
                 Engine::Failed(why) => {
@@ -98,9 +112,18 @@ impl Script {
                 }
                 _ => Vec::new(),
             },
+            Phase::Still if passed => {
+                self.go(Phase::Idle);
+                Vec::new()
+            }
             Phase::Idle if passed => {
                 self.go(Phase::Writing);
                 vec![Wish::Ask(self.args.prompt.clone())]
+            }
+            Phase::Writing if passed && self.args.lose_device => {
+                // What comes is another window, with a script of its own.
+                self.go(Phase::Over);
+                vec![Wish::LoseDevice]
             }
             Phase::Writing if passed => {
                 self.go(Phase::Picture);
@@ -127,6 +150,23 @@ impl Script {
                 vec![Wish::Close]
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// When the next frame is wanted.
+    pub fn due(&self) -> Duration {
+        match self.phase {
+            Phase::Still => self.lasts().saturating_sub(self.since.elapsed()),
+            _ => DUE,
+        }
+    }
+
+    /// How long a phase is.
+    fn lasts(&self) -> Duration {
+        let seconds = Duration::from_secs_f64(self.args.seconds);
+        match self.phase {
+            Phase::Still => SETTLE + seconds,
+            _ => seconds,
         }
     }
 
@@ -167,6 +207,9 @@ impl Script {
             "low_priority": state.settings.low_priority,
             "first_frame_ms": ms(self.first_frame),
             "ready_ms": ms(self.ready),
+            "loading": self.loading.summary(),
+            "still_frames": self.still.summary().frames,
+            "lost": self.args.lost,
             "idle": self.idle.summary(),
             "generating": self.writing.summary(),
             "tokens_per_second": state.last_speed,

@@ -63,6 +63,9 @@ pub struct Settings {
     pub thinking: bool,
     /// How the window looks.
     pub theme: Theme,
+    /// How much larger than the screen's own scale everything is.
+    #[serde(deserialize_with = "zoom")]
+    pub zoom: f32,
 }
 
 impl Default for Settings {
@@ -83,6 +86,7 @@ impl Default for Settings {
             low_priority: false,
             thinking: true,
             theme: Theme::System,
+            zoom: 1.0,
         }
     }
 }
@@ -135,6 +139,11 @@ impl Settings {
     }
 }
 
+/// A file that somebody wrote by hand must not make a window in which nothing can be read.
+fn zoom<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
+    Ok(f32::deserialize(from)?.clamp(0.2, 5.0))
+}
+
 fn all_but_one() -> usize {
     let all = std::thread::available_parallelism();
     all.map_or(1, |all| all.get().saturating_sub(1).max(1))
@@ -154,6 +163,14 @@ mod tests {
         assert_eq!(read, expected);
         let text = serde_json::to_string(&expected).unwrap();
         assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_saved_zoom_can_be_read() {
+        let zoom = |text| serde_json::from_str::<Settings>(text).unwrap().zoom;
+        assert_eq!(zoom(r#"{"zoom": 1.5}"#), 1.5);
+        assert_eq!(zoom(r#"{"zoom": 0.0}"#), 0.2);
+        assert_eq!(zoom("{}"), 1.0);
     }
 
     #[test]

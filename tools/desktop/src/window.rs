@@ -2,9 +2,10 @@
 //!
 //! Decides what is asked of the adapter; what is drawn is `pages`'.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use eframe::egui::ViewportBuilder;
+use eframe::egui::{Context, ViewportBuilder};
 use eframe::egui_wgpu::{RenderState, WgpuConfiguration, WgpuSetup, WgpuSetupCreateNew};
 use eframe::icon_data::from_png_bytes;
 use eframe::{NativeOptions, Renderer};
@@ -49,6 +50,46 @@ pub fn options() -> NativeOptions {
             ..WgpuConfiguration::default()
         },
         ..NativeOptions::default()
+    }
+}
+
+/// Whether the device that draws was lost. A window cannot be drawn from then on: it closes, and the
+/// program opens another.
+#[derive(Default)]
+pub struct Loss {
+    why: OnceLock<String>,
+    closing: AtomicBool,
+}
+
+impl Loss {
+    /// Listens to the device of `window`; a loss wakes `context`. wgpu would end the program at the
+    /// first call that a lost device refuses.
+    pub fn watch(self: &Arc<Loss>, window: &RenderState, context: &Context) {
+        let (loss, wake) = (self.clone(), context.clone());
+        let lose = move |why: String| {
+            let _ = loss.why.set(why);
+            wake.request_repaint();
+        };
+        let lose_then = lose.clone();
+        let device = &window.device;
+        device.set_device_lost_callback(move |reason, why| lose_then(format!("{reason:?} {why}")));
+        device.on_uncaptured_error(Arc::new(move |error| lose(error.to_string())));
+    }
+
+    /// It was lost: the window is to close, because of that.
+    pub fn closes(&self) -> bool {
+        let lost = self.why.get().is_some();
+        if lost {
+            self.closing.store(true, Ordering::Relaxed);
+        }
+        lost
+    }
+
+    /// Why a window that was lost is closed; `None` where somebody closed it, though devices are told
+    /// of then too.
+    pub fn closed_by(&self) -> Option<String> {
+        let closing = self.closing.load(Ordering::Relaxed);
+        self.why.get().filter(|_| closing).cloned()
     }
 }
 

@@ -37,5 +37,6 @@ pub fn show(ui: &mut Ui, state: &mut State) -> Vec<Action> {
         }
     }
     shell::keys(ui, state, &mut actions);
+    models::dropped(ui, state, &mut actions);
     actions
 }

@@ -1,5 +1,7 @@
 //! Models, plans and devices.
 
+use std::ffi::OsStr;
+
 use eframe::egui::{
     Button, ComboBox, CornerRadius, Frame, Margin, ProgressBar, RichText, ScrollArea, Spinner,
     TextEdit, Ui,
@@ -8,14 +10,14 @@ use eframe::egui::{
 use crate::figures;
 use crate::planner::Planned;
 use crate::settings::{BEST, WINDOW};
-use crate::state::{Action, Engine, Plan, State};
+use crate::state::{Action, Engine, Page, Plan, State};
 use crate::theme;
 
 /// The page.
 pub fn show(ui: &mut Ui, state: &mut State, actions: &mut Vec<Action>) {
     let area = ScrollArea::vertical().auto_shrink(false);
     area.show(ui, |ui| {
-        ui.set_max_width(820.0);
+        ui.set_max_width(ui.available_width().min(820.0));
         ui.heading("Model");
         model(ui, state, actions);
         ui.add_space(10.0);
@@ -36,6 +38,26 @@ fn changed(state: &mut State, actions: &mut Vec<Action>) {
     actions.push(Action::Plan);
 }
 
+/// A file or folder that was dropped on the window, on whatever page, is the model that is planned.
+pub fn dropped(ui: &Ui, state: &mut State, actions: &mut Vec<Action>) {
+    let Some(path) = ui.input(|input| {
+        let first = input.raw.dropped_files.first()?;
+        Some(first.path().to_path_buf())
+    }) else {
+        return;
+    };
+    // Of a checkpoint any file will do: the folder is the model.
+    let of_folder = |end: &OsStr| end == "safetensors" || end == "json";
+    let path = match path.extension().is_some_and(of_folder) {
+        true => path.parent().unwrap_or(&path),
+        false => &path,
+    };
+    state.settings.model = path.to_string_lossy().into_owned();
+    state.plan = Plan::None;
+    // The page plans what has no plan.
+    actions.extend([Action::Settings, Action::Go(Page::Models)]);
+}
+
 fn model(ui: &mut Ui, state: &mut State, actions: &mut Vec<Action>) {
     let shipped = state.settings.path().is_none();
     if ui
@@ -49,7 +71,10 @@ fn model(ui: &mut Ui, state: &mut State, actions: &mut Vec<Action>) {
     ui.horizontal(|ui| {
         ui.label("Folder or .gguf file");
         let edit = TextEdit::singleline(&mut state.settings.model);
-        let response = ui.add(edit.hint_text("path of a checkpoint").desired_width(430.0));
+        let response = ui.add(
+            edit.hint_text("path of a checkpoint; or drop it here")
+                .desired_width(430.0),
+        );
         if response.lost_focus() {
             changed(state, actions);
         }
@@ -172,7 +197,7 @@ fn load(ui: &mut Ui, state: &State, actions: &mut Vec<Action>) {
             });
         }
         engine => {
-            ui.horizontal(|ui| {
+            ui.horizontal_wrapped(|ui| {
                 let refused = matches!(&state.plan, Plan::Made(planned) if !planned.fits);
                 let idle = state.answering.is_none() && !refused;
                 let text = RichText::new("Load").color(palette.on_accent);

@@ -1,8 +1,9 @@
 //! Settings.
 
 use eframe::egui::{ComboBox, DragValue, Grid, RichText, ScrollArea, Slider, Ui};
+use hadal_engine::{DISPATCH_BUDGET, SHARED_BUDGET};
 
-use crate::settings::{Settings, Theme};
+use crate::settings::{Settings, Theme, WINDOW};
 use crate::state::{Action, State};
 use crate::theme;
 
@@ -123,7 +124,13 @@ fn loading(ui: &mut Ui, settings: &mut Settings) {
     });
     ui.end_row();
     name(ui, "Slice of work on a GPU");
-    ui.add(Slider::new(&mut settings.slice_ms, 1..=100).suffix(" ms"));
+    // On the window's device the engine takes no longer ones, whatever is set.
+    let longest = match settings.device == WINDOW {
+        true => SHARED_BUDGET,
+        false => DISPATCH_BUDGET,
+    };
+    let slice = Slider::new(&mut settings.slice_ms, 1..=longest.as_millis() as u64);
+    ui.add(slice.suffix(" ms"));
     ui.end_row();
 }
 

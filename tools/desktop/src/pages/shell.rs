@@ -171,7 +171,7 @@ pub fn notices(ui: &mut Ui, state: &mut State) {
     let mut closed = None;
     Panel::top("notices").frame(frame).show(ui, |ui| {
         for (index, notice) in state.notices.iter().enumerate() {
-            ui.horizontal(|ui| {
+            ui.horizontal_wrapped(|ui| {
                 if ui.small_button("Close").clicked() {
                     closed = Some(index);
                 }
