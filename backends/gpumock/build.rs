@@ -59,7 +59,7 @@ fn main() -> Result<()> {
         text: files_source(units.iter().map(|unit| &unit.name)),
         is_cheap: false,
     }];
-    for name in ["stacks", "block", "async", "units", "launch"] {
+    for name in ["stacks", "block", "async", "units", "fragments", "launch"] {
         files.push(Unit {
             name: name.to_string(),
             text: fs::read_to_string(root.join(format!("cpu/{name}.cpp")))?,
