@@ -12,8 +12,6 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use faults::FAULTS;
-
 #[allow(
     dead_code,
     reason = "which cases notice a fault is not the build's concern"
@@ -59,7 +57,7 @@ fn main() -> Result<()> {
         text: files_source(units.iter().map(|unit| &unit.name)),
         is_cheap: false,
     }];
-    for name in ["stacks", "block", "async", "units", "launch"] {
+    for name in ["stacks", "block", "async", "units", "fragments", "launch"] {
         files.push(Unit {
             name: name.to_string(),
             text: fs::read_to_string(root.join(format!("cpu/{name}.cpp")))?,
@@ -112,17 +110,19 @@ fn units_of(path: &Path, shaders: &Path) -> Result<Vec<Unit>> {
     Ok(units)
 }
 
-/// A file for each fault of the list, at one width of waves.
+/// A file for each fault of the list and each width of waves that it is for.
 fn faulty_units(shaders: &Path) -> Result<Vec<Unit>> {
-    let faulty = FAULTS.iter().map(|fault| {
+    let mut units = Vec::new();
+    for fault in faults::all() {
         let text = expanded(&shaders.join(format!("{}.cu", fault.file)), shaders)?;
+        let text = fault.plant(&text)?;
         let file = format!("{}_planted_{}", fault.file, fault.name);
-        Ok(Unit {
+        units.extend(fault.waves().map(|wave| Unit {
             is_cheap: true,
-            ..unit(&file, 32, &fault.plant(&text)?)
-        })
-    });
-    faulty.collect()
+            ..unit(&file, wave, &text)
+        }));
+    }
+    Ok(units)
 }
 
 fn unit(file: &str, wave: u32, text: &str) -> Unit {

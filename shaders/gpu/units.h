@@ -1,44 +1,12 @@
 // Matrix units: a wave multiplies 16 rows by 16 columns, 16 deep, of bf16 with sums of f32.
-// Each unit says which lane holds what, as its maker documents it; on the CPU the lanes
-// exchange what they hold and multiply by these same rules, so that kernels for absent
-// hardware are tested too.
+// Each unit says which lane holds what, as its maker documents it. On the CPU the lanes bring
+// what they hold to units that go by tables of their own, written from the documentation, so
+// that kernels for absent hardware are tested too.
 //
 // A is stored by rows, B by columns (both `pitch` values from one to the next, along the
-// depth). `row` and `column` say what sum `i` of this lane is.
-
-// Where a value lies: in which lane, and as which of its values.
-struct Place {
-    u32 lane, value;
-};
-
-// A unit's registers are words of two values each.
-#if defined(HADAL_CPU)
-// Sums of this lane, from what all lanes hold: `UNIT::place(line, depth)` is the lane and the
-// number among its values that holds A's row (or B's column) `line` at `depth`.
-template <class UNIT>
-DEVICE void emulate(float (&c)[UNIT::SUMS], const u32 (&a)[UNIT::WORDS],
-                    const u32 (&b)[UNIT::WORDS]) {
-    u32 all[2][WAVE][UNIT::WORDS];
-    hadal_cpu::wave_share(a, sizeof(a), all[0]);
-    hadal_cpu::wave_share(b, sizeof(b), all[1]);
-    for (u32 i = 0; i < UNIT::SUMS; i++) {
-        for (u32 k = 0; k < 16; k++) {
-            float values[2];
-            for (u32 side = 0; side < 2; side++) {
-                const u32 line = side == 0 ? UNIT::row(i) : UNIT::column(i);
-                const Place at = side == 0 ? UNIT::place_a(line, k) : UNIT::place_b(line, k);
-                const u32 word = all[side][at.lane][at.value / 2];
-                values[side] = float_of(at.value % 2 ? word & 0xffff0000u : word << 16);
-            }
-            c[i] += values[0] * values[1];
-        }
-    }
-}
-#define EMULATED(UNIT)                                                                         \
-    DEVICE void multiply(float (&c)[SUMS], const u32 (&a)[WORDS], const u32 (&b)[WORDS]) {     \
-        emulate<UNIT>(c, a, b);                                                                \
-    }
-#endif
+// depth). `row` and `column` say what sum `i` of this lane is. A register has two values.
+// Which of them meet along the depth hangs on A and B alike: an order that both have in
+// common is as good as the documented one.
 
 // Two neighbours along the depth.
 DEVICE u32 word_at(const u16* tile, u32 pitch, u32 line, u32 depth) {
@@ -51,12 +19,6 @@ struct Mma {
     static const u32 WORDS = 4, SUMS = 8;
     DEVICE u32 row(u32 i) { return lane() / 4 + (i % 4) / 2 * 8; }
     DEVICE u32 column(u32 i) { return i / 4 * 8 + lane() % 4 * 2 + i % 2; }
-    DEVICE Place place_a(u32 row, u32 k) {
-        return {row % 8 * 4 + k % 8 / 2, k % 2 + row / 8 * 2 + k / 8 * 4};
-    }
-    DEVICE Place place_b(u32 column, u32 k) {
-        return {column % 8 * 4 + k % 8 / 2, k % 2 + k / 8 * 2 + column / 8 * 4};
-    }
     DEVICE void load_a(u32 (&a)[WORDS], const u16* tile, u32 pitch) {
         UNROLL
         for (u32 i = 0; i < WORDS; i++) {
@@ -69,10 +31,10 @@ struct Mma {
             b[i] = word_at(tile, pitch, lane() / 4 + i / 2 * 8, lane() % 4 * 2 + i % 2 * 8);
         }
     }
-#if defined(HADAL_CPU)
-    EMULATED(Mma)
-#else
     DEVICE void multiply(float (&c)[SUMS], const u32 (&a)[WORDS], const u32 (&b)[WORDS]) {
+#if defined(HADAL_CPU)
+        hadal_cpu::wave_multiply(hadal_cpu::MMA_BF16, c, a, b, 2);
+#else
         UNROLL
         for (u32 half = 0; half < 2; half++) {
             float* const d = c + 4 * half;
@@ -82,12 +44,12 @@ struct Mma {
                          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[2 * half]),
                            "r"(b[2 * half + 1]));
         }
-    }
 #endif
+    }
 };
 #endif
 
-#if defined(HADAL_HIP) || defined(HADAL_CPU)
+#if defined(HADAL_HIP)
 typedef short Shorts4 __attribute__((vector_size(8)));
 typedef short Shorts8 __attribute__((vector_size(16)));
 typedef short Shorts16 __attribute__((vector_size(32)));
@@ -103,8 +65,6 @@ struct Mfma {
     static const u32 WORDS = 2, SUMS = 4;
     DEVICE u32 row(u32 i) { return lane() / 16 * 4 + i; }
     DEVICE u32 column(u32) { return lane() % 16; }
-    DEVICE Place place_a(u32 row, u32 k) { return {row + k / 4 * 16, k % 4}; }
-    DEVICE Place place_b(u32 column, u32 k) { return place_a(column, k); }
     DEVICE void load_a(u32 (&a)[WORDS], const u16* tile, u32 pitch) {
         UNROLL
         for (u32 i = 0; i < WORDS; i++) {
@@ -112,10 +72,10 @@ struct Mfma {
         }
     }
     DEVICE void load_b(u32 (&b)[WORDS], const u16* tile, u32 pitch) { load_a(b, tile, pitch); }
-#if defined(HADAL_CPU)
-    EMULATED(Mfma)
-#else
     DEVICE void multiply(float (&c)[SUMS], const u32 (&a)[WORDS], const u32 (&b)[WORDS]) {
+#if defined(HADAL_CPU)
+        hadal_cpu::wave_multiply(hadal_cpu::MFMA_BF16, c, a, b, 1);
+#else
         Floats4 d = {c[0], c[1], c[2], c[3]};
         d = __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(
             __builtin_bit_cast(Shorts4, a), __builtin_bit_cast(Shorts4, b), d, 0, 0, 0);
@@ -123,8 +83,8 @@ struct Mfma {
         for (u32 i = 0; i < SUMS; i++) {
             c[i] = d[i];
         }
-    }
 #endif
+    }
 };
 #endif
 
@@ -136,8 +96,6 @@ struct Wmma {
     static const u32 WORDS = 8, SUMS = 8;
     DEVICE u32 row(u32 i) { return 2 * i + lane() / 16; }
     DEVICE u32 column(u32) { return lane() % 16; }
-    DEVICE Place place_a(u32 row, u32 k) { return {row + lane() / 16 * 16, k}; }
-    DEVICE Place place_b(u32 column, u32 k) { return place_a(column, k); }
     DEVICE void load_a(u32 (&a)[WORDS], const u16* tile, u32 pitch) {
         UNROLL
         for (u32 i = 0; i < WORDS; i++) {
@@ -145,10 +103,10 @@ struct Wmma {
         }
     }
     DEVICE void load_b(u32 (&b)[WORDS], const u16* tile, u32 pitch) { load_a(b, tile, pitch); }
-#if defined(HADAL_CPU)
-    EMULATED(Wmma)
-#else
     DEVICE void multiply(float (&c)[SUMS], const u32 (&a)[WORDS], const u32 (&b)[WORDS]) {
+#if defined(HADAL_CPU)
+        hadal_cpu::wave_multiply(hadal_cpu::WMMA_BF16, c, a, b, 1);
+#else
         Floats8 d = __builtin_bit_cast(Floats8, c);
         d = __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32(__builtin_bit_cast(Shorts16, a),
                                                         __builtin_bit_cast(Shorts16, b), d);
@@ -156,20 +114,19 @@ struct Wmma {
         for (u32 i = 0; i < SUMS; i++) {
             c[i] = d[i];
         }
-    }
 #endif
+    }
 };
 #endif
 
 #if defined(__GFX12__) || (defined(HADAL_CPU) && HADAL_WAVE == 32)
-// V_WMMA_F32_16X16X16_BF16 of RDNA 4: the halves of the wave hold the two halves of the
-// depth, and the upper and lower eight rows of sums.
+// V_WMMA_F32_16X16X16_BF16 of RDNA 4: the halves of the wave hold eight values along the depth
+// each, and the upper and lower eight rows of sums. Documented is that each half has every
+// other four values; here it has its eight neighbours, of A and of B.
 struct Wmma12 {
     static const u32 WORDS = 4, SUMS = 8;
     DEVICE u32 row(u32 i) { return lane() / 16 * 8 + i; }
     DEVICE u32 column(u32) { return lane() % 16; }
-    DEVICE Place place_a(u32 row, u32 k) { return {row + k / 8 * 16, k % 8}; }
-    DEVICE Place place_b(u32 column, u32 k) { return place_a(column, k); }
     DEVICE void load_a(u32 (&a)[WORDS], const u16* tile, u32 pitch) {
         UNROLL
         for (u32 i = 0; i < WORDS; i++) {
@@ -177,10 +134,10 @@ struct Wmma12 {
         }
     }
     DEVICE void load_b(u32 (&b)[WORDS], const u16* tile, u32 pitch) { load_a(b, tile, pitch); }
-#if defined(HADAL_CPU)
-    EMULATED(Wmma12)
-#else
     DEVICE void multiply(float (&c)[SUMS], const u32 (&a)[WORDS], const u32 (&b)[WORDS]) {
+#if defined(HADAL_CPU)
+        hadal_cpu::wave_multiply(hadal_cpu::WMMA12_BF16, c, a, b, 1);
+#else
         Floats8 d = __builtin_bit_cast(Floats8, c);
         d = __builtin_amdgcn_wmma_f32_16x16x16_bf16_w32_gfx12(
             __builtin_bit_cast(Shorts8, a), __builtin_bit_cast(Shorts8, b), d);
@@ -188,7 +145,7 @@ struct Wmma12 {
         for (u32 i = 0; i < SUMS; i++) {
             c[i] = d[i];
         }
-    }
 #endif
+    }
 };
 #endif

@@ -347,3 +347,31 @@ pub fn launch_attend_units(problem: &Problem, _: &DeviceInfo) -> Launch {
 pub fn launch_attend_units_part(problem: &Problem, _: &DeviceInfo) -> Launch {
     launch_attend(problem, UNIT_QUERIES, problem.params.row_count)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::source;
+
+    /// The memory that a block of compute capability 9.0 can have.
+    const MOST: u32 = 227 << 10;
+
+    /// A number of kernel file `file`.
+    fn number(file: &str, name: &str) -> u32 {
+        let text = source(file).expect("a file");
+        let (_, rest) = text
+            .split_once(&format!("{name} = "))
+            .unwrap_or_else(|| panic!("{file} has no {name}"));
+        let end = rest.find([',', ';']).expect("an end");
+        rest[..end].parse().expect("a number")
+    }
+
+    #[test]
+    fn rings_are_those_of_their_kernels_and_fit_into_a_block() {
+        for (file, ring) in [("hopper8", CODES_RING), ("hopper", SPLIT_RING)] {
+            let tiles = number(file, "ROW_TILES") + 1;
+            assert_eq!(ring, ring_bytes(number(file, "STAGES"), tiles), "{file}");
+            assert!(ring <= MOST, "{file}: {ring} bytes of {MOST}");
+        }
+    }
+}

@@ -1,11 +1,12 @@
 //! The devices that every test of numbers runs on.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hadal_conformance::Lacking;
 use hadal_cuda::{CudaBackend, CudaOptions};
 use hadal_device::{Backend, Device, Features};
 use hadal_engine::EngineOptions;
+use hadal_gpumock::Steer;
 use hadal_host::{HostBackend, Isa};
 use hadal_rocm::{RocmBackend, RocmOptions};
 use hadal_vulkan::{VulkanBackend, VulkanOptions};
@@ -21,6 +22,41 @@ pub struct Named {
     pub name: String,
     /// The device.
     pub device: Arc<dyn Device>,
+    /// Of a mock driver; ends after the device.
+    on_mock: Option<OnMock>,
+}
+
+/// Devices of mock drivers that are open in this process.
+static ON_MOCKS: Mutex<usize> = Mutex::new(0);
+
+/// A device of a mock driver is open. When the last one was closed, nothing may be left and the
+/// drivers must have nothing to say.
+struct OnMock(());
+
+impl OnMock {
+    fn new() -> OnMock {
+        *ON_MOCKS.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        OnMock(())
+    }
+}
+
+impl Drop for OnMock {
+    fn drop(&mut self) {
+        let mut open = ON_MOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+        *open -= 1;
+        if *open == 0 && !std::thread::panicking() {
+            no_complaints();
+            let left = Steer::open().and_then(|mock| mock.live());
+            assert_eq!(left.expect("the mock drivers"), 0, "left in mock drivers");
+        }
+    }
+}
+
+/// Panics if the mock drivers complain of a call, or of bytes written beside a buffer.
+pub fn no_complaints() {
+    let said = Steer::open().and_then(|mock| mock.complaints());
+    let said = said.expect("the mock drivers");
+    assert!(said.is_empty(), "the mock drivers complain:\n{said}");
 }
 
 impl Named {
@@ -42,6 +78,7 @@ fn named(name: &str, backend: &dyn Backend) -> Option<Named> {
         Ok(device) => Some(Named {
             name: format!("{name} ({})", device.info().name),
             device,
+            on_mock: None,
         }),
         Err(error) => {
             println!("NOT RUN on {name}: {error}");
@@ -80,6 +117,7 @@ fn as_gpus(named: &Named) -> Vec<Named> {
     .map(|(without, lacking)| Named {
         name: format!("as a GPU{without}: {}", named.name),
         device: Arc::new(Lacking::new(named.device.clone(), lacking)),
+        on_mock: None,
     })
     .into()
 }
@@ -139,6 +177,8 @@ pub fn of_golden_cases() -> Vec<Named> {
 /// CUDA and ROCm on drivers that run the kernels on the processor: a hundred times slower than
 /// the host, so for the golden cases alone.
 fn mocks() -> Vec<Named> {
+    // Before the devices: while there are such, nobody looks at what is left.
+    let held = [OnMock::new(), OnMock::new()];
     let library = Some(hadal_gpumock::library());
     let cuda = CudaBackend::new(CudaOptions {
         library: library.clone(),
@@ -152,5 +192,12 @@ fn mocks() -> Vec<Named> {
         named("cuda under a mock driver", &cuda),
         named("rocm under a mock driver", &rocm),
     ];
-    devices.into_iter().flatten().collect()
+    let devices = devices.into_iter().zip(held);
+    let devices = devices.filter_map(|(named, held)| {
+        Some(Named {
+            on_mock: Some(held),
+            ..named?
+        })
+    });
+    devices.collect()
 }

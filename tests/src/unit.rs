@@ -97,6 +97,7 @@ impl Unit {
                 judge(&place, difference(&place, &done), limit);
             }
         }
+        devices::no_complaints();
     }
 }
 

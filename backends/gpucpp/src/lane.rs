@@ -27,6 +27,8 @@ pub struct Lane {
 impl Lane {
     /// A new stream of the device; its events tell times if they are `timed`.
     pub fn new(gpu: &Arc<Gpu>, timed: bool) -> Result<Lane> {
+        // Once for all of them.
+        let _entered = gpu.enter()?;
         let events = (0..EVENTS).map(|_| Object::event(gpu, timed));
         Ok(Lane {
             stream: Object::stream(gpu)?,

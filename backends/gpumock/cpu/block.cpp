@@ -12,7 +12,9 @@ static const u8 GUARD_BYTE = 0xa5, POISON = 0xff;
 
 void barrier() { worker->barrier(); }
 u32 wave_exchange(u32 value, u32 lane) { return worker->exchange(value, lane); }
-void wave_share(const void* mine, size_t bytes, void* all) { worker->share(mine, bytes, all); }
+void wave_multiply(WaveUnit unit, float* sums, const u32* a, const u32* b, u32 times) {
+    worker->multiply({unit, sums, a, b, times});
+}
 void* shared(int id, size_t bytes) { return worker->shared(id, bytes); }
 u32 dynamic_address() { return worker->async.address(); }
 void phase_init(u32 at, u32 count) { worker->async.init(at, count); }
@@ -186,21 +188,12 @@ u32 Worker::exchange(u32 given, u32 wanted) {
     return result[thread];
 }
 
-void Worker::share(const void* from, size_t count, void* to) {
-    const u32 thread = place.thread;
-    mine[thread] = from;
-    bytes[thread] = count;
-    all[thread] = to;
-    if (arrive(AT_SHARE)) {
+void Worker::multiply(const Fragments& mine) {
+    fragments[place.thread] = mine;
+    if (arrive(AT_MULTIPLY)) {
         const u32 first = wave_first(), size = wave_size(first);
-        for (u32 t = first; t < first + size; t++) {
-            if (bytes[t] != count) {
-                fail("threads of a wave shared different numbers of bytes");
-                break;
-            }
-            for (u32 other = 0; other < size; other++) {
-                std::memcpy((u8*)all[t] + other * count, mine[first + other], count);
-            }
+        if (const char* const wrong = hadal_cpu::multiply(fragments + first, size)) {
+            fail(wrong);
         }
         release_wave(first, size);
     }
@@ -251,7 +244,7 @@ void Worker::find_deadlock() {
     u32 barriers = 0, exchanges = 0, phases = 0;
     for (u32 t = 0; t < threads; t++) {
         barriers += state[t] == AT_BARRIER;
-        exchanges += state[t] == AT_EXCHANGE || state[t] == AT_SHARE || state[t] == AT_UNITS;
+        exchanges += state[t] == AT_EXCHANGE || state[t] == AT_MULTIPLY || state[t] == AT_UNITS;
         phases += state[t] == AT_PHASE;
     }
     fail("deadlock of " + std::to_string(threads) + " threads: " + std::to_string(barriers) +

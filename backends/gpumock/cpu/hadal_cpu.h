@@ -36,8 +36,20 @@ inline u32 groups(int axis) { return place.groups[axis]; }
 void barrier();
 // All threads of the wave; the value that thread `lane` of it brought.
 u32 wave_exchange(u32 value, u32 lane);
-// All threads of the wave, with as many bytes each; all of them, in the order of lanes.
-void wave_share(const void* mine, size_t bytes, void* all);
+// Matrix units that multiply what the registers of a wave hold: `fragments.cpp`.
+enum WaveUnit : u32 {
+    MMA_BF16,
+    MMA_E4M3,
+    MFMA_BF16,
+    MFMA_E4M3,
+    MFMA_E4M3_FNUZ,
+    WMMA_BF16,
+    WMMA12_BF16,
+    WMMA12_E4M3
+};
+// All threads of the wave: the instruction, `times` times with the same A and the next registers
+// of B and of the sums.
+void wave_multiply(WaveUnit unit, float* sums, const u32* a, const u32* b, u32 times);
 // Memory of the block: the same for the same id and size, poisoned when the block begins.
 void* shared(int id, size_t bytes);
 

@@ -43,6 +43,20 @@ struct Random {
     u32 below(u32 end) { return (u32)((next() >> 32) * end >> 32); }
 };
 
+// What a thread brings to a product of its wave, and how often.
+struct Fragments {
+    WaveUnit unit;
+    float* sums;
+    const u32 *a, *b;
+    u32 times;
+};
+
+// The product, in the registers of all lanes; what is wrong with them, or nothing.
+const char* multiply(const Fragments* lanes, u32 count);
+
+// The values of all codes of E4M3: as published, or those of AMD's gfx942.
+const float* values_of_e4m3(bool is_fnuz);
+
 // Saves the running stack in `*from` and goes on with `to`.
 extern "C" void hadal_switch(void** from, void* to) __asm__("hadal_switch");
 
@@ -70,7 +84,7 @@ class Worker {
     // For the running fiber.
     void barrier();
     u32 exchange(u32 value, u32 lane);
-    void share(const void* mine, size_t bytes, void* all);
+    void multiply(const Fragments& mine);
     void* shared(int id, size_t bytes);
 
     Async async{*this};
@@ -79,7 +93,7 @@ class Worker {
   private:
     friend class Async;
     friend class Units;
-    enum State : u8 { NEW, READY, AT_BARRIER, AT_EXCHANGE, AT_SHARE, AT_PHASE, AT_UNITS, DONE };
+    enum State : u8 { NEW, READY, AT_BARRIER, AT_EXCHANGE, AT_MULTIPLY, AT_PHASE, AT_UNITS, DONE };
     struct Region {
         int id;
         size_t bytes;
@@ -116,9 +130,7 @@ class Worker {
     State state[MAX_THREADS];
     void* sp[MAX_THREADS];
     u32 stack[MAX_THREADS], value[MAX_THREADS], lane[MAX_THREADS], result[MAX_THREADS];
-    const void* mine[MAX_THREADS];
-    void* all[MAX_THREADS];
-    size_t bytes[MAX_THREADS];
+    Fragments fragments[MAX_THREADS];
     u32 arrived[MAX_THREADS];  // by wave
     u32 ready[MAX_THREADS], free_stacks[MAX_THREADS];
 };

@@ -175,25 +175,9 @@ u32 Units::locate(u64 descriptor, u32 line, u32 byte) {
     return plain ^ (plain >> 7 & (width / 16 - 1)) << 4;
 }
 
-static float number_of(u8 code) {
-    const u32 exponent = code >> 3 & 15, fraction = code & 7;
-    if (exponent == 15 && fraction == 7) {
-        return NAN;
-    }
-    const float size = exponent == 0 ? std::ldexp((float)fraction, -9)
-                                     : std::ldexp((float)(8 + fraction), (int)exponent - 10);
-    return code & 0x80 ? -size : size;
-}
-
 // The values of a line's next 32 bytes.
 bool Units::load(u64 descriptor, UnitFormat format, u32 line, u32 fence, float* to) {
-    static const std::vector<float> codes = [] {
-        std::vector<float> all;
-        for (u32 code = 0; code < 256; code++) {
-            all.push_back(number_of((u8)code));
-        }
-        return all;
-    }();
+    const float* const codes = values_of_e4m3(false);
     u8 bytes[DEPTH_BYTES];
     bool is_seen = true;
     for (u32 i = 0; i < DEPTH_BYTES; i += QUAD) {

@@ -29,6 +29,11 @@ const HIP_MODELS: &[Model] = &[
     ("gfx1201", "Mock RX 9070 XT", 64, 32),
 ];
 
+/// The architectures of all devices that the drivers can have, as `arch` takes them.
+pub fn all_archs() -> impl Iterator<Item = &'static str> {
+    CUDA_MODELS.iter().chain(HIP_MODELS).map(|model| model.0)
+}
+
 /// One driver and its devices.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {

@@ -2,6 +2,11 @@
 //! that misses one is not worth its time. `build.rs` compiles a file for each; the option
 //! `planted=NAME` of the mock drivers takes it. Not part of a normal build.
 
+#[path = "faults/hopper.rs"]
+mod hopper;
+#[path = "faults/units.rs"]
+mod units;
+
 /// One mistake: a change of one kernel file.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Fault {
@@ -17,9 +22,32 @@ pub struct Fault {
     pub group: &'static str,
     /// What the failing case must say.
     pub says: &'static str,
+    /// The mock devices that have the mistake, one after another.
+    pub archs: &'static [&'static str],
+}
+
+/// A device of each width of waves, and of each vendor.
+const BOTH: &[&str] = &["sm_90a", "gfx942"];
+/// What no other device has.
+const HOPPER: &[&str] = &["sm_90a"];
+
+/// Threads of a wave of this architecture.
+pub fn wave(arch: &str) -> u32 {
+    if arch.starts_with("gfx9") { 64 } else { 32 }
 }
 
 impl Fault {
+    /// The same, for these devices alone.
+    const fn on(self, archs: &'static [&'static str]) -> Fault {
+        Fault { archs, ..self }
+    }
+
+    /// The widths of waves that it is compiled for.
+    pub fn waves(&self) -> impl Iterator<Item = u32> {
+        let wanted = |width: &u32| self.archs.iter().any(|arch| wave(arch) == *width);
+        [32, 64].into_iter().filter(wanted)
+    }
+
     /// The file's text, headers and all, with the fault in it.
     ///
     /// # Errors
@@ -51,11 +79,17 @@ const fn fault(
         replace,
         group,
         says,
+        archs: BOTH,
     }
 }
 
 /// All of them.
-pub const FAULTS: &[Fault] = &[
+pub fn all() -> impl Iterator<Item = &'static Fault> {
+    FAULTS.iter().chain(units::FAULTS).chain(hopper::FAULTS)
+}
+
+/// Those of kernels that every device runs.
+const FAULTS: &[Fault] = &[
     fault(
         "bias_left_out_of_the_choice",
         "route",
@@ -318,160 +352,6 @@ pub const FAULTS: &[Fault] = &[
         "op.attend_latent",
         "mixed latents",
     ),
-    fault(
-        "least_part_of_values_left_out",
-        "matrix",
-        "if (part + other < X_PARTS) {",
-        "if (part + other + 1 < X_PARTS) {",
-        "op.linear",
-        "rows",
-    ),
-    fault(
-        "first_scale_of_a_row_for_all",
-        "matrix",
-        "promote(sum, part, w.scale(depth));",
-        "promote(sum, part, w.scale(0));",
-        "op.linear",
-        "rows",
-    ),
-    fault(
-        "barrier_before_the_units_removed",
-        "matrix",
-        "        barrier();
-        multiply_tiles<U, PARTS>(rows, gate, part);",
-        "        multiply_tiles<U, PARTS>(rows, gate, part);",
-        "op.linear",
-        "rows",
-    ),
-    fault(
-        "scale_of_a_coded_row_forgotten",
-        "matrix8",
-        "row_scales[(line + m) * 16 + U::row(i)] * scale",
-        "U::FACTOR * scale",
-        "op.linear",
-        "rows",
-    ),
-    fault(
-        "wait_for_copies_removed",
-        "hopper8",
-        "            phase_wait(ring.full(), ring.parity);",
-        "",
-        "op.linear",
-        "wgmma8: waiting: the device cuda:0 was lost",
-    ),
-    fault(
-        "fence_of_barriers_removed",
-        "hopper8",
-        "        fence_async();",
-        "",
-        "op.linear",
-        "wgmma8: waiting: the device cuda:0 was lost",
-    ),
-    fault(
-        "stage_taken_before_it_is_empty",
-        "hopper8",
-        "phase_wait(ring.empty(), ring.parity ^ 1);",
-        "",
-        "op.linear",
-        "wgmma8",
-    ),
-    fault(
-        "stage_given_back_before_it_is_read",
-        "hopper8",
-        "        units_wait(part);",
-        "        if (lane() == 0) { phase_arrive(ring.empty()); }
-        units_wait(part);",
-        "op.linear",
-        "wgmma8",
-    ),
-    fault(
-        "stage_never_given_back",
-        "hopper8",
-        "                phase_arrive(ring.empty());",
-        "",
-        "op.linear",
-        "wgmma8: waiting: the device cuda:0 was lost",
-    ),
-    fault(
-        "parity_of_the_ring_kept",
-        "hopper8",
-        "parity ^= 1;",
-        "",
-        "op.linear",
-        "wgmma8",
-    ),
-    fault(
-        "sums_taken_before_the_units_end",
-        "hopper8",
-        "        units_wait(part);",
-        "",
-        "op.linear",
-        "wgmma8",
-    ),
-    fault(
-        "swizzle_of_four_lines",
-        "hopper",
-        "quad ^ line % 8",
-        "quad ^ line % 4",
-        "op.linear",
-        "wgmma_bf16: rows",
-    ),
-    fault(
-        "atoms_of_half_a_line_described",
-        "hopper8",
-        "(u64)1 << 62",
-        "(u64)2 << 62",
-        "op.linear",
-        "wgmma8",
-    ),
-    fault(
-        "scale_of_another_row",
-        "hopper8",
-        "[i % 4 / 2], sum[i]",
-        "[0], sum[i]",
-        "op.linear",
-        "wgmma8: rows",
-    ),
-    fault(
-        "scale_of_the_gate_for_both",
-        "hopper8",
-        "factor[i / (UNIT_SUMS / 2)]",
-        "factor[0]",
-        "op.gate_up",
-        "wgmma8: rows",
-    ),
-    fault(
-        "first_scale_of_an_expert_for_all",
-        "hopper8",
-        "scale * job.gate.scales[depth / BLOCK]",
-        "scale * job.gate.scales[0]",
-        "op.grouped_linear",
-        "wgmma8: rows",
-    ),
-    fault(
-        "fence_of_stores_removed",
-        "hopper",
-        "fence_async();\n        units_fence(sum);",
-        "units_fence(sum);",
-        "op.linear",
-        "wgmma_bf16: waiting: the device cuda:0 was lost",
-    ),
-    fault(
-        "bytes_of_a_box_not_expected",
-        "hopper8",
-        "(both ? 4 : 3) * BOX",
-        "3 * BOX",
-        "op.linear",
-        "wgmma8",
-    ),
-    fault(
-        "first_map_of_an_expert_for_all",
-        "hopper8",
-        "{w + entry, ",
-        "{w, ",
-        "op.grouped_linear",
-        "wgmma8: rows",
-    ),
 ];
 
 #[cfg(test)]
@@ -492,9 +372,9 @@ mod tests {
 
     #[test]
     fn no_two_faults_share_a_name() {
-        let mut names: Vec<_> = FAULTS.iter().map(|fault| fault.name).collect();
+        let mut names: Vec<_> = all().map(|fault| fault.name).collect();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), FAULTS.len());
+        assert_eq!(names.len(), all().count());
     }
 }

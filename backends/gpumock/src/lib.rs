@@ -33,6 +33,7 @@ mod state;
 mod steer;
 mod tensor;
 
+pub use config::all_archs;
 pub use cpu::{Arg, Kernel, Parameter, find, kernels, launch, launch_with};
 pub use locate::{driver_folder, library};
 pub use steer::Steer;

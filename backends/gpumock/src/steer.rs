@@ -49,4 +49,17 @@ impl Steer {
         text.truncate(length.min(text.len() - 1));
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
+
+    /// What is alive in both drivers.
+    ///
+    /// # Errors
+    /// As of [`Steer::configure`].
+    pub fn live(&self) -> Result<u64, libloading::Error> {
+        // SAFETY: the function has this form, and the text ends with a zero.
+        unsafe {
+            let live: libloading::Symbol<unsafe extern "C" fn(*const c_char) -> u64> =
+                self.0.get("hadal_mock_live")?;
+            Ok(live(c"all".as_ptr()))
+        }
+    }
 }

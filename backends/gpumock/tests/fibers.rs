@@ -105,20 +105,41 @@ fn all_blocks_run_once() {
     assert_eq!(counter[0], 9 * 5 * 3 * 256);
 }
 
+/// Numbers of units in `cpu/hadal_cpu.h`.
+const MMA: u32 = 0;
+const MFMA: u32 = 2;
+const WMMA: u32 = 5;
+const NO_UNIT: u32 = 8;
+
+/// The first sums of 64 lanes, in which each `copies`-th holds a one.
+fn fragments(wave: u32, unit: u32, last: u32, copies: u32) -> Result<Vec<f32>, String> {
+    let mut sums = vec![0.0f32; 64];
+    let words = [unit, last, copies].map(Arg::word);
+    let mut args: Vec<Arg> = words.iter().map(|word| Arg::Value(word)).collect();
+    args.push(Arg::Write(bytes_mut(&mut sums)));
+    launch("test_fragments", wave, [1, 1, 1], &mut args, 5)?;
+    Ok(sums)
+}
+
 #[test]
-fn waves_share_larger_values() {
-    let values: Vec<u64> = (0..64).map(|i| i * i + (i << 40)).collect();
-    for wave in [32u64, 64] {
-        let mut out = vec![0u64; 64];
-        let mut args = [Arg::Read(bytes(&values)), Arg::Write(bytes_mut(&mut out))];
-        launch("test_share", wave as u32, [1, 1, 1], &mut args, 5).unwrap();
-        for (thread, got) in out.iter().enumerate() {
-            let first = thread as u64 / wave * wave;
-            let want: u64 = (0..wave)
-                .map(|l| values[(first + l) as usize] * (l + 1))
-                .sum();
-            assert_eq!(*got, want);
+fn matrix_units_refuse_what_their_documentation_does_not_allow() {
+    // One product, of the first lane's values: in the first lane's sums.
+    for (wave, unit, copies) in [(32, MMA, 32), (64, MFMA, 64), (32, WMMA, 16)] {
+        let sums = fragments(wave, unit, unit, copies).unwrap();
+        for (thread, sum) in sums.iter().enumerate() {
+            let is_first = thread as u32 % wave == 0;
+            assert_eq!(*sum, f32::from(u8::from(is_first)), "{unit}: {thread}");
         }
+    }
+    for (wave, unit, last, copies, says) in [
+        (64, MMA, MMA, 64, "another number of lanes"),
+        (32, MFMA, MFMA, 32, "another number of lanes"),
+        (32, MMA, WMMA, 32, "different work"),
+        (32, WMMA, WMMA, 32, "the halves of the wave"),
+        (32, NO_UNIT, NO_UNIT, 32, "unknown"),
+    ] {
+        let why = fragments(wave, unit, last, copies).unwrap_err();
+        assert!(why.contains(says), "{why}");
     }
 }
 

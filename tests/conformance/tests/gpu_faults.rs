@@ -2,21 +2,25 @@
 //! mistake each, and run by a mock driver. Needs no GPU.
 #![cfg(unix)]
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use hadal_conformance::Profile;
 use hadal_conformance::execute::{Status, execute};
-use hadal_conformance::plan::{self, Case};
+use hadal_conformance::plan::{self, Case, Work};
 use hadal_cuda::{CudaBackend, CudaOptions};
-use hadal_device::{Backend, Device};
+use hadal_device::{Backend, Body, Device};
 use hadal_gpumock::Steer;
-use hadal_gpumock::faults::{FAULTS, Fault};
+use hadal_gpumock::faults::{self, Fault};
+use hadal_rocm::{RocmBackend, RocmOptions};
 
 /// The mock drivers, and a folder of names for them: a driver is started once for each.
 struct Mock {
     steer: Steer,
     names: tempfile::TempDir,
+    used: Cell<u32>,
 }
 
 impl Mock {
@@ -24,22 +28,34 @@ impl Mock {
         Mock {
             steer: Steer::open().expect("the mock drivers"),
             names: tempfile::tempdir().expect("a folder"),
+            used: Cell::new(0),
         }
     }
 
     /// A device with this fault in its kernels, or `0`. The one before must be closed.
-    fn device(&self, fault: &str) -> Arc<dyn Device> {
-        let text = format!("arch=sm_90a,planted={fault}");
+    fn device(&self, arch: &str, fault: &str) -> Arc<dyn Device> {
+        let text = format!("arch={arch},planted={fault}");
         self.steer.configure(&text).expect("the mock drivers");
-        let name = self.names.path().join(format!("{fault}.so"));
+        let name = format!("{}.so", self.used.replace(self.used.get() + 1));
+        let name = self.names.path().join(name);
         link(&name);
-        let backend = CudaBackend::new(CudaOptions {
-            library: Some(name),
-            ..CudaOptions::default()
-        });
-        let device = backend.open(0).expect("the mock's device");
+        let library = Some(name);
+        let device = if arch.starts_with("gfx") {
+            let options = RocmOptions {
+                library,
+                ..RocmOptions::default()
+            };
+            RocmBackend::new(options).open(0)
+        } else {
+            let options = CudaOptions {
+                library,
+                ..CudaOptions::default()
+            };
+            CudaBackend::new(options).open(0)
+        };
+        let device = device.expect("the mock's device");
         let said = self.complaints();
-        assert!(said.is_empty(), "{fault}: {said}");
+        assert!(said.is_empty(), "{arch}: {fault}: {said}");
         device
     }
 
@@ -53,56 +69,83 @@ fn link(name: &Path) {
     std::os::unix::fs::symlink(hadal_gpumock::library(), name).expect("a link");
 }
 
-/// The cases of a group that fail, one after another, as case and reason.
-fn failures(cases: &[Case], device: &Arc<dyn Device>, group: &str) -> impl Iterator<Item = String> {
-    let cases = cases.iter().filter(move |case| case.group == group);
-    cases.filter_map(|case| {
-        let result = execute(case, device, &[], 1);
-        match result.status {
-            Status::Failed { why } => Some(format!("{}: {why}", result.case)),
-            _ => None,
-        }
-    })
+/// Why a case fails, as case and reason.
+fn failure(case: &Case, device: &Arc<dyn Device>) -> Option<String> {
+    let result = execute(case, device, &[], 1);
+    match result.status {
+        Status::Failed { why } => Some(format!("{}: {why}", result.case)),
+        _ => None,
+    }
 }
 
-/// The first failure that says what is wrong, or what was said instead.
-fn caught(cases: &[Case], device: &Arc<dyn Device>, fault: &Fault) -> Result<String, Vec<String>> {
+/// The kernel file that a case runs.
+fn file(case: &Case) -> Option<&'static str> {
+    match case.work {
+        Work::Row(_, row) => match row.body {
+            Body::Gpu { file, .. } => Some(file),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The first case that says what is wrong, and how; or what was said instead.
+fn caught<'a>(
+    cases: &'a [Case],
+    device: &Arc<dyn Device>,
+    fault: &Fault,
+) -> Result<(&'a Case, String), Vec<String>> {
     let mut others = Vec::new();
-    for text in failures(cases, device, fault.group) {
-        if text.contains(fault.says) {
-            return Ok(text);
+    let may_notice = |case: &&Case| case.group == fault.group && file(case) == Some(fault.file);
+    for case in cases.iter().filter(may_notice) {
+        match failure(case, device) {
+            Some(text) if text.contains(fault.says) => return Ok((case, text)),
+            other => others.extend(other),
         }
-        others.push(text);
     }
     Err(others)
+}
+
+/// What a device of this architecture does not notice, of the faults it has.
+fn missed(mock: &Mock, arch: &str) -> Vec<String> {
+    let sound = mock.device(arch, "0");
+    let table = hadal_shaders::table();
+    let of_faults = |id: &str| faults::all().any(|fault| id.starts_with(fault.group));
+    let cases = plan::cases_of(table, sound.info(), Profile::Core, &of_faults);
+    drop(sound);
+    let mut missed = Vec::new();
+    let mut noticing = BTreeMap::new();
+    for fault in faults::all().filter(|fault| fault.archs.contains(&arch)) {
+        let device = mock.device(arch, fault.name);
+        match caught(&cases, &device, fault) {
+            Ok((case, text)) => {
+                println!("{arch}: {}: {text}", fault.name);
+                noticing.insert(&case.id, case);
+            }
+            Err(others) => missed.push(format!(
+                "{arch}: {}: nothing in {} says {:?}: {others:#?}",
+                fault.name, fault.group, fault.says
+            )),
+        }
+    }
+    // What they noticed is the fault.
+    let sound = mock.device(arch, "0");
+    let without = noticing.values().filter_map(|case| failure(case, &sound));
+    missed.extend(without.map(|text| format!("{arch}: without a fault: {text}")));
+    let said = mock.complaints();
+    assert!(said.is_empty(), "{arch}: without a fault: {said}");
+    missed
 }
 
 #[test]
 fn every_fault_planted_in_cpp_is_caught_by_the_case_that_says_what_is_wrong() {
     let mock = Mock::new();
-    let sound = mock.device("0");
-    let mut cases = plan::cases(hadal_shaders::table(), sound.info(), Profile::Core);
-    cases.retain(|case| FAULTS.iter().any(|fault| fault.group == case.group));
-    let mut groups: Vec<_> = FAULTS.iter().map(|fault| fault.group).collect();
-    groups.sort_unstable();
-    groups.dedup();
-    for group in groups {
-        let failed: Vec<String> = failures(&cases, &sound, group).collect();
-        assert!(failed.is_empty(), "{group} without a fault: {failed:#?}");
-    }
-    let said = mock.complaints();
-    assert!(said.is_empty(), "without a fault: {said}");
-    drop(sound);
-    let mut missed = Vec::new();
-    for fault in FAULTS {
-        let device = mock.device(fault.name);
-        match caught(&cases, &device, fault) {
-            Ok(text) => println!("{}: {text}", fault.name),
-            Err(others) => missed.push(format!(
-                "{}: nothing in {} says {:?}: {others:#?}",
-                fault.name, fault.group, fault.says
-            )),
-        }
-    }
+    let mut archs: Vec<_> = faults::all().flat_map(|fault| fault.archs).collect();
+    archs.sort_unstable();
+    archs.dedup();
+    let missed: Vec<String> = archs
+        .into_iter()
+        .flat_map(|arch| missed(&mock, arch))
+        .collect();
     assert!(missed.is_empty(), "not caught: {missed:#?}");
 }

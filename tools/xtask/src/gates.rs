@@ -79,11 +79,10 @@ pub fn complaints(arch: &Arch, file: &str, module: &[u8]) -> io::Result<Vec<Stri
             Some(_) => String::from_utf8_lossy(module).into_owned(),
             None => tool("llvm-objdump-22", &["-d", "-"], module)?,
         };
-        let lacking = words.iter().filter(|word| !text.contains(**word));
-        found.extend(lacking.map(|word| format!("{file}: no {word}")));
+        found.extend(lacking(&text, words));
     }
     if HOPPER.contains(&file) {
-        found.extend(without_a_ring(&String::from_utf8_lossy(module)));
+        found.extend(lacking(&String::from_utf8_lossy(module), &RING));
     }
     Ok(found
         .into_iter()
@@ -91,7 +90,7 @@ pub fn complaints(arch: &Arch, file: &str, module: &[u8]) -> io::Result<Vec<Stri
         .collect())
 }
 
-/// What the matrix rows of a file and an architecture are made of.
+/// What every kernel of a file for matrix units and an architecture is made of.
 fn matrix_instructions(arch: &str, file: &str) -> &'static [&'static str] {
     let amd = arch.starts_with("gfx");
     match (file, arch) {
@@ -129,15 +128,29 @@ const RING: [&str; 10] = [
     "wgmma.wait_group.sync.aligned",
 ];
 
-/// Kernels of PTX that lack a part of the ring.
-fn without_a_ring(text: &str) -> Vec<String> {
+/// Kernels of PTX, or of a code object taken apart, that lack one of these instructions.
+pub fn lacking(text: &str, words: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
-    for part in text.split(".visible .entry ").skip(1) {
-        let name = part.split('(').next().unwrap_or_default();
-        let lacking = RING.iter().filter(|word| !part.contains(**word));
+    for (name, part) in kernels_of(text) {
+        let lacking = words.iter().filter(|word| !part.contains(**word));
         found.extend(lacking.map(|word| format!("{name}: no {word}")));
     }
+    if found.is_empty() && kernels_of(text).next().is_none() {
+        found.push(format!("no kernels of {}", words.join(", ")));
+    }
     found
+}
+
+/// Names and texts of kernels: from `.visible .entry NAME(` on in PTX, from `ADDRESS <NAME>:` on
+/// in code objects.
+fn kernels_of(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let ptx = text.split(".visible .entry ").skip(1);
+    let ptx = ptx.filter_map(|part| Some((part.split_once('(')?.0, part)));
+    let amd = text.split("\n\n").filter_map(|part| {
+        let (_, rest) = part.trim_start().lines().next()?.split_once(" <")?;
+        Some((rest.strip_suffix(">:")?, part))
+    });
+    ptx.chain(amd)
 }
 
 /// Files that have kernels for matrix units alone.

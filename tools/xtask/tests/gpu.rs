@@ -49,6 +49,21 @@ fn every_kernel_compiles_for_every_architecture_within_its_means() {
 }
 
 #[test]
+fn each_kernel_must_have_its_instructions() {
+    let ptx = ".version 8.0\n.visible .entry one(\n.param .u64 a\n)\n{ wgmma.x; ret; }\n\
+               .visible .entry two(\n)\n{ ret; }\n";
+    assert_eq!(gates::lacking(ptx, &["wgmma.x"]), ["two: no wgmma.x"]);
+    let disassembled = "\nx.co:\tfile format elf64-amdgpu\n\nDisassembly of section .text:\n\n\
+                        0000000000001700 <one>:\n\ts_load\n\n\
+                        0000000000001900 <two>:\n\tv_mfma_x v[0:3]\n";
+    assert_eq!(
+        gates::lacking(disassembled, &["v_mfma_x"]),
+        ["one: no v_mfma_x"]
+    );
+    assert_eq!(gates::lacking("", &["v_mfma_x"]).len(), 1);
+}
+
+#[test]
 fn notes_of_a_code_object_are_read() {
     let notes = "amdhsa.kernels:
   - .agpr_count:     0

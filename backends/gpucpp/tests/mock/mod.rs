@@ -2,7 +2,10 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod session;
+
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -132,7 +135,7 @@ impl Mock {
 
     /// The devices of `vendor` with these options.
     pub fn backend(&self, vendor: Vendor, options: GpuOptions) -> GpuBackend {
-        self.backend_of(vendor, &ShaderCode, options)
+        self.backend_of(vendor, &Unpacked, options)
     }
 
     /// The same with other kernels.
@@ -144,6 +147,32 @@ impl Mock {
     ) -> GpuBackend {
         let library = options.library.clone().or(Some(self.path()));
         GpuBackend::new(vendor, offer, code, GpuOptions { library, ..options })
+    }
+}
+
+/// The kernels, whose images are unpacked once: it takes longer than all else in a session.
+struct Unpacked;
+
+impl Code for Unpacked {
+    fn source(&self, file: &str) -> Option<String> {
+        ShaderCode.source(file)
+    }
+
+    fn image(&self, arch: &str, file: &str) -> Option<Vec<u8>> {
+        static IMAGES: Mutex<BTreeMap<String, Option<Vec<u8>>>> = Mutex::new(BTreeMap::new());
+        let mut images = IMAGES.lock().unwrap_or_else(PoisonError::into_inner);
+        let image = images.entry(format!("{arch} {file}"));
+        image
+            .or_insert_with(|| ShaderCode.image(arch, file))
+            .clone()
+    }
+
+    fn image_archs(&self) -> Vec<&'static str> {
+        ShaderCode.image_archs()
+    }
+
+    fn image_compiler(&self) -> &str {
+        ShaderCode.image_compiler()
     }
 }
 

@@ -98,18 +98,6 @@ KERNEL(32, test_out_of_range, u32* out, u32 n) {
     }
 }
 
-#if defined(HADAL_CPU)
-KERNEL(64, test_share, const u64* values, u64* sums) {
-    u64 all[WAVE], sum = 0;
-    const u64 mine = values[thread_x()];
-    hadal_cpu::wave_share(&mine, 8, all);
-    for (int l = 0; l < WAVE; l++) {
-        sum += all[l] * (l + 1);
-    }
-    sums[thread_x()] = sum;
-}
-#endif
-
 KERNEL(64, test_big_stack, u32* out) {
     volatile u8 bytes[70000];
     for (u32 i = 0; i < 70000; i += 64) {

@@ -1,0 +1,142 @@
+//! Mistakes in kernels for Hopper, which have waves of 32 alone.
+
+use super::{Fault, HOPPER, fault};
+
+pub(super) const FAULTS: &[Fault] = &[
+    fault(
+        "wait_for_copies_removed",
+        "hopper8",
+        "            phase_wait(ring.full(), ring.parity);",
+        "",
+        "op.linear",
+        "wgmma8: waiting: the device cuda:0 was lost",
+    )
+    .on(HOPPER),
+    fault(
+        "fence_of_barriers_removed",
+        "hopper8",
+        "        fence_async();",
+        "",
+        "op.linear",
+        "wgmma8: waiting: the device cuda:0 was lost",
+    )
+    .on(HOPPER),
+    fault(
+        "stage_taken_before_it_is_empty",
+        "hopper8",
+        "phase_wait(ring.empty(), ring.parity ^ 1);",
+        "",
+        "op.linear",
+        "wgmma8",
+    )
+    .on(HOPPER),
+    fault(
+        "stage_given_back_before_it_is_read",
+        "hopper8",
+        "        units_wait(part);",
+        "        if (lane() == 0) { phase_arrive(ring.empty()); }
+        units_wait(part);",
+        "op.linear",
+        "wgmma8",
+    )
+    .on(HOPPER),
+    fault(
+        "stage_never_given_back",
+        "hopper8",
+        "                phase_arrive(ring.empty());",
+        "",
+        "op.linear",
+        "wgmma8: waiting: the device cuda:0 was lost",
+    )
+    .on(HOPPER),
+    fault(
+        "parity_of_the_ring_kept",
+        "hopper8",
+        "parity ^= 1;",
+        "",
+        "op.linear",
+        "wgmma8",
+    )
+    .on(HOPPER),
+    fault(
+        "sums_taken_before_the_units_end",
+        "hopper8",
+        "        units_wait(part);",
+        "",
+        "op.linear",
+        "wgmma8",
+    )
+    .on(HOPPER),
+    fault(
+        "swizzle_of_four_lines",
+        "hopper",
+        "quad ^ line % 8",
+        "quad ^ line % 4",
+        "op.linear",
+        "wgmma_bf16: rows",
+    )
+    .on(HOPPER),
+    fault(
+        "atoms_of_half_a_line_described",
+        "hopper8",
+        "(u64)1 << 62",
+        "(u64)2 << 62",
+        "op.linear",
+        "wgmma8",
+    )
+    .on(HOPPER),
+    fault(
+        "scale_of_another_row",
+        "hopper8",
+        "[i % 4 / 2], sum[i]",
+        "[0], sum[i]",
+        "op.linear",
+        "wgmma8: rows",
+    )
+    .on(HOPPER),
+    fault(
+        "scale_of_the_gate_for_both",
+        "hopper8",
+        "factor[i / (UNIT_SUMS / 2)]",
+        "factor[0]",
+        "op.gate_up",
+        "wgmma8: rows",
+    )
+    .on(HOPPER),
+    fault(
+        "first_scale_of_an_expert_for_all",
+        "hopper8",
+        "scale * job.gate.scales[depth / BLOCK]",
+        "scale * job.gate.scales[0]",
+        "op.grouped_linear",
+        "wgmma8: rows",
+    )
+    .on(HOPPER),
+    fault(
+        "fence_of_stores_removed",
+        "hopper",
+        "fence_async();\n        units_fence(sum);",
+        "units_fence(sum);",
+        "op.linear",
+        "wgmma_bf16: waiting: the device cuda:0 was lost",
+    )
+    .on(HOPPER),
+    fault(
+        "bytes_of_a_box_not_expected",
+        "hopper8",
+        "(both ? 4 : 3) * BOX",
+        "3 * BOX",
+        "op.linear",
+        "wgmma8",
+    )
+    .on(HOPPER),
+    fault(
+        "first_map_of_an_expert_for_all",
+        "hopper8",
+        "{w + entry, ",
+        "{w, ",
+        "op.grouped_linear",
+        "wgmma8: rows",
+    )
+    .on(HOPPER),
+];

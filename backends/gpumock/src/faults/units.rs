@@ -1,0 +1,156 @@
+//! Mistakes in kernels on matrix units whose matrices lie in registers: what a lane of one maker's
+//! holds is not what a lane of another's does.
+
+use super::{Fault, fault};
+
+/// Devices whose units have a layout of their own, each at the one width of its waves.
+const MMA: &[&str] = &["sm_90a"];
+const MFMA: &[&str] = &["gfx942"];
+const RDNA3: &[&str] = &["gfx1100"];
+const RDNA4: &[&str] = &["gfx1201"];
+/// The one whose codes have another bias, no minus zero and one NaN.
+const FNUZ: &[&str] = &["gfx942"];
+
+pub(super) const FAULTS: &[Fault] = &[
+    fault(
+        "least_part_of_values_left_out",
+        "matrix",
+        "if (part + other < X_PARTS) {",
+        "if (part + other + 1 < X_PARTS) {",
+        "op.linear",
+        "rows",
+    ),
+    fault(
+        "first_scale_of_a_row_for_all",
+        "matrix",
+        "promote(sum, part, w.scale(depth));",
+        "promote(sum, part, w.scale(0));",
+        "op.linear",
+        "rows",
+    ),
+    fault(
+        "barrier_before_the_units_removed",
+        "matrix",
+        "        barrier();
+        multiply_tiles<U, PARTS>(rows, gate, part);",
+        "        multiply_tiles<U, PARTS>(rows, gate, part);",
+        "op.linear",
+        "rows",
+    ),
+    fault(
+        "scale_of_a_coded_row_forgotten",
+        "matrix8",
+        "row_scales[(line + m) * 16 + U::row(i)] * scale",
+        "U::FACTOR * scale",
+        "op.linear",
+        "rows",
+    ),
+    fault(
+        "sums_of_columns_apart",
+        "matrix",
+        "i / 4 * 8 + lane() % 4 * 2 + i % 2",
+        "i / 4 * 8 + lane() % 4 + i % 2 * 4",
+        "op.linear",
+        "rows",
+    )
+    .on(MMA),
+    fault(
+        "halves_of_the_depth_and_of_columns_swapped",
+        "matrix8",
+        "lane() / 4 + i / 2 * 8, lane() % 4 * 4 + i % 2 * 16",
+        "lane() / 4 + i % 2 * 8, lane() % 4 * 4 + i / 2 * 16",
+        "op.linear",
+        "rows",
+    )
+    .on(MMA),
+    fault(
+        "sums_of_rows_apart",
+        "matrix",
+        "lane() / 16 * 4 + i;",
+        "lane() / 16 + 4 * i;",
+        "op.linear",
+        "rows",
+    )
+    .on(MFMA),
+    fault(
+        "neighbours_along_the_depth_in_neighbouring_lanes",
+        "matrix",
+        "lane() % 16, lane() / 16 * 4 + 2 * i",
+        "lane() / 4, lane() % 4 * 4 + 2 * i",
+        "op.linear",
+        "rows",
+    )
+    .on(MFMA),
+    fault(
+        "sums_of_codes_of_rows_apart",
+        "matrix8",
+        "lane() / 16 * 4 + i;",
+        "lane() / 16 + 4 * i;",
+        "op.linear",
+        "rows",
+    )
+    .on(MFMA),
+    fault(
+        "minus_zero_kept",
+        "matrix8",
+        "(word & 0x80808080u & there)",
+        "(word & 0x80808080u)",
+        "op.linear",
+        "rows",
+    )
+    .on(FNUZ),
+    fault(
+        "nan_code_decoded_as_240",
+        "matrix8",
+        ") & ~whole) | nan;",
+        "));",
+        "op.linear",
+        "rows",
+    )
+    .on(FNUZ),
+    fault(
+        "doubled_scales_forgotten",
+        "matrix8",
+        "IS_FNUZ ? 4.0f : 1.0f",
+        "1.0f",
+        "op.linear",
+        "rows",
+    )
+    .on(FNUZ),
+    fault(
+        "sums_as_in_rdna4",
+        "matrix",
+        "2 * i + lane() / 16;",
+        "lane() / 16 * 8 + i;",
+        "op.linear",
+        "rows",
+    )
+    .on(RDNA3),
+    fault(
+        "halves_of_the_wave_with_halves_of_the_depth",
+        "matrix",
+        "lane() % 16, 2 * i)",
+        "lane() % 16, (2 * i + lane() / 16 * 8) % 16)",
+        "op.linear",
+        "gpu_linear_wmma_f32: waiting: the device rocm:0 was lost",
+    )
+    .on(RDNA3),
+    fault(
+        "sums_as_in_rdna3",
+        "matrix",
+        "lane() / 16 * 8 + i;",
+        "2 * i + lane() / 16;",
+        "op.linear",
+        "rows",
+    )
+    .on(RDNA4),
+    fault(
+        "sums_of_codes_as_in_rdna3",
+        "matrix8",
+        "return lane() / 16 * 8 + i;",
+        "return 2 * i + lane() / 16;",
+        "op.linear",
+        "rows",
+    )
+    .on(RDNA4),
+];
