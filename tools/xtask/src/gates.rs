@@ -21,6 +21,11 @@ const MOST_VECTOR_REGISTERS: u32 = 256;
 /// Registers with which a block of 384 threads still fits on NVIDIA's.
 const MOST_REGISTERS: u32 = 168;
 
+/// The same for attention on matrix units, whose 256 threads keep all means in registers: what
+/// they may have where a block is alone on a processor. NVIDIA's, and of both kinds on AMD's
+/// processors with waves of 64.
+const MOST_REGISTERS_OF_ATTENTION: [u32; 2] = [248, 512];
+
 /// What a code object says of a kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kernel {
@@ -149,7 +154,7 @@ fn kernels_of(text: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// Files that have kernels for matrix units alone.
-const UNITS: [&str; 3] = ["matrix", "matrix8", "attend_units"];
+const UNITS: [&str; 3] = ["attend_units", "matrix", "matrix8"];
 
 fn of_ptx(text: &str) -> Vec<String> {
     let mut found = Vec::new();
@@ -196,12 +201,16 @@ fn of_code_object(arch: &Arch, file: &str, module: &[u8]) -> io::Result<Vec<Stri
     }
     for kernel in kernels {
         let number = |name: &str| kernel.numbers.get(name).copied().unwrap_or(u32::MAX);
+        let most_registers = match kernel.name.as_str() {
+            "attend_latent_mfma" | "attend_part_mfma" => MOST_REGISTERS_OF_ATTENTION[1],
+            _ => MOST_VECTOR_REGISTERS,
+        };
         let limits = [
             ("vgpr_spill_count", 0),
             ("sgpr_spill_count", 0),
             ("private_segment_fixed_size", 0),
             ("group_segment_fixed_size", MOST_SHARED),
-            ("vgpr_count", MOST_VECTOR_REGISTERS),
+            ("vgpr_count", most_registers),
         ];
         for (name, most) in limits {
             if number(name) > most {
@@ -284,7 +293,11 @@ pub fn assembled(ptxas: &str, arch: &Arch, module: &[u8]) -> io::Result<Vec<Stri
             .split_once("Used ")
             .and_then(|(_, rest)| rest.split_once(" reg"));
         let registers = registers.and_then(|(count, _)| count.parse::<u32>().ok());
-        if uses_stack || registers.is_some_and(|count| count > MOST_REGISTERS) {
+        let most = match kernel {
+            "attend_latent_mma" | "attend_part_mma" => MOST_REGISTERS_OF_ATTENTION[0],
+            _ => MOST_REGISTERS,
+        };
+        if uses_stack || registers.is_some_and(|count| count > most) {
             found.push(format!("{}: {kernel}: {}", arch.name, line.trim()));
         }
     }

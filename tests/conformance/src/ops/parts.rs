@@ -7,6 +7,7 @@ use hadal_graph::reference::dot;
 use super::attention::{Cache, SCALE, attention_error, paged};
 use super::dense::near;
 use super::layout::{Activations, Context, GARBAGE, Rows, magnitude};
+use super::shapes::NONE;
 use super::{OpCase, Operand};
 use crate::random::Random;
 use crate::shape::Shape;
@@ -25,6 +26,44 @@ fn part(shape: &Shape, positions: u32, part: u32) -> Option<(u32, u32)> {
     let length = shape.k * positions.div_ceil(parts(shape) * shape.k);
     let first = part * length;
     (first < positions).then(|| (first, positions.min(first + length)))
+}
+
+/// Positions in `n` parts whose lengths are multiples of `k`; `first` parts lie before those
+/// of the dispatch, `after` behind.
+pub(super) fn shapes() -> Vec<Shape> {
+    let shape = |real, context, heads, latent, rope, n, k| Shape {
+        real,
+        context,
+        heads,
+        latent,
+        rope,
+        n,
+        k,
+        ..NONE
+    };
+    vec![
+        shape(1, 1, 1, 4, 4, 2, 8),
+        Shape {
+            gap: 4,
+            spare: 1,
+            ..shape(1, 200, 8, 64, 16, 4, 16)
+        },
+        Shape {
+            first: 1,
+            after: 2,
+            ..shape(2, 130, 5, 48, 8, 6, 8)
+        },
+        shape(2, 700, 4, 16, 4, 8, 64),
+        shape(1, 100, 3, 512, 64, 3, 64),
+        // Sixty-four queries and more.
+        shape(1, 200, 64, 64, 16, 4, 16),
+        Shape {
+            first: 1,
+            after: 2,
+            gap: 4,
+            ..shape(18, 130, 4, 32, 8, 6, 8)
+        },
+    ]
 }
 
 pub fn attend_part(case: &OpCase, random: &mut Random) -> Made {

@@ -3,7 +3,7 @@
 
 use hadal_device::{DType, OpKind, flags};
 
-use super::{Twist, deep, v3};
+use super::{Twist, deep, parts, v3};
 use crate::Profile;
 use crate::shape::Shape;
 
@@ -109,7 +109,7 @@ fn core(op: OpKind) -> Listed {
             plain(&positions(op))
         }
         OpKind::AttendLatent => attend_latent(),
-        OpKind::AttendPart | OpKind::AttendMerge => plain(&parts()),
+        OpKind::AttendPart | OpKind::AttendMerge => plain(&parts::shapes()),
         OpKind::Route => route(),
         OpKind::ExpertOffsets | OpKind::Permute | OpKind::Combine => sorting(op),
         OpKind::GroupedLinear | OpKind::GroupedGateUp => experts(0),
@@ -223,44 +223,6 @@ fn norm_linear() -> Listed {
     );
     list.push((dense(2, 0, 9, 160, 0), Twist::Codes));
     list
-}
-
-/// Positions in `n` parts whose lengths are multiples of `k`; `first` parts lie before those
-/// of the dispatch, `after` behind.
-fn parts() -> Vec<Shape> {
-    let shape = |real, context, heads, latent, rope, n, k| Shape {
-        real,
-        context,
-        heads,
-        latent,
-        rope,
-        n,
-        k,
-        ..NONE
-    };
-    vec![
-        shape(1, 1, 1, 4, 4, 2, 8),
-        Shape {
-            gap: 4,
-            spare: 1,
-            ..shape(1, 200, 8, 64, 16, 4, 16)
-        },
-        Shape {
-            first: 1,
-            after: 2,
-            ..shape(2, 130, 5, 48, 8, 6, 8)
-        },
-        shape(2, 700, 4, 16, 4, 8, 64),
-        shape(1, 100, 3, 512, 64, 3, 64),
-        // Sixty-four queries and more.
-        shape(1, 200, 64, 64, 16, 4, 16),
-        Shape {
-            first: 1,
-            after: 2,
-            gap: 4,
-            ..shape(18, 130, 4, 32, 8, 6, 8)
-        },
-    ]
 }
 
 fn heads() -> Listed {
