@@ -112,7 +112,8 @@ golden() {
 }
 
 # mocks: the suite on CUDA and ROCm under mock drivers that run the kernels on the processor; then
-# the rows for matrix units of other architectures, and products by a mock of cuBLASLt. What the
+# all operations on ROCm at waves of 32, the rows for matrix units of other architectures, and
+# products by a mock of cuBLASLt. What the
 # drivers complain of (leaks, bytes written beside a buffer) is a failure, too.
 mocks() {
     local first mock=$target/mock
@@ -134,7 +135,7 @@ mocks() {
     both gfx950 rocm $!
     conformance gfx1100 rocm --case wmma -- on_mock gfx1100 &
     both gfx1100 rocm $!
-    conformance gfx1201 rocm --case wmma -- on_mock gfx1201 &
+    conformance gfx1201 rocm --case op. -- on_mock gfx1201 &
     both gfx1201 rocm $!
     conformance cublaslt cuda --case native8 -- on_mock gfx942,products=fast &
     both cublaslt cuda $!

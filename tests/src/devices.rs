@@ -23,7 +23,7 @@ pub struct Named {
     /// The device.
     pub device: Arc<dyn Device>,
     /// Of a mock driver; ends after the device.
-    on_mock: Option<OnMock>,
+    _on_mock: Option<OnMock>,
 }
 
 /// Devices of mock drivers that are open in this process.
@@ -78,7 +78,7 @@ fn named(name: &str, backend: &dyn Backend) -> Option<Named> {
         Ok(device) => Some(Named {
             name: format!("{name} ({})", device.info().name),
             device,
-            on_mock: None,
+            _on_mock: None,
         }),
         Err(error) => {
             println!("NOT RUN on {name}: {error}");
@@ -117,7 +117,7 @@ fn as_gpus(named: &Named) -> Vec<Named> {
     .map(|(without, lacking)| Named {
         name: format!("as a GPU{without}: {}", named.name),
         device: Arc::new(Lacking::new(named.device.clone(), lacking)),
-        on_mock: None,
+        _on_mock: None,
     })
     .into()
 }
@@ -195,7 +195,7 @@ fn mocks() -> Vec<Named> {
     let devices = devices.into_iter().zip(held);
     let devices = devices.filter_map(|(named, held)| {
         Some(Named {
-            on_mock: Some(held),
+            _on_mock: Some(held),
             ..named?
         })
     });
