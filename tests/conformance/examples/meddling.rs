@@ -131,7 +131,7 @@ impl Executable for MeddlingExecutable {
             "another_time_different" if self.submits > 1 => {
                 self.change(table, Access::Write, |b| b.offset + b.bytes - 4, flip)?;
             }
-            "slow" => std::thread::sleep(Duration::from_millis(500)),
+            "slow" => std::thread::sleep(Duration::from_millis(900)),
             "dies" => std::process::abort(),
             "hangs" => std::thread::sleep(Duration::from_secs(3600)),
             _ => {}
