@@ -127,7 +127,7 @@ fn matrix_units_refuse_what_their_documentation_does_not_allow() {
     for (wave, unit, copies) in [(32, MMA, 32), (64, MFMA, 64), (32, WMMA, 16)] {
         let sums = fragments(wave, unit, unit, copies).unwrap();
         for (thread, sum) in sums.iter().enumerate() {
-            let is_first = thread as u32 % wave == 0;
+            let is_first = (thread as u32).is_multiple_of(wave);
             assert_eq!(*sum, f32::from(u8::from(is_first)), "{unit}: {thread}");
         }
     }
