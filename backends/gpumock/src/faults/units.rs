@@ -46,6 +46,40 @@ pub(super) const FAULTS: &[Fault] = &[
         "rows",
     ),
     fault(
+        "earlier_maximum_forgotten_on_units",
+        "attend_units",
+        "mean[chunk][n][i] *= keep;",
+        "mean[chunk][n][i] *= 1.0f;",
+        "op.attend_latent",
+        "mixed latents",
+    ),
+    fault(
+        "no_number_reaches_who_does_not_see_it",
+        "attend_units",
+        "!= 0x7f800000u ? value : 0.0f",
+        "!= 0x7f800000u ? value : value",
+        "op.attend_latent",
+        "mixed latents",
+    ),
+    fault(
+        "barrier_before_values_take_the_place_of_scores_removed",
+        "attend_units",
+        "            barrier();
+            const u32 latent",
+        "            const u32 latent",
+        "op.attend_latent",
+        // At once, or the second time: that is the schedule's.
+        "attend_latent",
+    ),
+    fault(
+        "part_of_others_weighed",
+        "attend_units",
+        "score[i] = is_in ? exp_(score[i] - largest) : 0.0f;",
+        "score[i] = exp_(score[i] - largest);",
+        "op.attend_part",
+        "parts",
+    ),
+    fault(
         "sums_of_columns_apart",
         "matrix",
         "i / 4 * 8 + lane() % 4 * 2 + i % 2",
