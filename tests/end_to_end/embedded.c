@@ -309,6 +309,32 @@ static void no_handles(void) {
     CHECK(strcmp(hadal_status_name(-1), "unknown") == 0);
 }
 
+/* Requests without a text where one is needed, or with one that is no UTF-8. */
+static void wrong_texts(const HadalSession *session) {
+    const char *stops[] = {".", NULL}, *garbled_stops[] = {"\xff"};
+    const HadalMessage messages[] = {
+        {NULL, "Hello"}, {"user", NULL}, {"\xff", "Hello"}, {"user", "\xff"}};
+    HadalRequest requests[9];
+    for (int i = 0; i < 4; i++)
+        requests[i] = (HadalRequest){
+            .size = sizeof *requests, .messages = &messages[i], .messages_len = 1};
+    for (int i = 4; i < 9; i++) requests[i] = story(4);
+    requests[4].text = "\xff";
+    requests[5].text = NULL;
+    requests[5].messages_json = "\xff";
+    requests[6].stop = stops;
+    requests[6].stop_len = 2;
+    requests[7].stop_len = 1;
+    requests[8].stop = garbled_stops;
+    requests[8].stop_len = 1;
+    HadalError *error = NULL;
+    fails(hadal_generate(session, NULL, NULL, NULL, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT,
+          &error);
+    for (int i = 0; i < 9; i++)
+        fails(hadal_generate(session, &requests[i], NULL, NULL, NULL, &error),
+              HADAL_STATUS_INVALID_ARGUMENT, &error);
+}
+
 /* Every failure that can be had without another device; `folder` has a damaged model. */
 static void part_errors(const char *folder) {
     no_handles();
@@ -327,6 +353,8 @@ static void part_errors(const char *folder) {
     fails(hadal_model_from_bytes(&other, &model, &error), HADAL_STATUS_UNSUPPORTED_MODEL, &error);
     HadalModelBytes nothing = {.size = sizeof nothing};
     fails(hadal_model_from_bytes(&nothing, &model, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    HadalModelBytes garbled = {.size = sizeof garbled, .config_json = "\xff"};
+    fails(hadal_model_from_bytes(&garbled, &model, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
 
     /* Loads. */
     model = shipped();
@@ -336,6 +364,12 @@ static void part_errors(const char *folder) {
     options = on_host();
     options.device = "abacus";
     fails(hadal_load(model, &options, &engine, &error), HADAL_STATUS_NO_DEVICE, &error);
+    HadalPlan planned = {.size = sizeof planned};
+    fails(hadal_plan(model, &options, &planned, NULL, &error), HADAL_STATUS_NO_DEVICE, &error);
+    options.device = "\xff";
+    fails(hadal_load(model, &options, &engine, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    fails(hadal_plan(model, &options, &planned, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT,
+          &error);
     options = on_host();
     options.threads = 1000000;
     fails(hadal_load(model, &options, &engine, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
@@ -359,6 +393,9 @@ static void part_errors(const char *folder) {
 
     fails(hadal_model_tokenize(model, NULL, NULL, 0, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT,
           &error);
+    size_t len = 0;
+    fails(hadal_model_tokenize(model, "\xff", NULL, 0, &len, &error),
+          HADAL_STATUS_INVALID_ARGUMENT, &error);
 
     /* Sessions and requests. */
     engine = load(model);
@@ -404,6 +441,8 @@ static void part_errors(const char *folder) {
           HADAL_STATUS_INVALID_ARGUMENT, &error);
     fails(hadal_session_tokens(session, NULL, 5, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT,
           &error);
+    fails(hadal_session_fork(session, NULL, &error), HADAL_STATUS_INVALID_ARGUMENT, &error);
+    wrong_texts(session);
     if (!hadal_model_can_chat(model)) {
         HadalMessage hello = {"user", "Hello"};
         HadalRequest chat = {.size = sizeof chat, .messages = &hello, .messages_len = 1};

@@ -15,22 +15,25 @@ pub(crate) unsafe fn call(
     error: *mut *mut HadalError,
     body: impl FnOnce() -> Result<()>,
 ) -> HadalStatus {
-    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
-        let text = payload.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        let text = format!("a panic: {}", text.unwrap_or("without a message"));
-        Err(Error::new(ErrorCode::Internal, text))
-    });
-    let made = match result {
-        Ok(()) => return HadalStatus::Ok,
-        Err(failed) => HadalError::of(&failed),
-    };
-    let status = made.status();
-    if !error.is_null() {
-        // SAFETY: the caller's promise.
-        unsafe { error.write(Box::into_raw(Box::new(made))) };
-    }
-    status
+    // Telling of a failure may fail too; then the status is all there is.
+    quietly(HadalStatus::Internal, || {
+        let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
+            let text = payload.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            let text = format!("a panic: {}", text.unwrap_or("without a message"));
+            Err(Error::new(ErrorCode::Internal, text))
+        });
+        let made = match result {
+            Ok(()) => return HadalStatus::Ok,
+            Err(failed) => HadalError::of(&failed),
+        };
+        let status = made.status();
+        if !error.is_null() {
+            // SAFETY: the caller's promise.
+            unsafe { error.write(handle(made)) };
+        }
+        status
+    })
 }
 
 /// Does what cannot fail but for a mistake of this library.
@@ -176,6 +179,19 @@ pub(crate) fn handle<T>(value: T) -> *mut T {
     Box::into_raw(Box::new(value))
 }
 
+/// What a handle answers that cannot fail but for a mistake of this library; `otherwise` for
+/// NULL.
+///
+/// # Safety
+/// `pointer` is NULL or points to a `T` that nobody changes meanwhile.
+pub(crate) unsafe fn ask<T, A>(pointer: *const T, otherwise: A, body: impl FnOnce(&T) -> A) -> A {
+    // SAFETY: the caller's promise.
+    match unsafe { pointer.as_ref() } {
+        None => otherwise,
+        Some(handle) => quietly(otherwise, || body(handle)),
+    }
+}
+
 /// Takes a handle back; NULL does nothing.
 ///
 /// # Safety
@@ -203,6 +219,13 @@ mod tests {
         assert_eq!(message, c"a panic: on purpose");
         // SAFETY: it is not used again.
         unsafe { crate::hadal_error_free(error) };
+    }
+
+    #[test]
+    fn a_panic_leaves_no_question_either() {
+        // SAFETY: NULL, and a number that lives.
+        let asked = |number| unsafe { ask(number, 7, |number| 12 / *number) };
+        assert_eq!([asked(&3), asked(&0), asked(std::ptr::null())], [4, 7, 7]);
     }
 
     #[test]

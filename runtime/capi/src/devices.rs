@@ -5,7 +5,7 @@ use std::ptr;
 
 use hadal::{DeviceKind, DeviceOptions};
 
-use crate::call::{call, free, handle, invalid, needed, owned_string, put, put_sized, quietly};
+use crate::call::{ask, call, free, handle, invalid, needed, owned_string, put, put_sized};
 use crate::{HadalDevice, HadalDeviceKind, HadalError, HadalStatus};
 
 /// A list of devices.
@@ -74,10 +74,8 @@ fn kind(kind: DeviceKind) -> HadalDeviceKind {
 /// `devices` is NULL or was given out and not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hadal_devices_len(devices: *const HadalDevices) -> usize {
-    quietly(0, || {
-        // SAFETY: the caller's promise.
-        unsafe { devices.as_ref() }.map_or(0, |list| list.0.len())
-    })
+    // SAFETY: the caller's promise.
+    unsafe { ask(devices, 0, |list| list.0.len()) }
 }
 
 /// Describes entry `index`, counted from 0. Its texts belong to the list.

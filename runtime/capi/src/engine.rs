@@ -8,7 +8,7 @@ use std::time::Duration;
 use hadal::{Cancel, Engine, LoadOptions, MemoryUse, Progress, Result};
 
 use crate::call::{
-    call, free, handle, invalid, needed, owned_string, put, put_sized, quietly, sized, text,
+    ask, call, free, handle, invalid, needed, owned_string, put, put_sized, sized, text,
 };
 use crate::{HadalError, HadalLoadOptions, HadalMemory, HadalModel, HadalOnProgress, HadalStatus};
 
@@ -140,7 +140,7 @@ pub unsafe extern "C" fn hadal_engine_free(engine: *mut HadalEngine) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hadal_engine_context(engine: *const HadalEngine) -> u32 {
     // SAFETY: the caller's promise.
-    unsafe { engine.as_ref() }.map_or(0, |engine| engine.0.context())
+    unsafe { ask(engine, 0, |engine| engine.0.context()) }
 }
 
 /// The device an engine is on ("wgpu:0"), another one after a loss; to be freed by
@@ -150,10 +150,9 @@ pub unsafe extern "C" fn hadal_engine_context(engine: *const HadalEngine) -> u32
 /// `engine` is NULL or was given out and not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hadal_engine_device(engine: *const HadalEngine) -> *mut c_char {
-    // SAFETY: the caller's promise.
-    let engine = unsafe { engine.as_ref() };
     let name = |engine: &HadalEngine| owned_string(&engine.0.device().id()).into_raw();
-    quietly(ptr::null_mut(), || engine.map_or(ptr::null_mut(), name))
+    // SAFETY: the caller's promise.
+    unsafe { ask(engine, ptr::null_mut(), name) }
 }
 
 /// How often an engine's device was lost and opened again; 0 for NULL.
@@ -163,7 +162,7 @@ pub unsafe extern "C" fn hadal_engine_device(engine: *const HadalEngine) -> *mut
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hadal_engine_losses(engine: *const HadalEngine) -> u32 {
     // SAFETY: the caller's promise.
-    unsafe { engine.as_ref() }.map_or(0, |engine| engine.0.losses())
+    unsafe { ask(engine, 0, |engine| engine.0.losses()) }
 }
 
 /// Does something with an engine.
@@ -221,8 +220,7 @@ pub unsafe extern "C" fn hadal_engine_resume(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hadal_engine_is_paused(engine: *const HadalEngine) -> i32 {
     // SAFETY: the caller's promise.
-    let engine = unsafe { engine.as_ref() };
-    i32::from(engine.is_some_and(|engine| engine.0.is_paused()))
+    unsafe { ask(engine, 0, |engine| i32::from(engine.0.is_paused())) }
 }
 
 /// Leaves room for others (`low` other than 0) or no longer. Waits for the step that runs.

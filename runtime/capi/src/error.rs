@@ -5,7 +5,7 @@ use std::ptr;
 
 use hadal::{Error, ErrorCode};
 
-use crate::call::owned_string;
+use crate::call::{ask, free, owned_string, quietly};
 
 /// Whether it worked. Numbers are never reused; later libraries may give others.
 #[repr(i32)]
@@ -108,7 +108,7 @@ impl HadalError {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hadal_error_status(error: *const HadalError) -> HadalStatus {
     // SAFETY: the caller's promise.
-    unsafe { error.as_ref() }.map_or(HadalStatus::Ok, HadalError::status)
+    unsafe { ask(error, HadalStatus::Ok, HadalError::status) }
 }
 
 /// What happened, a sentence; lives as long as the error. NULL for NULL.
@@ -118,7 +118,7 @@ pub unsafe extern "C" fn hadal_error_status(error: *const HadalError) -> HadalSt
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hadal_error_message(error: *const HadalError) -> *const c_char {
     // SAFETY: the caller's promise.
-    unsafe { error.as_ref() }.map_or(ptr::null(), |error| error.message.as_ptr())
+    unsafe { ask(error, ptr::null(), |error| error.message.as_ptr()) }
 }
 
 /// What a person can do about it, a sentence; lives as long as the error. NULL for NULL.
@@ -128,7 +128,7 @@ pub unsafe extern "C" fn hadal_error_message(error: *const HadalError) -> *const
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hadal_error_cure(error: *const HadalError) -> *const c_char {
     // SAFETY: the caller's promise.
-    unsafe { error.as_ref() }.map_or(ptr::null(), |error| error.cure.as_ptr())
+    unsafe { ask(error, ptr::null(), |error| error.cure.as_ptr()) }
 }
 
 /// The plan of a model that does not fit, as JSON, to be freed by hadal_string_free; NULL for
@@ -138,9 +138,12 @@ pub unsafe extern "C" fn hadal_error_cure(error: *const HadalError) -> *const c_
 /// `error` is NULL or was given out and not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hadal_error_plan(error: *const HadalError) -> *mut c_char {
+    let copied = |error: &HadalError| {
+        let plan = error.plan.as_deref();
+        plan.map_or(ptr::null_mut(), |plan| owned_string(plan).into_raw())
+    };
     // SAFETY: the caller's promise.
-    let plan = unsafe { error.as_ref() }.and_then(|error| error.plan.as_deref());
-    plan.map_or(ptr::null_mut(), |plan| owned_string(plan).into_raw())
+    unsafe { ask(error, ptr::null_mut(), copied) }
 }
 
 /// Frees an error; NULL is allowed.
@@ -149,10 +152,8 @@ pub unsafe extern "C" fn hadal_error_plan(error: *const HadalError) -> *mut c_ch
 /// `error` is NULL or was given out and not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hadal_error_free(error: *mut HadalError) {
-    if !error.is_null() {
-        // SAFETY: it came from a box, and the caller gives it up.
-        drop(unsafe { Box::from_raw(error) });
-    }
+    // SAFETY: the caller's promise.
+    unsafe { free(error) };
 }
 
 /// The name of a status for logs: "would_not_fit"; "unknown" for a number that is none.
@@ -175,8 +176,10 @@ pub extern "C" fn hadal_status_name(status: i32) -> *const c_char {
         c"not_built",
         c"internal",
     ];
-    let name = usize::try_from(status).ok().and_then(|at| NAMES.get(at));
-    name.unwrap_or(&c"unknown").as_ptr()
+    quietly(c"unknown".as_ptr(), || {
+        let name = usize::try_from(status).ok().and_then(|at| NAMES.get(at));
+        name.unwrap_or(&c"unknown").as_ptr()
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use hadal::{Error, ErrorCode, Model, ModelBytes, PartKind, Result};
 
 use crate::call::{
-    call, free, handle, invalid, list, needed, owned_string, put, put_sized, quietly, sized, text,
+    ask, call, free, handle, invalid, list, needed, owned_string, put, put_sized, quietly, sized,
+    text,
 };
 use crate::engine::load_options;
 use crate::{HadalError, HadalLoadOptions, HadalModelBytes, HadalPlan, HadalStatus};
@@ -69,7 +70,7 @@ pub unsafe extern "C" fn hadal_has_feature(name: *const c_char) -> i32 {
 pub unsafe extern "C" fn hadal_string_free(text: *mut c_char) {
     if !text.is_null() {
         // SAFETY: the caller's promise.
-        drop(unsafe { CString::from_raw(text) });
+        quietly((), || drop(unsafe { CString::from_raw(text) }));
     }
 }
 
@@ -209,7 +210,7 @@ pub unsafe extern "C" fn hadal_model_free(model: *mut HadalModel) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hadal_model_name(model: *const HadalModel) -> *const c_char {
     // SAFETY: the caller's promise.
-    unsafe { model.as_ref() }.map_or(ptr::null(), |model| model.name.as_ptr())
+    unsafe { ask(model, ptr::null(), |model| model.name.as_ptr()) }
 }
 
 /// The longest context that a model allows, in tokens; 0 for NULL.
@@ -218,9 +219,9 @@ pub unsafe extern "C" fn hadal_model_name(model: *const HadalModel) -> *const c_
 /// `model` is NULL or was given out and not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hadal_model_max_context(model: *const HadalModel) -> u32 {
+    let longest = |model: &HadalModel| model.model.config().max_position_embeddings;
     // SAFETY: the caller's promise.
-    let model = unsafe { model.as_ref() };
-    model.map_or(0, |model| model.model.config().max_position_embeddings)
+    unsafe { ask(model, 0, longest) }
 }
 
 /// 1 if messages can be given: there is a tokenizer and a chat template. Else 0.
@@ -230,10 +231,7 @@ pub unsafe extern "C" fn hadal_model_max_context(model: *const HadalModel) -> u3
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hadal_model_can_chat(model: *const HadalModel) -> i32 {
     // SAFETY: the caller's promise.
-    let model = unsafe { model.as_ref() };
-    quietly(0, || {
-        i32::from(model.is_some_and(|model| model.model.can_chat()))
-    })
+    unsafe { ask(model, 0, |model| i32::from(model.model.can_chat())) }
 }
 
 /// The token ids of a text, without the one that begins texts. Writes the first `capacity` of
