@@ -217,23 +217,17 @@ DEVICE Code nearest_e4m3(float value) {
     return {sign | code, value < 0.0f ? -(steps * spacing) : steps * spacing};
 }
 
-// DeepSeek-V3 report, section 3.3.2. Grid: x over groups of 128 values, y over rows; a
-// thread a value.
 static const u32 GROUP = 128;
-KERNEL(GROUP, act_quant, Params p, const u32* inputs, const float* x, float* y) {
-    const u32 r = group_y(), i = group_x() * GROUP + thread_x();
-    if (r >= real_rows(p, inputs)) {
-        return;
-    }
-    const float value = i < p.n ? x[x_row(p, r) + i] : 0.0f;
-    const float magnitude = value < 0.0f ? -value : value;
-    const float amax = max_(1.0e-4f, block_max<GROUP>(magnitude));
-    const float scale = p.flags & UE8M0 ? power_of_two_above(amax) : amax / 448.0f;
-    if (i >= p.n) {
-        return;
-    }
+
+// The scale of a group of values up to `largest`. DeepSeek-V3 report, section 3.3.2.
+DEVICE float group_scale(const Params& p, float largest) {
+    const float amax = max_(1.0e-4f, largest);
+    return p.flags & UE8M0 ? power_of_two_above(amax) : amax / 448.0f;
+}
+
+// Writes value `i` of a row as its code, or as what the code stands for.
+DEVICE void put_quantised(const Params& p, float* row, u32 i, float value, float scale) {
     const Code nearest = nearest_e4m3(value / scale);
-    float* const row = y + y_row(p, r);
     if (p.flags & CODED) {
         ((u8*)row)[i] = (u8)nearest.code;
         if (i % GROUP == 0) {
@@ -243,3 +237,52 @@ KERNEL(GROUP, act_quant, Params p, const u32* inputs, const float* x, float* y) 
         row[i] = nearest.value * scale;
     }
 }
+
+// Grid: x over groups of 128 values, y over rows; a thread a value.
+KERNEL(GROUP, act_quant, Params p, const u32* inputs, const float* x, float* y) {
+    const u32 r = group_y(), i = group_x() * GROUP + thread_x();
+    if (r >= real_rows(p, inputs)) {
+        return;
+    }
+    const float value = i < p.n ? x[x_row(p, r) + i] : 0.0f;
+    const float scale = group_scale(p, block_max<GROUP>(value < 0.0f ? -value : value));
+    if (i < p.n) {
+        put_quantised(p, y + y_row(p, r), i, value, scale);
+    }
+}
+
+// Grid: x over rows. A wave has a group of the row, then another, and needs no other wave.
+template <class W>
+DEVICE void norm_quant(const Params& p, const u32* inputs, const float* x, const u8* w,
+                       float* y) {
+    const u32 r = group_x();
+    if (r >= real_rows(p, inputs)) {
+        return;
+    }
+    const float* const row = x + x_row(p, r);
+    const float factor = norm_factor(p, row, p.n);
+    for (u32 first = wave() * GROUP; first < p.n; first += THREADS / WAVE * GROUP) {
+        float values[GROUP / WAVE], largest = 0.0f;
+        UNROLL
+        for (u32 j = 0; j < GROUP / WAVE; j++) {
+            const u32 i = first + j * WAVE + lane();
+            values[j] = i < p.n ? row[i] * factor * W::one(w, i) : 0.0f;
+            largest = max_(largest, values[j] < 0.0f ? -values[j] : values[j]);
+        }
+        const float scale = group_scale(p, wave_max(largest));
+        UNROLL
+        for (u32 j = 0; j < GROUP / WAVE; j++) {
+            const u32 i = first + j * WAVE + lane();
+            if (i < p.n) {
+                put_quantised(p, y + y_row(p, r), i, values[j], scale);
+            }
+        }
+    }
+}
+
+#define NORM_QUANT(NAME, W)                                                                    \
+    KERNEL(THREADS, norm_quant_##NAME, Params p, const u32* inputs, const float* x,            \
+           const u8* w, float* y) {                                                            \
+        norm_quant<W>(p, inputs, x, w, y);                                                     \
+    }
+FOR_UNSCALED(NORM_QUANT)

@@ -469,6 +469,15 @@ fn value_rows() -> Vec<KernelRow> {
         vectors!(Norm "values" "norm", "rrrw", fits_always, |problem, _| each_row(problem)),
     );
     rows.extend(
+        vectors!(NormQuant "values" "norm_quant", "rrrw", fits_always, |problem, _| {
+            each_row(problem)
+        })
+        .map(|row| KernelRow {
+            takes_codes: true,
+            ..row
+        }),
+    );
+    rows.extend(
         vectors!(LatentAppend "values" "latent_append", "rrrrw", fits_always,
         |problem, _| each_row(problem)),
     );

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hadal_device::{
     Backend, DeviceInfo, DeviceKind, Features, KernelRow, Limits, PipelineId, Problem, select,
 };
-use hadal_graph::{Dtypes, Form, MoeForm, Request, Target, WorkLimit, lower, optimise};
+use hadal_graph::{ActScale, Dtypes, Form, MoeForm, Request, Target, WorkLimit, lower, optimise};
 use hadal_models::Outputs;
 use hadal_tests::checkpoint::Family;
 use hadal_weights::{Checkpoint, Declared, Placement};
@@ -91,15 +91,16 @@ fn declared(family: Family, dtypes: &Dtypes<'_>) -> Vec<Declared> {
 }
 
 fn program(info: &DeviceInfo, family: Family, bucket: u32, form: Form) -> String {
-    limited(info, family, bucket, form, None)
+    special(info, family, bucket, form, (None, None))
 }
 
-fn limited(
+/// With rounded activations, or a limit of a dispatch's work.
+fn special(
     info: &DeviceInfo,
     family: Family,
     bucket: u32,
     form: Form,
-    limit: Option<WorkLimit>,
+    (quantise, limit): (Option<ActScale>, Option<WorkLimit>),
 ) -> String {
     let file = ("m".to_string(), Arc::new(family.safetensors(7)) as _);
     let source = Checkpoint::from_pages(vec![file]).expect("the small checkpoint opens");
@@ -121,7 +122,7 @@ fn limited(
     let runs = |problem: &Problem| select(table, info, problem).is_ok();
     let target = Target {
         form,
-        quantise: None,
+        quantise,
         rows: bucket,
         runs: &runs,
     };
@@ -226,6 +227,22 @@ fn a_long_step_on_a_gpu_is_cut_along_rows_heads_and_experts() {
     };
     check(
         "gpu_cut.txt",
-        &limited(&wide, Family::V3Fp8, 8, Form::Absorbed, Some(limit)),
+        &special(&wide, Family::V3Fp8, 8, Form::Absorbed, (None, Some(limit))),
+    );
+}
+
+#[test]
+fn a_step_of_codes_quantises_with_the_norm() {
+    let features = Features::GPU_CPP.with(Features::MMA_SYNC);
+    let features = features.with(Features::POINTER_TABLES);
+    let coded = DeviceInfo {
+        backend: "cuda",
+        features: features.with(Features::FP8_MMA),
+        ..large_gpu()
+    };
+    let quantise = Some(ActScale::F32);
+    check(
+        "cuda_codes.txt",
+        &special(&coded, Family::V3Fp8, 32, Form::Absorbed, (quantise, None)),
     );
 }

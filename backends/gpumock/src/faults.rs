@@ -253,6 +253,14 @@ const FAULTS: &[Fault] = &[
         "values",
     ),
     fault(
+        "largest_value_of_a_lane_taken_for_the_groups",
+        "values",
+        "group_scale(p, wave_max(largest))",
+        "group_scale(p, largest)",
+        "op.norm_quant",
+        "codes and scales, or values",
+    ),
+    fault(
         "ragged_edge_block_ignored",
         "head_linear",
         "s + row / BLOCK * divide_up(k, BLOCK)",

@@ -130,6 +130,8 @@ pub enum OpKind {
     /// values it stands for, or under `CODED` the codes and scales themselves, as products on
     /// FP8 units take them. Paper: section 3.3.2.
     ActQuant,
+    /// `inputs, x, W [n], y`: an `ActQuant` of a `Norm` with the weight `W`.
+    NormQuant,
 }
 
 impl OpKind {
@@ -162,13 +164,17 @@ impl OpKind {
         (OpKind::Gather, "gather"),
         (OpKind::Argmax, "argmax"),
         (OpKind::ActQuant, "act_quant"),
+        (OpKind::NormQuant, "norm_quant"),
     ];
 
     /// Whether other operations do the same: lowering takes this one where a device has a
     /// kernel row for it, and does without elsewhere.
     pub fn is_optional(self) -> bool {
         use OpKind::*;
-        matches!(self, NormLinear | LatentAppend | AttendPart | AttendMerge)
+        matches!(
+            self,
+            NormLinear | LatentAppend | AttendPart | AttendMerge | NormQuant
+        )
     }
 
     /// The printed name.

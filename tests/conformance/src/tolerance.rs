@@ -47,6 +47,7 @@ const ROUNDINGS: &[(OpKind, f64)] = &[
     (OpKind::SwiGlu, 32.0),
     (OpKind::Add, 2.0),
     (OpKind::ActQuant, 4.0),
+    (OpKind::NormQuant, 20.0),
 ];
 
 /// Everything else moves values or decides, and must be exact.

@@ -126,6 +126,15 @@ impl Weights {
     }
 }
 
+/// A value in a format without blocks or scales.
+pub fn stored(dtype: DType, value: f32) -> Vec<u8> {
+    match dtype {
+        DType::F16 => f16::from_f32(value).to_le_bytes().to_vec(),
+        DType::Bf16 => bf16::from_f32(value).to_le_bytes().to_vec(),
+        _ => value.to_le_bytes().to_vec(),
+    }
+}
+
 /// NaN codes become their finite neighbours.
 fn finite(code: u8) -> u8 {
     code ^ u8::from(code & 0x7f == 0x7f)

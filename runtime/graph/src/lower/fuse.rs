@@ -1,7 +1,7 @@
 //! Nodes that one dispatch does together, where a device has a kernel row for that.
 //!
 //! Decides which nodes are passed over because a later one does their work: a norm whose
-//! readers are all linears, and what makes a row of the latent cache. A node whose value is
+//! readers are all linears, one that is quantised, and what makes a row of the latent cache. A node whose value is
 //! read elsewhere, or is an output, stays.
 
 use hadal_device::{DType, Inputs, OpKind, Params, Problem, flags, select};
@@ -176,6 +176,31 @@ impl Lower<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Whether the norm `value` is read by nothing but an `ActQuant` that can do the norm itself.
+    pub(super) fn norm_is_quantised(&self, value: ValueId) -> hadal_device::Result<bool> {
+        let graph = self.graph;
+        let node = graph.node(value);
+        let is_output = graph.outputs.iter().any(|(_, output)| *output == value);
+        let mut readers = graph
+            .nodes
+            .iter()
+            .filter(|node| node.inputs.contains(&value));
+        let (first, second) = (readers.next(), readers.next());
+        let quantises = first.is_some_and(|reader| matches!(reader.op, Op::ActQuant(_)));
+        if is_output || !quantises || second.is_some() {
+            return Ok(false);
+        }
+        let x = self.flat_view(node.inputs[0])?;
+        Ok(self.runs(&Problem {
+            op: OpKind::NormQuant,
+            weight: self.placed(node.inputs[1])?.dtype,
+            params: Params {
+                n: x.width,
+                ..xy(self.row_params(self.rows_of(value)), x, x)
+            },
+        }))
     }
 
     /// Whether every reader of the quantised activation `value`, which lies at `x`, multiplies

@@ -24,8 +24,10 @@ impl Lower<'_> {
         Ok(())
     }
 
+    /// A `Norm`, or a `NormQuant` with its flags: their operands are the same.
     pub(super) fn norm(
         &mut self,
+        (op, flags): (OpKind, u32),
         inputs: &[ValueId],
         eps: f32,
         y: View,
@@ -35,11 +37,12 @@ impl Lower<'_> {
         let params = Params {
             n: x.width,
             eps,
+            flags,
             ..xy(self.row_params(self.rows_of(inputs[0])), x, y)
         };
         let weight = Arg::Bind(self.piece_bind(&piece));
         let args = vec![Arg::Read(x), weight, Arg::Write(y)];
-        self.emit(OpKind::Norm, placed.dtype, params, args)
+        self.emit(op, placed.dtype, params, args)
     }
 
     pub(super) fn linear(

@@ -28,7 +28,7 @@ impl Lower<'_> {
             Op::Flat => return self.flat(inputs[0]),
             _ if self.passed_over.contains(&value) => return Ok(Value::Implicit),
             Op::CacheAppend { layer } => return self.cache_append(value, inputs[0], *layer),
-            Op::Norm { .. } if self.norm_is_fused(value)? => {
+            Op::Norm { .. } if self.norm_is_fused(value)? || self.norm_is_quantised(value)? => {
                 self.passed_over.insert(value);
                 return Ok(Value::Implicit);
             }
@@ -41,7 +41,7 @@ impl Lower<'_> {
         };
         match &node.op {
             Op::Embed => self.embed(inputs[1], y)?,
-            Op::Norm { eps } => self.norm(inputs, *eps, y)?,
+            Op::Norm { eps } => self.norm((OpKind::Norm, 0), inputs, *eps, y)?,
             Op::Linear => self.linear(inputs[0], inputs[1], None, y)?,
             Op::LinearAdd => self.linear(inputs[0], inputs[1], Some(inputs[2]), y)?,
             Op::GateUp => self.gate_up(inputs, y)?,
@@ -167,7 +167,14 @@ impl Lower<'_> {
     ) -> hadal_device::Result<Value> {
         let rows = self.row_params(self.rows_of(x));
         let y = y.coded(self.readers_take_codes(value, y)?);
-        self.act_quant(self.view(x)?, y, scale, rows)?;
+        let norm = self.graph.node(x);
+        match norm.op {
+            Op::Norm { eps } if self.passed_over.contains(&x) => {
+                let op = (OpKind::NormQuant, quantised(y, scale));
+                self.norm(op, &norm.inputs, eps, y)?;
+            }
+            _ => self.act_quant(self.view(x)?, y, scale, rows)?,
+        }
         Ok(Value::View(y))
     }
 
@@ -178,10 +185,9 @@ impl Lower<'_> {
         scale: ActScale,
         rows: Params,
     ) -> hadal_device::Result<()> {
-        let ue8m0 = scale == ActScale::Ue8m0;
         let params = Params {
             n: x.width,
-            flags: y.flags() | if ue8m0 { flags::UE8M0 } else { 0 },
+            flags: quantised(y, scale),
             ..xy(rows, x, y)
         };
         let args = vec![Arg::Read(x), Arg::Write(y)];
@@ -270,6 +276,15 @@ impl Lower<'_> {
         let flat = self.view(value)?.flat();
         flat.ok_or_else(|| invalid(format!("heads read at {} do not touch", self.scope)))
     }
+}
+
+/// How values are quantised into `y`.
+fn quantised(y: View, scale: ActScale) -> u32 {
+    y.flags()
+        | match scale {
+            ActScale::Ue8m0 => flags::UE8M0,
+            ActScale::F32 => 0,
+        }
 }
 
 /// Fills in where `x` and `y` lie.

@@ -1,15 +1,18 @@
 //! Rows of E4M3 codes with a scale for each 128 values (`flags::CODED`): what goes into
-//! products on FP8 units, and what `act_quant` makes for them.
+//! products on FP8 units, and what `act_quant` and `norm_quant` make for them.
 
 use hadal_device::{OpKind, coded_scales, coded_words, e4m3_to_f32, f32_to_e4m3, flags};
 use hadal_graph::reference::Tensor;
 
+use super::dense::near;
 use super::layout::{Activations, GARBAGE, Rows, StepInputs, params};
 use super::shapes::dense;
 use super::{OpCase, Operand, Want};
 use crate::random::Random;
 use crate::shape::Shape;
 use crate::stage::POISON;
+use crate::tolerance;
+use crate::weights;
 
 /// Values that share a scale.
 const GROUP: usize = 128;
@@ -62,7 +65,7 @@ pub fn shapes(op: OpKind) -> Vec<Shape> {
                 ..dense(220, 4, 136, 400, 0)
             },
         ],
-        OpKind::ActQuant => vec![
+        OpKind::ActQuant | OpKind::NormQuant => vec![
             dense(3, 1, 128, 0, 4),
             dense(2, 2, 300, 0, 0),
             Shape {
@@ -89,7 +92,7 @@ pub fn shapes(op: OpKind) -> Vec<Shape> {
 pub fn fits_its_rows(case: &OpCase) -> bool {
     let shape = &case.shape;
     let (values, gap) = match case.op {
-        OpKind::ActQuant => (shape.n, shape.gap),
+        OpKind::ActQuant | OpKind::NormQuant => (shape.n, shape.gap),
         _ => (shape.k, 0),
     };
     shape.flags & flags::CODED == 0 || coded_words(values) <= values + gap
@@ -138,12 +141,17 @@ fn words(codes: &[u8], scales: &[u32], width: u32) -> impl Iterator<Item = u32> 
     );
     let mut row = vec![GARBAGE; width as usize];
     for (word, four) in row.iter_mut().zip(codes.chunks(4)) {
-        let mut bytes = GARBAGE.to_le_bytes();
-        bytes[..four.len()].copy_from_slice(four);
-        *word = u32::from_le_bytes(bytes);
+        *word = word_of(four, GARBAGE);
     }
     row[coded_scales(n) as usize..][..scales.len()].copy_from_slice(scales);
     row.into_iter()
+}
+
+/// Up to four codes as a word, above them what is in `rest`.
+fn word_of(codes: &[u8], rest: u32) -> u32 {
+    let mut bytes = rest.to_le_bytes();
+    bytes[..codes.len()].copy_from_slice(codes);
+    u32::from_le_bytes(bytes)
 }
 
 /// Values that are codes times a power of two, with a largest one in each group, so that the
@@ -172,9 +180,7 @@ pub fn act_quant(case: &OpCase, random: &mut Random) -> (hadal_device::Params, V
             want[y.at(r, at)] = Want::Word(scale.to_bits());
         }
         for (word, four) in (0..).zip(codes.chunks(4)) {
-            let mut bytes = POISON.to_le_bytes();
-            bytes[..four.len()].copy_from_slice(four);
-            want[y.at(r, word)] = Want::Word(u32::from_le_bytes(bytes));
+            want[y.at(r, word)] = Want::Word(word_of(four, POISON));
         }
     }
     let x = Activations::from(stored, Rows::of(shape, shape.n));
@@ -184,4 +190,97 @@ pub fn act_quant(case: &OpCase, random: &mut Random) -> (hadal_device::Params, V
         Operand::Output("codes and scales", want),
     ];
     (params(shape, x.rows, y), operands)
+}
+
+/// A row of codes times powers of two, its groups' scales, behind a norm that divides by `FACTOR`.
+struct Quantised {
+    codes: Vec<u8>,
+    scales: Vec<f32>,
+}
+
+/// What the norms of `norm_quant` divide by.
+const FACTOR: f32 = 4.0;
+
+impl Quantised {
+    /// Small enough that the norm's mean of squares stays below `FACTOR` squared. Each group has
+    /// the code `largest` and none above.
+    fn random(random: &mut Random, n: usize, largest: u8) -> Quantised {
+        let mut codes: Vec<u8> = (0..n)
+            .map(|_| match random.below(0x80) as u8 {
+                code if code > largest => 1,
+                code => code,
+            })
+            .collect();
+        for group in codes.chunks_mut(GROUP) {
+            group[random.below(group.len() as u32) as usize] = largest;
+        }
+        let scales = (0..n.div_ceil(GROUP)).map(|group| [2048.0, 32768.0, 8192.0][group % 3]);
+        let scales = scales.map(f32::recip).collect();
+        Quantised { codes, scales }
+    }
+
+    fn value(&self, i: usize) -> f32 {
+        e4m3_to_f32(self.codes[i]) * self.scales[i / GROUP]
+    }
+}
+
+/// Rows whose norms are codes times a power of two but for roundings, which lead to no other code.
+/// All rows have the same magnitudes, so that with one `eps` all norms divide by `FACTOR`; their
+/// signs differ. Weights are powers of two.
+pub fn norm_quant(case: &OpCase, random: &mut Random) -> (hadal_device::Params, Vec<Operand>) {
+    let shape = &case.shape;
+    let n = shape.n as usize;
+    // The power of two above 448 times one is another where roundings add to it.
+    let largest = match shape.flags & flags::UE8M0 {
+        0 => LARGEST,
+        _ => LARGEST - 2,
+    };
+    let made = Quantised::random(random, n, largest);
+    let factors: Vec<f32> = (0..n)
+        .map(|_| [0.5, 1.0, -1.0, 2.0][random.below(4) as usize])
+        .collect();
+    let before = |i: usize| made.value(i) * FACTOR / factors[i];
+    let mean = (0..n).map(|i| f64::from(before(i)).powi(2)).sum::<f64>() / n as f64;
+    let (mut stored, y) = (Vec::new(), Rows::of(shape, shape.n));
+    let (mut want, share) = (y.untouched(), tolerance::share(case.op, shape.n));
+    for r in 0..shape.real {
+        // A zero has no sign.
+        let minus: Vec<bool> = (0..n)
+            .map(|i| random.below(2) == 1 && made.codes[i] != 0)
+            .collect();
+        let signed = |i: usize, value: f32| if minus[i] { -value } else { value };
+        stored.extend((0..n).map(|i| signed(i, before(i))));
+        if shape.flags & flags::CODED == 0 {
+            for i in 0..n {
+                let value = f64::from(signed(i, made.value(i)));
+                want[y.at(r, i as u32)] = near(value, share * value.abs());
+            }
+            continue;
+        }
+        let codes: Vec<u8> = (0..n)
+            .map(|i| made.codes[i] | if minus[i] { 0x80 } else { 0 })
+            .collect();
+        for (word, four) in (0..).zip(codes.chunks(4)) {
+            want[y.at(r, word)] = Want::Word(word_of(four, POISON));
+        }
+        for (at, scale) in (coded_scales(shape.n)..).zip(&made.scales) {
+            let scale = f64::from(*scale);
+            want[y.at(r, at)] = near(scale, share * scale);
+        }
+    }
+    let x = Activations::from(stored, Rows::of(shape, shape.n));
+    let params = hadal_device::Params {
+        eps: (f64::from(FACTOR).powi(2) - mean) as f32,
+        ..params(shape, x.rows, y)
+    };
+    let bytes = factors
+        .iter()
+        .flat_map(|w| weights::stored(case.weight, *w));
+    let operands = vec![
+        StepInputs::count(shape),
+        x.operand(),
+        Operand::Stored(bytes.collect()),
+        Operand::Output("codes and scales, or values", want),
+    ];
+    (params, operands)
 }

@@ -180,6 +180,7 @@ pub fn build(case: &OpCase, seed: u64) -> Built {
             coded::act_quant(case, &mut random)
         }
         OpKind::ActQuant => rows::act_quant(case, &mut random),
+        OpKind::NormQuant => coded::norm_quant(case, &mut random),
     };
     let flags = params.flags | flags::format_bits(case.weight);
     let problem = Problem {
@@ -204,7 +205,7 @@ pub fn cases(op: OpKind, profile: Profile) -> Vec<OpCase> {
             let codes = twist != Twist::Codes || weight == DType::F8E4M3;
             let fp8 = shape.flags & flags::CODED == 0
                 || weight == DType::F8E4M3
-                || op == OpKind::ActQuant;
+                || matches!(op, OpKind::ActQuant | OpKind::NormQuant);
             let bias = op != OpKind::Route || shape.flags & flags::BIAS != 0;
             if codes && fp8 && (bias || weight == DType::F32) {
                 debug_assert!(is_legal(&case), "{}", case.name());

@@ -36,7 +36,7 @@ const STORED: [DType; 4] = [DType::F32, DType::F16, DType::Bf16, DType::F8E4M3];
 /// Formats of an operation's weight; `F32` alone where it has none.
 pub fn formats(op: OpKind) -> &'static [DType] {
     match op {
-        OpKind::Norm | OpKind::Route | OpKind::LatentAppend => &UNSCALED,
+        OpKind::Norm | OpKind::NormQuant | OpKind::Route | OpKind::LatentAppend => &UNSCALED,
         OpKind::Embed
         | OpKind::Linear
         | OpKind::NormLinear
@@ -136,7 +136,7 @@ fn core(op: OpKind) -> Listed {
             },
         ]),
         OpKind::Argmax => argmax(),
-        OpKind::ActQuant => plain(&[
+        OpKind::ActQuant | OpKind::NormQuant => plain(&[
             dense(1, 0, 1, 0, 0),
             dense(3, 1, 128, 0, 4),
             dense(2, 2, 300, 0, 5),

@@ -18,7 +18,7 @@ pub(super) fn decode(op: OpKind) -> Vec<Shape> {
     };
     match op {
         OpKind::Embed => vec![dense(2, 0, 7168, 16, 0)],
-        OpKind::Norm => vec![dense(1, 0, 7168, 0, 0), dense(2, 0, 1536, 0, 0)],
+        OpKind::Norm | OpKind::NormQuant => vec![dense(1, 0, 7168, 0, 0), dense(2, 0, 1536, 0, 0)],
         OpKind::Linear => vec![
             Shape {
                 flags: flags::RESIDUAL,
