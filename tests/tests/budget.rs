@@ -124,6 +124,9 @@ struct Slow {
     longest: Arc<AtomicU64>,
     /// Told the number of submits after each.
     submitted: Arc<dyn Fn(usize) + Send + Sync>,
+    /// The newest submit that somebody waited for, and the most that nobody had.
+    waited: Arc<Mutex<Option<Ticket>>>,
+    queued: Arc<AtomicU64>,
 }
 
 struct SlowExecutable {
@@ -132,6 +135,8 @@ struct SlowExecutable {
     steps: Arc<Mutex<BTreeMap<Ticket, usize>>>,
     longest: Arc<AtomicU64>,
     submitted: Arc<dyn Fn(usize) + Send + Sync>,
+    waited: Arc<Mutex<Option<Ticket>>>,
+    queued: Arc<AtomicU64>,
 }
 
 impl Executable for SlowExecutable {
@@ -139,6 +144,10 @@ impl Executable for SlowExecutable {
         let ticket = self.inner.submit(table)?;
         let mut steps = self.steps.lock().unwrap();
         steps.insert(ticket, self.length);
+        let waited = *self.waited.lock().unwrap();
+        let queued = steps.keys().filter(|ticket| Some(**ticket) > waited);
+        self.queued
+            .fetch_max(queued.count() as u64, Ordering::Relaxed);
         (self.submitted)(steps.len());
         self.longest
             .fetch_max(self.length as u64, Ordering::Relaxed);
@@ -147,7 +156,14 @@ impl Executable for SlowExecutable {
 }
 
 impl Device for Slow {
-    pass_on!(inner: info alloc free write read pipeline wait completed setup_counts submit_cost);
+    pass_on!(inner: info alloc free write read pipeline completed setup_counts submit_cost);
+
+    fn wait(&self, ticket: Ticket) -> Result<()> {
+        self.inner.wait(ticket)?;
+        let mut waited = self.waited.lock().unwrap();
+        *waited = Some(ticket).max(*waited);
+        Ok(())
+    }
 
     fn prepare(&self, program: &Program) -> Result<Box<dyn Executable>> {
         Ok(Box::new(SlowExecutable {
@@ -156,6 +172,8 @@ impl Device for Slow {
             steps: self.steps.clone(),
             longest: self.longest.clone(),
             submitted: self.submitted.clone(),
+            waited: self.waited.clone(),
+            queued: self.queued.clone(),
         }))
     }
     fn gpu_time(&self, ticket: Ticket) -> Option<Duration> {
@@ -191,6 +209,8 @@ fn on_a_slow_device_submits_become_short_and_stay_so() {
             steps: Arc::default(),
             longest: longest.clone(),
             submitted: Arc::new(|_| {}),
+            waited: Arc::default(),
+            queued: Arc::default(),
         });
         let (expected, _) = decode(&named.device, &AtomicU64::new(0));
         let (found, counts) = decode(&slow, &longest);
@@ -209,53 +229,73 @@ fn on_a_slow_device_submits_become_short_and_stay_so() {
     }
 }
 
+/// Cancels `0` when as many submits as `1` were made, of which `2` counts.
+type Trap = (Cancel, Arc<AtomicU64>, Arc<AtomicU64>);
+
+fn springs(trap: &Trap) -> Arc<dyn Fn(usize) + Send + Sync> {
+    let (cancel, at, submits) = trap.clone();
+    Arc::new(move |number| {
+        submits.store(number as u64, Ordering::Relaxed);
+        if number as u64 == at.load(Ordering::Relaxed) {
+            cancel.cancel();
+        }
+    })
+}
+
 #[test]
-fn a_cancel_comes_before_the_next_submit_of_a_prompt() {
-    const LAST: usize = 10;
+fn a_cancel_comes_before_the_next_submit_of_a_prompt_and_of_a_token() {
     let model = model(Family::V3);
     for named in devices::all() {
         if named.device.info().kind == DeviceKind::Cpu {
             // What the host runs is not cut.
             continue;
         }
-        let (cancel, submits) = (Cancel::new(), Arc::new(AtomicU64::new(0)));
-        let told = (cancel.clone(), submits.clone());
+        let trap: Trap = (Cancel::new(), Arc::new(AtomicU64::new(10)), Arc::default());
+        let (cancel, at, submits) = &trap;
+        let queued = Arc::new(AtomicU64::new(0));
         let device: Arc<dyn Device> = Arc::new(Slow {
             inner: named.device.clone(),
             step: Duration::from_millis(1),
             steps: Arc::default(),
             longest: Arc::default(),
-            submitted: Arc::new(move |number| {
-                told.1.store(number as u64, Ordering::Relaxed);
-                if number == LAST {
-                    told.0.cancel();
-                }
-            }),
+            submitted: springs(&trap),
+            waited: Arc::default(),
+            queued: queued.clone(),
         });
         let engine = engine(&model, &device, options(Some(Duration::from_nanos(1))));
         let mut session = Session::new(&engine, false).expect("a session");
-        let first = |session: &mut Session, cancel: &Cancel| {
-            let greedy = SamplingOptions::greedy();
-            let decoder = Decoder::start(session, &PROMPT, greedy, cancel, &mut |_, _| {});
-            decoder.map(|decoder| decoder.newest())
-        };
-        let stopped = first(&mut session, &cancel);
-        assert!(
-            matches!(stopped, Err(EngineError::Cancelled)),
-            "{}: {stopped:?}",
-            named.name
-        );
-        assert_eq!(
-            submits.load(Ordering::Relaxed),
-            LAST as u64,
-            "{}",
-            named.name
-        );
-        assert_eq!(session.position(), 0, "{}", named.name);
-        // And the session goes on as if nothing had been.
         let mut other = Session::new(&engine, false).expect("a session");
-        let found = first(&mut session, &Cancel::new()).expect("a prompt");
-        let expected = first(&mut other, &Cancel::new()).expect("a prompt");
-        assert_eq!(found, expected, "{}", named.name);
+        let stopped = |result: hadal_engine::Result<Vec<u32>>| {
+            let is_cancelled = matches!(result, Err(EngineError::Cancelled));
+            assert!(is_cancelled, "{}: {result:?}", named.name);
+            let made = submits.load(Ordering::Relaxed);
+            assert_eq!(made, at.load(Ordering::Relaxed), "{}", named.name);
+        };
+        stopped(start(&mut session, &PROMPT, cancel).map(|decoder| vec![decoder.newest()]));
+        assert_eq!(session.position(), 0, "{}", named.name);
+        // The session goes on as if nothing had been, until it is stopped in its next token.
+        let never = Cancel::new();
+        let mut expected = start(&mut other, &PROMPT, &never).expect("a prompt");
+        cancel.reset();
+        let mut decoder = start(&mut session, &PROMPT, cancel).expect("a prompt");
+        let newest = decoder.newest();
+        assert_eq!(newest, expected.newest(), "{}", named.name);
+        at.store(submits.load(Ordering::Relaxed) + 4, Ordering::Relaxed);
+        stopped(decoder.advance());
+        assert_eq!(session.position() as usize, PROMPT.len(), "{}", named.name);
+        let second = expected.advance().expect("a token");
+        let decoder = start(&mut session, &[newest], &never).expect("a token");
+        assert_eq!([decoder.newest()], second[..], "{}", named.name);
+        // One that runs, and one that follows it.
+        assert_eq!(queued.load(Ordering::Relaxed), 2, "{}", named.name);
     }
+}
+
+fn start<'s>(
+    session: &'s mut Session,
+    prompt: &[u32],
+    cancel: &Cancel,
+) -> hadal_engine::Result<Decoder<'s>> {
+    let greedy = SamplingOptions::greedy();
+    Decoder::start(session, prompt, greedy, cancel, &mut |_, _| {})
 }

@@ -47,15 +47,16 @@ pub fn activations(
             let piece = session.next_piece(&fed[..end], first)?;
             first += piece.len();
             let next = fed.get(first).copied();
-            let main = session.surviving(|session| {
+            let main = session.surviving(Some(cancel), |session| {
                 let outcome = session.feed(piece, &[], Outputs::Inputs)?;
                 read(&outcome)
             })?;
             let behind = fed.len() - first;
             visit(&main, done + window.len().saturating_sub(behind))?;
             if let Some(next) = next.filter(|_| session.drafts()) {
-                let module = session
-                    .surviving(|session| read(&session.run_next(next, &[], Outputs::Inputs)?))?;
+                let module = session.surviving(Some(cancel), |session| {
+                    read(&session.run_next(next, &[], Outputs::Inputs)?)
+                })?;
                 visit(&module, done + window.len().saturating_sub(behind))?;
             }
         }

@@ -31,6 +31,8 @@ impl DraftCounts {
 /// A sequence being continued. The newest token is chosen but not fed.
 pub struct Decoder<'s> {
     session: &'s mut Session,
+    /// The one it was started with: it stops steps between their submits.
+    cancel: Cancel,
     chooser: Chooser,
     observe: Observe,
     routes: Vec<Route>,
@@ -81,6 +83,7 @@ impl<'s> Decoder<'s> {
         history.push(next.id);
         Ok(Decoder {
             session,
+            cancel: cancel.clone(),
             chooser,
             observe,
             routes: Vec::new(),
@@ -118,6 +121,10 @@ impl<'s> Decoder<'s> {
 
     /// One step of the main model: one token, or two where a draft was right. Empty when the
     /// context is full.
+    ///
+    /// # Errors
+    /// Those of the device; [`EngineError::Cancelled`] by what the decoder was started with, and
+    /// the session can go on from where it was.
     pub fn advance(&mut self) -> Result<Vec<u32>> {
         let chosen = self.advance_observed()?;
         Ok(chosen.into_iter().map(|token| token.id).collect())
@@ -142,7 +149,7 @@ impl<'s> Decoder<'s> {
     fn advance_plainly(&mut self) -> Result<Chosen> {
         let (fed, observe) = ([self.next.id], self.observe);
         let (chooser, history) = (&mut self.chooser, &self.history);
-        let (chosen, seen) = self.session.surviving(|session| {
+        let (chosen, seen) = self.session.surviving(Some(&self.cancel), |session| {
             let position = session.position();
             let done = session.feed(&fed, &[0], observe.outputs())?;
             let seen = routes(&done, &fed, position)?;
@@ -155,7 +162,7 @@ impl<'s> Decoder<'s> {
     fn advance_with_draft(&mut self, row: u32) -> Result<Vec<Chosen>> {
         let (next, observe) = (self.next.id, self.observe);
         let (chooser, history) = (&mut self.chooser, &self.history);
-        let judged = self.session.surviving(|session| {
+        let judged = self.session.surviving(Some(&self.cancel), |session| {
             let drafted = session
                 .run_next(next, &[row], Outputs::Hidden)?
                 .u32("ids")?[0];

@@ -167,7 +167,7 @@ pub fn forward(
         cancel.check()?;
         let piece = session.next_piece(ids, fed)?;
         let rows: Vec<u32> = (0..piece.len() as u32).collect();
-        session.surviving(|session| {
+        session.surviving(Some(cancel), |session| {
             let done = session.feed(piece, &rows, outputs)?;
             collected.step(&done, |name| {
                 (name != "hidden" && name != "ids").then(|| name.to_string())
@@ -274,7 +274,9 @@ fn chain(
     session.prefill(ids, cancel, &mut |_, _| {}, |_| Ok(()))?;
     let count = DRAFTS.min(engine.context() as usize - ids.len() + 1);
     // One piece of work: what a chained draft reads cannot be computed from tokens alone.
-    let made = session.surviving(|session| chained(session, ids.len(), first, count))?;
+    let made = session.surviving(Some(cancel), |session| {
+        chained(session, ids.len(), first, count)
+    })?;
     let mut drafts = Vec::with_capacity(count);
     for (draft, logits) in made {
         drafts.push(i64::from(draft));
@@ -324,7 +326,7 @@ fn next_rows(
         let rows: Vec<u32> = (0..piece.len() as u32).collect();
         fed += piece.len();
         let next = sequence[fed];
-        session.surviving(|session| {
+        session.surviving(Some(cancel), |session| {
             session.feed(piece, &[], Outputs::Hidden)?;
             let done = session.run_next(next, &rows, Outputs::All)?;
             collected.step(&done, |name| match name {

@@ -26,7 +26,8 @@ impl Cancel {
         Cancel::default()
     }
 
-    /// Stops the request before its next step, and at once where its engine is paused.
+    /// Stops the request before its next submit to the device, and at once where its engine is
+    /// paused.
     pub fn cancel(&self) {
         self.0.cancelled.store(true, Ordering::SeqCst);
         // Cloned, since a waiting request takes both locks in the other order.

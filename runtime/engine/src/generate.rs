@@ -247,7 +247,10 @@ fn run(
             return Ok(Finish::Cancelled);
         }
         let before = decoder.draft_counts();
-        let tokens = decoder.advance_observed()?;
+        let tokens = match decoder.advance_observed() {
+            Err(EngineError::Cancelled) => return Ok(Finish::Cancelled),
+            advanced => advanced?,
+        };
         if tokens.is_empty() {
             return Ok(Finish::Context);
         }

@@ -104,8 +104,9 @@ fn score(
             .map(|row| row as u32)
             .collect();
         session.check(piece)?;
-        let logits = session
-            .surviving(|session| session.feed(piece, &rows, Outputs::Logits)?.f32("logits"))?;
+        let logits = session.surviving(Some(cancel), |session| {
+            session.feed(piece, &rows, Outputs::Logits)?.f32("logits")
+        })?;
         for (row, values) in rows.iter().zip(logits.chunks(vocab)) {
             sum.nats += surprise(values, fed[first + *row as usize + 1] as usize);
             sum.tokens += 1;

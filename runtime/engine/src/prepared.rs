@@ -11,7 +11,7 @@ use hadal_graph::{Lowered, SlotUse, Work, WorkLimit};
 use crate::home::Home;
 use crate::seat::Seat;
 use crate::step::{Step, fill_inputs, input_words};
-use crate::{Cancel, Result};
+use crate::Result;
 
 /// Some steps of a program that are submitted together.
 struct Segment {
@@ -133,7 +133,13 @@ impl Prepared {
         let started = Instant::now();
         let mut submits = Vec::with_capacity(self.segments.len());
         for segment in &mut self.segments {
-            step.cancel.map_or(Ok(()), Cancel::check)?;
+            if let Some(cancel) = step.cancel {
+                // Two are enough to keep the device busy; what is queued cannot be taken back.
+                if let [.., (before_last, _), _] = submits[..] {
+                    home.device.wait(before_last)?;
+                }
+                cancel.check()?;
+            }
             let ticket = segment.executable.submit(&table)?;
             home.started(ticket);
             submits.push((ticket, segment.work.at(positions)));

@@ -13,7 +13,7 @@ use hadal_weights::{Placement, Progress};
 use crate::engine::State;
 use crate::home::Home;
 use crate::seat::Seat;
-use crate::{Engine, EngineError, Result, Session};
+use crate::{Cancel, Engine, EngineError, Result, Session};
 
 /// Losses in one step after which it is given up: what makes a driver reset its device
 /// three times would do so again.
@@ -111,12 +111,21 @@ fn count(losses: &mut u32, lost: &Error) -> Result<()> {
 }
 
 impl Session {
-    /// Does `work`; where the device is lost meanwhile, again from the same state on another
-    /// one. `work` must change nothing but the session before its last word from the device.
+    /// Does `work`, whose steps `cancel` stops; where the device is lost meanwhile, again from the
+    /// same state on another one. `work` must change nothing but the session before its last word
+    /// from the device.
     pub(crate) fn surviving<T>(
         &mut self,
-        mut work: impl FnMut(&mut Session) -> Result<T>,
+        cancel: Option<&Cancel>,
+        work: impl FnMut(&mut Session) -> Result<T>,
     ) -> Result<T> {
+        self.cancel = cancel.cloned();
+        let done = self.done_at_last(work);
+        self.cancel = None;
+        done
+    }
+
+    fn done_at_last<T>(&mut self, mut work: impl FnMut(&mut Session) -> Result<T>) -> Result<T> {
         let engine = self.engine().clone();
         let before = (self.tokens.len(), self.waiting, self.beyond);
         let mut losses = 0;

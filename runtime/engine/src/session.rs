@@ -26,6 +26,8 @@ pub struct Session {
     pub(crate) waiting: usize,
     /// Where no row waits: the token that the module read with the newest position.
     pub(crate) beyond: Option<u32>,
+    /// Stops the step under way between two submits: of [`Session::surviving`].
+    pub(crate) cancel: Option<Cancel>,
     drafts: bool,
     _room: Reserved,
 }
@@ -47,10 +49,11 @@ impl Session {
             tokens: Vec::new(),
             waiting: 0,
             beyond: None,
+            cancel: None,
             drafts,
             _room: room,
         };
-        session.surviving(|_| Ok(()))?;
+        session.surviving(None, |_| Ok(()))?;
         Ok(session)
     }
 
@@ -99,7 +102,7 @@ impl Session {
 
     /// The tokens from `fed` on that the next step takes, where all of them are to give logits.
     pub(crate) fn next_piece<'i>(&mut self, ids: &'i [u32], fed: usize) -> Result<&'i [u32]> {
-        let chunk = self.surviving(|session| session.engine.next_chunk())?;
+        let chunk = self.surviving(None, |session| session.engine.next_chunk())?;
         let chunk = chunk.min(self.engine.logit_chunk());
         Ok(&ids[fed..ids.len().min(fed + chunk)])
     }
@@ -118,22 +121,20 @@ impl Session {
         let mut tail = ids;
         loop {
             self.engine.gate.pass(cancel)?;
-            let chunk = self.surviving(|session| session.engine.next_chunk())?;
+            let chunk = self.surviving(Some(cancel), |session| session.engine.next_chunk())?;
             if tail.len() <= chunk {
                 break;
             }
             let (piece, rest) = tail.split_at(chunk);
-            self.surviving(|session| {
-                session
-                    .feed_unless(Some(cancel), piece, &[], Outputs::Hidden)
-                    .map(drop)
+            self.surviving(Some(cancel), |session| {
+                session.feed(piece, &[], Outputs::Hidden).map(drop)
             })?;
             tail = rest;
             progress(ids.len() - tail.len(), ids.len());
         }
         let row = tail.len() as u32 - 1;
-        let result = self.surviving(|session| {
-            last(&session.feed_unless(Some(cancel), tail, &[row], Outputs::Hidden)?)
+        let result = self.surviving(Some(cancel), |session| {
+            last(&session.feed(tail, &[row], Outputs::Hidden)?)
         })?;
         progress(ids.len(), ids.len());
         Ok(result)
@@ -158,21 +159,10 @@ impl Session {
         })
     }
 
-    /// Runs the main model over `ids` (at most a chunk) at the end of the sequence.
+    /// Runs the main model over `ids` (at most a chunk) at the end of the sequence, of which they
+    /// are no part if the step was cancelled between its submits.
     pub(crate) fn feed(
         &mut self,
-        ids: &[u32],
-        logit_rows: &[u32],
-        outputs: Outputs,
-    ) -> Result<Done<'_>> {
-        self.feed_unless(None, ids, logit_rows, outputs)
-    }
-
-    /// [`Session::feed`] that may be cancelled between its submits; the tokens are not of the
-    /// sequence then.
-    fn feed_unless(
-        &mut self,
-        cancel: Option<&Cancel>,
         ids: &[u32],
         logit_rows: &[u32],
         outputs: Outputs,
@@ -186,7 +176,7 @@ impl Session {
             ids,
             position: self.tokens.len() as u32,
             logit_rows,
-            cancel,
+            cancel: self.cancel.as_ref(),
         };
         let done = self.engine.step(&step, seated(&self.seat)?)?;
         self.tokens.extend_from_slice(ids);
@@ -211,7 +201,7 @@ impl Session {
             ids: &ids,
             position: first as u32,
             logit_rows,
-            cancel: None,
+            cancel: self.cancel.as_ref(),
         };
         let done = self.engine.step(&step, seated(&self.seat)?)?;
         self.waiting = 0;
@@ -241,7 +231,7 @@ impl Session {
             ids: &[id],
             position,
             logit_rows: &[0],
-            cancel: None,
+            cancel: self.cancel.as_ref(),
         };
         self.engine.step(&step, seat)
     }
@@ -260,9 +250,9 @@ impl Session {
         let mut fork = Session::new(&self.engine, self.drafts)?;
         let bytes = layer_cache_bytes(&self.engine.model().config, self.engine.context());
         let hidden = hidden_bytes(&self.engine.model().config, self.engine.options());
-        let copied = self.surviving(|session| {
+        let copied = self.surviving(None, |session| {
             // A loss may have moved one of them.
-            fork.surviving(|_| Ok(()))?;
+            fork.surviving(None, |_| Ok(()))?;
             let (from, to) = (seated(&session.seat)?, seated(&fork.seat)?);
             let layers = from.caches.iter().zip(&to.caches);
             let caches = layers.map(|(from, to)| (*from, *to, bytes));
