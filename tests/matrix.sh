@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The conformance suite on every driver of the matrix, through wgpu and through Vulkan, and the
 # golden cases on SwiftShader (on the system's own driver `cargo test` has them); CUDA and ROCm
-# under mock drivers; then the backend outside the workspace. Vulkan runs under the validation layers, any message of which is an error.
+# under mock drivers; then the backend outside the workspace. Vulkan runs under the validation
+# layers, any message of which is an error.
 # tests/README.md says what the drivers are.
 #
 #   tests/matrix.sh [FOLDER]        drivers are unpacked there (default: target/drivers)
@@ -111,10 +112,10 @@ golden() {
         cargo test --quiet --workspace --test golden --test golden_unit || status=1
 }
 
-# mocks: the suite on CUDA and ROCm under mock drivers that run the kernels on the processor; then
-# all operations on ROCm at waves of 32, the rows for matrix units of other architectures, and
-# products by a mock of cuBLASLt. What the
-# drivers complain of (leaks, bytes written beside a buffer) is a failure, too.
+# mocks: the suite, with the sizes of DeepSeek-V3, on CUDA and ROCm under mock drivers that run the
+# kernels on the processor; then all operations on ROCm at waves of 32, the rows for matrix units of
+# other architectures, and products by a mock of cuBLASLt. What the drivers complain of (leaks,
+# bytes written beside a buffer) is a failure, too.
 mocks() {
     local first mock=$target/mock
     mkdir -p "$mock"
@@ -127,9 +128,9 @@ mocks() {
         env LD_LIBRARY_PATH="$mock" \
             HADAL_MOCK="arch=sm_90a+$1,log=$reports/mock.complaints" "${@:2}"
     }
-    conformance mock cuda --report "$reports/mock-cuda.json" -- on_mock gfx942 &
+    conformance mock cuda --profile v3-full --report "$reports/mock-cuda.json" -- on_mock gfx942 &
     first=$!
-    conformance mock rocm --report "$reports/mock-rocm.json" -- on_mock gfx942 &
+    conformance mock rocm --profile v3-full --report "$reports/mock-rocm.json" -- on_mock gfx942 &
     both mock cuda $first rocm $!
     conformance gfx950 rocm --case mfma8 -- on_mock gfx950 &
     both gfx950 rocm $!
