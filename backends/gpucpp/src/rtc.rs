@@ -272,17 +272,22 @@ mod tests {
                 return;
             }
         };
-        for arch in ["sm_75", "sm_90a"] {
+        for (name, _) in hadal_shaders::gpu::KERNELS {
+            let file = name.trim_end_matches(".cu");
+            // For the oldest architecture, which has no images, unless the file has nothing for it.
+            let on_units = ["attend_units", "hopper", "hopper8", "matrix", "matrix8"];
+            let arch = if on_units.contains(&file) {
+                "sm_90a"
+            } else {
+                "sm_75"
+            };
             let options = [
                 format!("--gpu-architecture={arch}"),
                 "--std=c++17".to_string(),
             ];
-            for (name, _) in hadal_shaders::gpu::KERNELS {
-                let file = name.trim_end_matches(".cu");
-                let source = hadal_shaders::gpu::source(file).expect("a source");
-                let module = rtc.compile(file, &source, &options).expect(arch);
-                assert!(module.starts_with(b"\x7fELF"), "{file} for {arch}");
-            }
+            let source = hadal_shaders::gpu::source(file).expect("a source");
+            let module = rtc.compile(file, &source, &options).expect(arch);
+            assert!(module.starts_with(b"\x7fELF"), "{file} for {arch}");
         }
         let log = rtc
             .compile("broken", "int x = ;", &[])

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use hadal_device::{BufferId, DeviceKind, Executable, Inputs, Program, Span, Ticket};
 use hadal_graph::{Lowered, SlotUse, Work, WorkLimit};
 
+use crate::Result;
 use crate::home::Home;
 use crate::seat::Seat;
 use crate::step::{Step, fill_inputs, input_words};
-use crate::Result;
 
 /// Some steps of a program that are submitted together.
 struct Segment {
