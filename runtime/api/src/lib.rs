@@ -65,7 +65,7 @@ pub use request::{Message, Prompt, Request};
 pub use session::{Session, SessionOptions};
 pub use stream::{Event, Stream, Token};
 
-pub use hadal_device::{Device, DeviceInfo, DeviceKind};
+pub use hadal_device::{BufferId, Device, DeviceInfo, DeviceKind, Span};
 pub use hadal_engine::plan::{Memory, Nearest, PartKind, Tier};
 pub use hadal_engine::registry::{Options as DeviceOptions, Survey};
 pub use hadal_engine::{

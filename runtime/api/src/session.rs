@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hadal_device::Span;
 use hadal_engine::{
     Cancel, Finish, GenerateOptions, Generated, Observe, SamplingOptions, generate,
 };
@@ -135,6 +136,28 @@ impl Session {
     ) -> Result<Generated> {
         let turn = self.begin()?;
         self.answer(request, &turn.cancel, on_event)
+    }
+
+    /// Reads `ids` after the sequence and shows where the logits of the last lie on the device,
+    /// `vocab_size` values of `f32`, without reading them: for a program that goes on there, on a
+    /// device that it shares ([`crate::DeviceChoice::Open`]). What it submits within `show` comes
+    /// before whatever overwrites them, which is the engine's next step, of any session; `show`
+    /// must not call the engine, and is called again where the device was lost meanwhile.
+    /// `hadal_wgpu::WgpuDevice::buffer` has wgpu's handle of the buffer.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Busy`]; ids that are none; [`ErrorCode::Cancelled`] by [`Session::cancel`];
+    /// those of the device.
+    pub fn logits_on_device<T>(&self, ids: &[u32], show: impl FnMut(Span) -> T) -> Result<T> {
+        let turn = self.begin()?;
+        let mut inner = lock(&self.shared.inner);
+        let Inner { session, unfed } = &mut *inner;
+        let before = session.tokens().len();
+        let ids = [unfed.as_slice(), ids].concat();
+        let shown = session.logits_on_device(&ids, &turn.cancel, show);
+        let fed = session.tokens().len().saturating_sub(before);
+        unfed.drain(..fed.min(unfed.len()));
+        Ok(shown?)
     }
 
     /// Claims the session for an answer.

@@ -7,9 +7,11 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use hadal::{
-    Engine, ErrorCode, Event, Finish, Generated, LoadOptions, Model, Request, Session,
-    SessionOptions, Stream, Token,
+    Engine, ErrorCode, Event, Finish, Generated, LoadOptions, Model, Prompt, Request,
+    SamplingOptions, Session, SessionOptions, Stream, Token,
 };
+use hadal_device::Backend;
+use hadal_host::HostBackend;
 
 /// One engine for all tests of this file.
 fn engine() -> &'static Engine {
@@ -278,4 +280,42 @@ fn wrong_requests_say_what_is_wrong() {
     if !engine().model().can_chat() {
         assert_eq!(code(chat), ErrorCode::NoText);
     }
+}
+
+#[test]
+fn logits_may_stay_on_the_device() {
+    let device = HostBackend::new()
+        .open(0)
+        .expect("the host is always there");
+    let model = Model::shipped().expect("the shipped model");
+    let options = LoadOptions::on_open(device.clone()).with_context(512);
+    let engine = model.load(options).expect("it loads");
+    let session = || {
+        let session = engine.session(SessionOptions::default());
+        session.expect("there is room")
+    };
+    let ids = vec![1, 300, 20, 7];
+    let mut request = Request::new(Prompt::Ids(ids.clone())).with_max_tokens(2);
+    request.sampling = Some(SamplingOptions::greedy());
+    let (_, _, written) = read(session().stream(request).expect("a stream"));
+    // The prompt, then what was chosen for it: each time the likeliest is the next token.
+    let shown = session();
+    let mut fed = ids;
+    for next in written.ids {
+        let likeliest = shown.logits_on_device(&fed, |span| {
+            let mut bytes = vec![0; span.bytes as usize];
+            device.read(span, &mut bytes).expect("it is read");
+            let logits: Vec<f32> = bytes
+                .chunks_exact(4)
+                .map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+                .collect();
+            assert_eq!(logits.len(), model.config().vocab_size as usize);
+            let ranked = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+            ranked.expect("a vocabulary").0 as u32
+        });
+        assert_eq!(likeliest.expect("a step"), next);
+        fed = vec![next];
+    }
+    let refused = shown.logits_on_device(&[u32::MAX], |_| ()).unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::InvalidArgument);
 }
