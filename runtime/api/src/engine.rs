@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hadal_device::DeviceInfo;
 use hadal_engine::MemoryUse;
 
+use crate::guard::guarded;
 use crate::load::Losses;
 use crate::{Model, Result, Session, SessionOptions};
 
@@ -80,7 +81,7 @@ impl Engine {
     /// # Errors
     /// Those of the device.
     pub fn set_budget(&self, bytes: Option<u64>) -> Result<MemoryUse> {
-        Ok(self.inner.set_budget(bytes)?)
+        guarded(|| Ok(self.inner.set_budget(bytes)?))
     }
 
     /// Gives back what the next step makes again: scratch and prepared programs. For
@@ -89,7 +90,7 @@ impl Engine {
     /// # Errors
     /// Those of the device.
     pub fn trim(&self) -> Result<()> {
-        Ok(self.inner.trim()?)
+        guarded(|| Ok(self.inner.trim()?))
     }
 
     /// Lets requests finish their step and then sleep, until [`Engine::resume`]. Returns at
@@ -124,7 +125,7 @@ impl Engine {
     /// # Errors
     /// [`crate::ErrorCode::OutOfMemory`] where budget or memory have no room for it.
     pub fn session(&self, options: SessionOptions) -> Result<Session> {
-        Session::new(self, options)
+        guarded(|| Session::new(self, options))
     }
 
     /// The engine's own view, for what is not here.

@@ -33,8 +33,8 @@
 //!
 //! **What it never does.** It prints nothing, exits nowhere, installs no handler and has no
 //! globals; two engines live side by side. What goes wrong is an [`Error`] with a
-//! [`Error::code`] for programs and a [`Error::cure`] for people, a panic on a thread of its
-//! own too.
+//! [`Error::code`] for programs and a [`Error::cure`] for people, a panic of its own too. Where
+//! a function of the program panics, the call that it was in ends, and the panic goes on.
 //!
 //! **Threads.** All types are `Send` and, but for [`Stream`], `Sync`. A stream works on a
 //! thread `hadal-generate`, a load in the background on `hadal-load`, and an engine on the host
@@ -49,6 +49,7 @@ mod chat;
 mod devices;
 mod engine;
 mod error;
+mod guard;
 mod load;
 mod model;
 mod queue;

@@ -1,7 +1,6 @@
 //! Loading: options, progress, cancelling, and a load on a thread of its own.
 
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
@@ -11,6 +10,7 @@ use hadal_device::{Device, DeviceInfo, Error as DeviceError};
 use hadal_engine::registry::{self, Options, Reopening};
 use hadal_engine::{Budget, Cancel, EngineError, EngineOptions, Progress, Recovery};
 
+use crate::guard::{Caught, guarded};
 use crate::{DeviceChoice, Engine, Error, ErrorCode, Model, Result};
 
 /// How a model is put on a device. The default suits nearly everyone.
@@ -175,8 +175,7 @@ impl Shared {
             ControlFlow::Continue(())
         };
         let load = || run(model, options, &self.cancel, &mut progress);
-        let result = catch_unwind(AssertUnwindSafe(load))
-            .unwrap_or_else(|payload| Err(Error::panic(payload.as_ref())));
+        let result = guarded(load);
         let mut outcome = self.outcome();
         outcome.is_over = true;
         // Nobody would ever take it: an engine goes here and not with the last handle.
@@ -185,8 +184,8 @@ impl Shared {
         drop(outcome);
         self.over.notify_all();
         if let Some(wake) = wake {
-            // What the program does when it hears of it is its own.
-            let _ = catch_unwind(AssertUnwindSafe(wake));
+            // What the program does when it hears of it is its own; nobody waits for it here.
+            Caught::default().call(wake);
         }
     }
 }

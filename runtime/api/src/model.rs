@@ -11,6 +11,7 @@ use hadal_models::Config;
 use hadal_tokens::{GenerationConfig, TextModel};
 use hadal_weights::{Checkpoint, Gguf};
 
+use crate::guard::{guarded, guarded_telling};
 use crate::load::{self, LoadOptions, Loading};
 use crate::{Engine, Error, Result};
 
@@ -53,8 +54,10 @@ impl Model {
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
         let path = path.as_ref();
         let name = path.file_name().unwrap_or(path.as_os_str());
-        let model = hadal_engine::Model::open(path)?;
-        Ok(Model::of(model, &name.to_string_lossy()))
+        guarded(|| {
+            let model = hadal_engine::Model::open(path)?;
+            Ok(Model::of(model, &name.to_string_lossy()))
+        })
     }
 
     /// Opens a model whose files are in memory.
@@ -62,30 +65,7 @@ impl Model {
     /// # Errors
     /// As [`Model::open`].
     pub fn from_bytes(name: &str, bytes: ModelBytes) -> Result<Model> {
-        let model = match bytes {
-            ModelBytes::Gguf(parts) => gguf_model(&Gguf::from_pages(parts)?)?,
-            ModelBytes::Safetensors {
-                config,
-                weights,
-                tokenizer,
-                tokenizer_config,
-                generation_config,
-            } => {
-                let config = Config::from_json(&config)?;
-                let source = Arc::new(Checkpoint::from_pages(weights)?);
-                let text = match tokenizer {
-                    None => Err("no tokenizer was given with the model".to_string()),
-                    Some(json) => text(
-                        &json,
-                        tokenizer_config.as_deref(),
-                        generation_config.as_deref(),
-                    )
-                    .map_err(|error| error.to_string()),
-                };
-                hadal_engine::Model::new(config, source, text)?
-            }
-        };
-        Ok(Model::of(model, name))
+        guarded(|| Ok(Model::of(read(bytes)?, name)))
     }
 
     /// The small model that is part of the library: the complete architecture in 11 MB.
@@ -159,12 +139,8 @@ impl Model {
     /// No such device; options that cannot be.
     pub fn plan(&self, options: &LoadOptions) -> Result<Plan> {
         let info = options.device.info(&options.device_options)?;
-        Ok(Plan::of(
-            &self.inner,
-            &info,
-            &options.engine_options(),
-            &Ask::default(),
-        )?)
+        let (model, options) = (&self.inner, options.engine_options());
+        guarded(|| Ok(Plan::of(model, &info, &options, &Ask::default())?))
     }
 
     /// Puts it on a device; waits until it is there.
@@ -187,7 +163,9 @@ impl Model {
         cancel: &Cancel,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Engine> {
-        load::run(self, options, cancel, progress)
+        guarded_telling(progress, |progress| {
+            load::run(self, options, cancel, progress)
+        })
     }
 
     /// Begins to load on a thread `hadal-load` and returns at once.
@@ -209,4 +187,30 @@ fn text(
         text.set_generation(GenerationConfig::from_bytes(bytes)?);
     }
     Ok(text)
+}
+
+fn read(bytes: ModelBytes) -> Result<hadal_engine::Model> {
+    Ok(match bytes {
+        ModelBytes::Gguf(parts) => gguf_model(&Gguf::from_pages(parts)?)?,
+        ModelBytes::Safetensors {
+            config,
+            weights,
+            tokenizer,
+            tokenizer_config,
+            generation_config,
+        } => {
+            let config = Config::from_json(&config)?;
+            let source = Arc::new(Checkpoint::from_pages(weights)?);
+            let text = match tokenizer {
+                None => Err("no tokenizer was given with the model".to_string()),
+                Some(json) => text(
+                    &json,
+                    tokenizer_config.as_deref(),
+                    generation_config.as_deref(),
+                )
+                .map_err(|error| error.to_string()),
+            };
+            hadal_engine::Model::new(config, source, text)?
+        }
+    })
 }

@@ -11,6 +11,7 @@ use hadal_tokens::RenderOptions;
 use serde_json::Value;
 
 use crate::chat::Splitter;
+use crate::guard::{Caught, guarded, guarded_telling};
 use crate::stream::Teller;
 use crate::{Engine, Error, ErrorCode, Event, Prompt, Request, Result, Stream};
 
@@ -134,8 +135,10 @@ impl Session {
         request: &Request,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Generated> {
-        let turn = self.begin()?;
-        self.answer(request, &turn.cancel, on_event)
+        guarded_telling(on_event, |on_event| {
+            let turn = self.begin()?;
+            self.answer(request, &turn.cancel, on_event)
+        })
     }
 
     /// Reads `ids` after the sequence and shows where the logits of the last lie on the device,
@@ -148,16 +151,23 @@ impl Session {
     /// # Errors
     /// [`ErrorCode::Busy`]; ids that are none; [`ErrorCode::Cancelled`] by [`Session::cancel`];
     /// those of the device.
-    pub fn logits_on_device<T>(&self, ids: &[u32], show: impl FnMut(Span) -> T) -> Result<T> {
-        let turn = self.begin()?;
-        let mut inner = lock(&self.shared.inner);
-        let Inner { session, unfed } = &mut *inner;
-        let before = session.tokens().len();
-        let ids = [unfed.as_slice(), ids].concat();
-        let shown = session.logits_on_device(&ids, &turn.cancel, show);
-        let fed = session.tokens().len().saturating_sub(before);
-        unfed.drain(..fed.min(unfed.len()));
-        Ok(shown?)
+    pub fn logits_on_device<T>(&self, ids: &[u32], mut show: impl FnMut(Span) -> T) -> Result<T> {
+        let mut caught = Caught::default();
+        let shown = guarded(|| {
+            let turn = self.begin()?;
+            let mut inner = lock(&self.shared.inner);
+            let Inner { session, unfed } = &mut *inner;
+            let before = session.tokens().len();
+            let ids = [unfed.as_slice(), ids].concat();
+            let show = |span| caught.call(|| show(span));
+            let shown = session.logits_on_device(&ids, &turn.cancel, show);
+            let fed = session.tokens().len().saturating_sub(before);
+            unfed.drain(..fed.min(unfed.len()));
+            Ok(shown?)
+        });
+        caught.go_on();
+        let nothing = || Error::new(ErrorCode::Internal, "the logits were not shown");
+        shown?.ok_or_else(nothing)
     }
 
     /// Claims the session for an answer.
@@ -324,9 +334,11 @@ impl Session {
     /// # Errors
     /// [`ErrorCode::Busy`]; [`ErrorCode::OutOfMemory`]; those of the device.
     pub fn fork(&self) -> Result<Session> {
-        let mut inner = self.inner()?;
-        let fork = inner.session.fork()?;
-        Ok(Session::of(&self.engine, fork, inner.unfed.clone()))
+        guarded(|| {
+            let mut inner = self.inner()?;
+            let fork = inner.session.fork()?;
+            Ok(Session::of(&self.engine, fork, inner.unfed.clone()))
+        })
     }
 
     /// Stops the answer that is being written, if one is: whoever reads it sees its end.

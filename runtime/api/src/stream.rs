@@ -1,16 +1,16 @@
 //! What a session tells while it writes, to be read by a loop or by a task.
 
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hadal_engine::{Cancel, DraftCounts, Event as Told, Generated, Logprobs, Route};
 
+use crate::Result;
 use crate::chat::Splitter;
+use crate::guard::guarded;
 use crate::queue::Queue;
-use crate::{Error, Result};
 
 /// An output token.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,8 +129,7 @@ impl Stream {
                     false => ControlFlow::Continue(()),
                 }
             };
-            let result = catch_unwind(AssertUnwindSafe(|| work(&mut on_event)))
-                .unwrap_or_else(|payload| Err(Error::panic(payload.as_ref())));
+            let result = guarded(|| work(&mut on_event));
             mine.push(result.map(|made| Event::End(Box::new(made))));
             mine.close();
         };

@@ -35,6 +35,19 @@ fn text(tokens: impl ToTokens) -> String {
     text
 }
 
+/// A signature as callers see it: what a function does with its arguments is its own.
+fn signature(of: &syn::Signature) -> String {
+    let mut seen = of.clone();
+    for input in &mut seen.inputs {
+        if let syn::FnArg::Typed(it) = input
+            && let syn::Pat::Ident(name) = &mut *it.pat
+        {
+            name.mutability = None;
+        }
+    }
+    text(seen).replace("(mut self", "(self")
+}
+
 fn is_public(visibility: &Visibility) -> bool {
     matches!(visibility, Visibility::Public(_))
 }
@@ -75,7 +88,7 @@ fn implementation(it: &syn::ItemImpl) -> (String, Vec<String>) {
                 _ => None,
             });
             functions
-                .map(|it| format!("{name}::{}", text(it)))
+                .map(|it| format!("{name}::{}", signature(it)))
                 .collect()
         }
     };
@@ -112,7 +125,7 @@ fn described(item: &Item) -> Option<(String, Vec<String>)> {
             }));
             (name, lines)
         }
-        Item::Fn(it) if is_public(&it.vis) => (it.sig.ident.to_string(), vec![text(&it.sig)]),
+        Item::Fn(it) if is_public(&it.vis) => (it.sig.ident.to_string(), vec![signature(&it.sig)]),
         Item::Const(it) if is_public(&it.vis) => {
             let name = it.ident.to_string();
             let line = format!("const {name}: {}", text(&it.ty));
@@ -129,7 +142,7 @@ fn described(item: &Item) -> Option<(String, Vec<String>)> {
             lines.extend(it.items.iter().filter_map(|item| match item {
                 syn::TraitItem::Fn(it) => {
                     let ended = if it.default.is_some() { " { .. }" } else { "" };
-                    Some(format!("{name}::{}{ended}", text(&it.sig)))
+                    Some(format!("{name}::{}{ended}", signature(&it.sig)))
                 }
                 _ => None,
             }));

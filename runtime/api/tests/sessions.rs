@@ -319,3 +319,23 @@ fn logits_may_stay_on_the_device() {
     let refused = shown.logits_on_device(&[u32::MAX], |_| ()).unwrap_err();
     assert_eq!(refused.code(), ErrorCode::InvalidArgument);
 }
+
+#[test]
+fn a_panic_of_the_program_comes_out_and_the_session_goes_on() {
+    let session = session();
+    let mut events = 0;
+    let call = || {
+        session.generate(&story(3), &mut |_| {
+            events += 1;
+            if events == 3 {
+                panic!("mine");
+            }
+            ControlFlow::Continue(())
+        })
+    };
+    let payload = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).unwrap_err();
+    assert_eq!(payload.downcast_ref(), Some(&"mine"));
+    assert_eq!(events, 3);
+    let made = session.generate(&story(3), &mut |_| ControlFlow::Continue(()));
+    assert!(!made.expect("it goes on").ids.is_empty());
+}
