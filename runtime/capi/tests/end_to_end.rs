@@ -201,15 +201,24 @@ fn valgrind_finds_nothing() {
         println!("NOT RUN: {TEST}, no valgrind");
         return;
     }
-    // Slow there: an answer of a few tokens, and everything freed.
-    let mut command = Command::new("valgrind");
-    command
-        .args(["--quiet", "--error-exitcode=9", "--leak-check=full"])
-        .args([
-            "--show-leak-kinds=definite",
-            "--errors-for-leak-kinds=definite",
-        ])
-        .arg(&program)
-        .arg("order");
-    run(&mut command);
+    let folder = damaged();
+    let path = folder.path().to_str().expect("a plain path");
+    // Slow there: answers of a few tokens, and everything freed.
+    for arguments in [
+        &["order"][..],
+        &["cycles", "2"],
+        &["errors", path],
+        &["cancel"],
+    ] {
+        let mut command = Command::new("valgrind");
+        command
+            .args(["--quiet", "--error-exitcode=9", "--leak-check=full"])
+            .args([
+                "--show-leak-kinds=definite",
+                "--errors-for-leak-kinds=definite",
+            ])
+            .arg(&program)
+            .args(arguments);
+        run(&mut command);
+    }
 }
