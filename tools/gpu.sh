@@ -83,7 +83,7 @@ bench() {
     "$hadal" bench "$@" | tee "$folder/$name.txt" || status=1
 }
 all=${gpus// /,}
-bench layer --dummy-weights $config --device "$all" --kernels --depth 0,4096 --repeat 5 \
+bench layer --dummy-weights $config --device "$all" --rows --depth 0,4096 --repeat 5 \
     --prefill $prompt --chunk $prompt --decode 64
 bench layer-fp8-activations --dummy-weights $config --device "$all" --kernels --depth 0 --repeat 5 \
     --prefill $prompt --chunk $prompt --decode 64 --activations fp8

@@ -303,24 +303,38 @@ pub fn select<'t>(
     problem: &Problem,
 ) -> Result<Choice<'t>, Vec<Rejection>> {
     let mut rejected = Vec::new();
-    let scattered = problem.params.flags & flags::SCATTERED != 0;
-    let coded = problem.params.flags & flags::CODED != 0;
     for row in table.iter().filter(|row| row.op == problem.op) {
-        let missing = row.needs.without(info.features);
-        let why = if missing != Features::NONE {
-            format!("needs {missing:?}")
-        } else if row.avoids.meets(info.features) {
-            format!("is slow on {:?}", row.avoids)
-        } else if scattered && !row.takes_scattered() {
-            "takes tables in one range at a constant stride".to_string()
-        } else if coded && !row.takes_codes {
-            "takes activations as numbers, not as codes".to_string()
-        } else if let Some(why) = (row.fits)(problem) {
-            why.to_string()
-        } else {
-            return Ok(Choice { row, rejected });
-        };
-        rejected.push(Rejection { row: row.name, why });
+        let slow = row.avoids.meets(info.features);
+        let slow = slow.then(|| format!("is slow on {:?}", row.avoids));
+        match slow.or_else(|| lack(row, info, problem)) {
+            None => return Ok(Choice { row, rejected }),
+            Some(why) => rejected.push(Rejection { row: row.name, why }),
+        }
     }
     Err(rejected)
+}
+
+/// Every row of `table` that does `problem` on the device, also where another is faster.
+pub fn able<'t>(
+    table: &'t [KernelRow],
+    info: &DeviceInfo,
+    problem: &Problem,
+) -> impl Iterator<Item = &'t KernelRow> {
+    let rows = table.iter().filter(|row| row.op == problem.op);
+    rows.filter(|row| lack(row, info, problem).is_none())
+}
+
+/// Why `row` cannot do `problem` on the device, if it cannot.
+fn lack(row: &KernelRow, info: &DeviceInfo, problem: &Problem) -> Option<String> {
+    let is = |flag| problem.params.flags & flag != 0;
+    let missing = row.needs.without(info.features);
+    if missing != Features::NONE {
+        Some(format!("needs {missing:?}"))
+    } else if is(flags::SCATTERED) && !row.takes_scattered() {
+        Some("takes tables in one range at a constant stride".to_string())
+    } else if is(flags::CODED) && !row.takes_codes {
+        Some("takes activations as numbers, not as codes".to_string())
+    } else {
+        (row.fits)(problem).map(str::to_string)
+    }
 }

@@ -45,6 +45,8 @@ pub use error::{Error, Result};
 pub use hazards::{levels, levels_with};
 pub use info::{DeviceInfo, DeviceKind, Features, Limits, MatrixSizes};
 pub use kept::{KEPT_TABLES, Kept};
-pub use kernel::{Body, Choice, KernelRow, Launch, NO_ARGMAX, OpKind, Problem, Rejection, select};
+pub use kernel::{
+    Body, Choice, KernelRow, Launch, NO_ARGMAX, OpKind, Problem, Rejection, able, select,
+};
 pub use params::{COUNT_ALL, Inputs, PAGE, Params, coded_scales, coded_words, flags};
 pub use program::{Access, Bind, Dispatch, Operand, PipelineId, Program, Slot, Step, table_stride};

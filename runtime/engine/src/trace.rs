@@ -4,10 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use hadal_device::{DType, Inputs, OpKind, PAGE, Params, flags};
+use hadal_device::{
+    BufferId, DType, Dispatch, Executable, Inputs, KernelRow, OpKind, PAGE, Params, Problem,
+    Program, able, flags,
+};
 use hadal_graph::{Lowered, WorkLimit};
 use hadal_models::Outputs;
 
+use crate::home::Home;
 use crate::model::Kind;
 use crate::prepared::Prepared;
 use crate::seat::Seat;
@@ -36,15 +40,19 @@ pub struct Traced {
     /// By the device's clock; by this processor's, with submitting and waiting, where the
     /// device has none.
     pub time: Duration,
+    /// The other kernels that could do it, and their times, where they were asked for: at the
+    /// first of all dispatches of the same sizes.
+    pub others: Vec<(&'static str, Duration)>,
 }
 
 impl Session {
     /// Runs `ids`, at most a chunk, at the end of the sequence, `runs` times, and takes the
-    /// shortest time of each dispatch, in the order of the step. The sequence stays as it was.
+    /// shortest time of each dispatch, in the order of the step; `others`: that of every other
+    /// kernel that could do it, too. The sequence stays as it was.
     ///
     /// # Errors
     /// Those of a step; [`crate::EngineError::Option`] for more tokens than a step has.
-    pub fn trace(&mut self, ids: &[u32], runs: u32) -> Result<Vec<Traced>> {
+    pub fn trace(&mut self, ids: &[u32], runs: u32, others: bool) -> Result<Vec<Traced>> {
         self.check(ids)?;
         let step = Step {
             kind: Kind::Main,
@@ -54,12 +62,13 @@ impl Session {
             logit_rows: &[ids.len() as u32 - 1],
             cancel: None,
         };
-        self.engine().trace(&step, seated(&self.seat)?, runs)
+        self.engine()
+            .trace(&step, seated(&self.seat)?, runs, others)
     }
 }
 
 impl Engine {
-    fn trace(&self, step: &Step<'_>, seat: &Seat, runs: u32) -> Result<Vec<Traced>> {
+    fn trace(&self, step: &Step<'_>, seat: &Seat, runs: u32, others: bool) -> Result<Vec<Traced>> {
         let key = self.explained_key(step.kind, step.ids.len() as u32)?;
         let mut state = self.state();
         let home = self.resting(&mut state, seat)?;
@@ -82,7 +91,10 @@ impl Engine {
                     dispatch.time = dispatch.time.min(time);
                 }
             }
-            Ok(())
+            match others {
+                true => prepared.time_others(step, seat, scratch, runs, &mut traced),
+                false => Ok(()),
+            }
         };
         let measured = measure();
         prepared.free(&home);
@@ -117,6 +129,7 @@ fn untimed(lowered: &Lowered, step: &Step<'_>) -> Vec<Traced> {
             macs: share(dispatch.work.macs.at(seen)),
             bytes: if by_row { share(bytes) } else { bytes },
             time: Duration::MAX,
+            others: Vec::new(),
         }
     });
     traced.collect()
@@ -136,21 +149,99 @@ impl Prepared {
         &mut self,
         step: &Step<'_>,
         seat: &Seat,
-        scratch: hadal_device::BufferId,
+        scratch: BufferId,
     ) -> Result<Vec<Duration>> {
         let home = &seat.home;
         let table = self.begin(step, seat, scratch)?;
-        let mut times = Vec::new();
-        for executable in self.executables() {
-            let started = Instant::now();
-            let ticket = executable.submit(&table)?;
-            home.started(ticket);
-            home.device.wait(ticket)?;
-            let waited = started.elapsed();
-            times.push(home.device.gpu_time(ticket).unwrap_or(waited));
-        }
-        Ok(times)
+        let executables = self.executables();
+        executables
+            .map(|executable| timed(home, executable.as_mut(), &table))
+            .collect()
     }
+
+    /// Takes the times of all kernels that were not chosen, where the step has come to their
+    /// dispatch.
+    fn time_others(
+        &mut self,
+        step: &Step<'_>,
+        seat: &Seat,
+        scratch: BufferId,
+        runs: u32,
+        traced: &mut [Traced],
+    ) -> Result<()> {
+        let (home, table) = (&seat.home, self.begin(step, seat, scratch)?);
+        let program = self.lowered.program.clone();
+        let dispatches = program.steps.iter().filter_map(|step| match step {
+            hadal_device::Step::Dispatch(dispatch) => Some(dispatch),
+            _ => None,
+        });
+        let mut seen = Vec::new();
+        let chosen = self.executables();
+        for ((chosen, dispatch), traced) in chosen.zip(dispatches).zip(traced) {
+            let problem = Problem {
+                op: traced.op,
+                weight: traced.weight,
+                params: *dispatch.params,
+            };
+            let same = sizes(&problem);
+            if !seen.contains(&same) {
+                seen.push(same);
+                let rows = able(hadal_shaders::table(), home.device.info(), &problem);
+                for row in rows.filter(|row| row.name != traced.row) {
+                    let mut alone = alone(home, row, &problem, dispatch, program.slots)?;
+                    let mut least = Duration::MAX;
+                    for _ in 0..runs.max(1) {
+                        least = least.min(timed(home, alone.as_mut(), &table)?);
+                    }
+                    traced.others.push((row.name, least));
+                }
+            }
+            timed(home, chosen.as_mut(), &table)?;
+        }
+        Ok(())
+    }
+}
+
+/// The dispatch of a program with so many slots, by another kernel.
+fn alone(
+    home: &Home,
+    row: &KernelRow,
+    problem: &Problem,
+    dispatch: &Dispatch,
+    slots: u16,
+) -> Result<Box<dyn Executable>> {
+    let launch = (row.launch)(problem, home.device.info());
+    let constants = &launch.constants;
+    let dispatch = Dispatch {
+        pipeline: home.device.pipeline(row.name, &row.body, constants)?,
+        groups: launch.groups,
+        ..dispatch.clone()
+    };
+    let steps = vec![hadal_device::Step::Dispatch(dispatch)];
+    Ok(home.device.prepare(&Program { slots, steps })?)
+}
+
+/// What makes two dispatches the same work, wherever their operands lie.
+fn sizes(problem: &Problem) -> Problem {
+    Problem {
+        params: Params {
+            x_offset: 0,
+            y_offset: 0,
+            b_offset: 0,
+            ..problem.params
+        },
+        ..*problem
+    }
+}
+
+/// Submits and waits: what it took.
+fn timed(home: &Home, executable: &mut dyn Executable, table: &[BufferId]) -> Result<Duration> {
+    let started = Instant::now();
+    let ticket = executable.submit(table)?;
+    home.started(ticket);
+    home.device.wait(ticket)?;
+    let waited = started.elapsed();
+    Ok(home.device.gpu_time(ticket).unwrap_or(waited))
 }
 
 #[cfg(test)]

@@ -214,3 +214,24 @@ fn a_trace_that_cannot_be_written_is_told_before_anything_is_measured() {
     trace(&path("x"), &missing).fails(1, &["no/such/folder"]);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn kernels_that_were_not_chosen_stand_beside_those_that_were() {
+    let report = hadal(&[&SMALL[..], &["--rows", "--json"]].concat()).json();
+    let phases = report["kernels"][0]["phases"].as_array().expect("phases");
+    let kernels = phases[0]["kernels"].as_array().expect("kernels");
+    let products = kernels.iter().filter(|kernel| kernel["op"] == "linear");
+    let others: Vec<&serde_json::Value> = products
+        .flat_map(|kernel| kernel["others"].as_array().expect("a list"))
+        .collect();
+    // The scalar kernel does everything, on every processor.
+    let scalar = others
+        .iter()
+        .find(|other| other["kernel"] == "host_linear_bf16" || other["kernel"] == "host_linear_f8");
+    let scalar = scalar.expect("the scalar kernel");
+    assert!(scalar["seconds"].as_f64().expect("a time") > 0.0);
+    assert!(scalar["times_chosen"].as_f64().expect("a ratio") > 0.0);
+    let plain = hadal(&[&SMALL[..], &["--kernels", "--json"]].concat()).json();
+    let kernels = &plain["kernels"][0]["phases"][0]["kernels"];
+    assert_eq!(kernels[0]["others"], serde_json::json!([]));
+}

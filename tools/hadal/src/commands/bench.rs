@@ -94,6 +94,10 @@ pub struct BenchArgs {
     /// the least time that these take on the device ("x floor").
     #[arg(long)]
     kernels: bool,
+    /// Also take the time of each other kernel that could do the same ("or"), at the first
+    /// dispatch of its sizes. Implies --kernels.
+    #[arg(long)]
+    rows: bool,
     /// Write every dispatch of a step of a prompt and of a decoded token, in order, to a file
     /// that ui.perfetto.dev opens. Each is submitted alone. Implies --kernels.
     #[arg(long, value_name = "FILE")]
@@ -129,7 +133,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
     let trace = trace_file(args)?;
     let engines = engines(args, &interrupts, console)?;
     let measured = measure_all(&engines, args, &interrupts, console)?;
-    let kernels = match args.kernels || trace.is_some() {
+    let kernels = match args.kernels || args.rows || trace.is_some() {
         true => kernels::measure(&engines, args, &interrupts.cancel)?,
         false => Vec::new(),
     };

@@ -180,6 +180,7 @@ mod tests {
             macs: 0,
             bytes: 0,
             time: Duration::ZERO,
+            others: Vec::new(),
         };
         let floors = Floors {
             memory: 100.0,

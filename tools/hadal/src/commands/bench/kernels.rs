@@ -63,11 +63,59 @@ struct Row {
     macs: u64,
     bytes: u64,
     time: Duration,
+    /// Of the first alone.
+    chosen: Duration,
 }
 
 impl Row {
     fn floor(&self, floors: &Floors) -> Floor {
         floors.of(&self.first, self.macs, self.bytes)
+    }
+
+    /// The kernels that were not chosen, each beside the one that was.
+    fn others(&self, floors: &Floors) -> impl Iterator<Item = Other> {
+        let (first, chosen) = (&self.first, self.chosen);
+        let floor = floors.of(first, first.macs, first.bytes);
+        first.others.iter().map(move |&(kernel, time)| Other {
+            kernel,
+            seconds: time.as_secs_f64(),
+            chosen: chosen.as_secs_f64(),
+            floor,
+        })
+    }
+}
+
+/// One dispatch by another kernel than the chosen one.
+struct Other {
+    kernel: &'static str,
+    seconds: f64,
+    /// Of the one that was chosen.
+    chosen: f64,
+    floor: Floor,
+}
+
+impl Other {
+    /// A line below the chosen kernel's, of one dispatch.
+    fn text(&self) -> String {
+        format!(
+            "{:>6} {:>10.1} {:>5.2} x chosen {:>33} {:>8} {:>11}  {}\n",
+            "or",
+            self.seconds * 1e6,
+            self.seconds / self.chosen,
+            "",
+            self.floor.times_text(self.seconds),
+            "",
+            self.kernel
+        )
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "kernel": self.kernel,
+            "seconds": self.seconds,
+            "times_chosen": self.seconds / self.chosen,
+            "times_floor": self.floor.times(self.seconds),
+        })
     }
 }
 
@@ -95,7 +143,7 @@ pub fn measure(
                 return Err(EngineError::Cancelled.into());
             }
             if count > 0 {
-                let traced = session.trace(&ids[depth..][..count], args.repeat)?;
+                let traced = session.trace(&ids[depth..][..count], args.repeat, args.rows)?;
                 let plural = if count == 1 { "" } else { "s" };
                 phases.push(Phase {
                     name: format!("{name} {count} token{plural}"),
@@ -129,6 +177,7 @@ fn sum(traced: &[Traced]) -> Vec<Row> {
                 macs: one.macs,
                 bytes: one.bytes,
                 time: one.time,
+                chosen: one.time,
                 first: Traced {
                     scope: place,
                     ..one.clone()
@@ -180,6 +229,7 @@ pub fn text(device: &str, memory: &Bandwidth, floors: &Floors, phases: &[Phase])
         ));
         for row in &phase.rows {
             out.push_str(&line(row, memory, floors, seconds));
+            out.extend(row.others(floors).map(|other| other.text()));
         }
     }
     out
@@ -221,6 +271,7 @@ pub fn json(device: &str, floors: &Floors, phases: &[Phase]) -> Value {
             "floor_seconds": floor.seconds,
             "times_floor": floor.times(seconds),
             "bound_by": floor.bound.map(|bound| bound.name()),
+            "others": row.others(floors).map(|other| other.json()).collect::<Vec<_>>(),
         })
     };
     let phase = |phase: &Phase| {
