@@ -123,7 +123,7 @@ impl<'s> Decoder<'s> {
     /// context is full.
     ///
     /// # Errors
-    /// Those of the device; [`EngineError::Cancelled`] by what the decoder was started with, and
+    /// Those of the device; [`crate::EngineError::Cancelled`] by what the decoder was started with, and
     /// the session can go on from where it was.
     pub fn advance(&mut self) -> Result<Vec<u32>> {
         let chosen = self.advance_observed()?;
