@@ -304,9 +304,7 @@ pub fn select<'t>(
 ) -> Result<Choice<'t>, Vec<Rejection>> {
     let mut rejected = Vec::new();
     for row in table.iter().filter(|row| row.op == problem.op) {
-        let slow = row.avoids.meets(info.features);
-        let slow = slow.then(|| format!("is slow on {:?}", row.avoids));
-        match slow.or_else(|| lack(row, info, problem)) {
+        match lack(row, row.avoids, info, problem) {
             None => return Ok(Choice { row, rejected }),
             Some(why) => rejected.push(Rejection { row: row.name, why }),
         }
@@ -321,15 +319,17 @@ pub fn able<'t>(
     problem: &Problem,
 ) -> impl Iterator<Item = &'t KernelRow> {
     let rows = table.iter().filter(|row| row.op == problem.op);
-    rows.filter(|row| lack(row, info, problem).is_none())
+    rows.filter(|row| lack(row, Features::NONE, info, problem).is_none())
 }
 
-/// Why `row` cannot do `problem` on the device, if it cannot.
-fn lack(row: &KernelRow, info: &DeviceInfo, problem: &Problem) -> Option<String> {
+/// Why `row` cannot do `problem` on the device, or is not wanted there for a feature of `avoids`.
+fn lack(row: &KernelRow, avoids: Features, info: &DeviceInfo, problem: &Problem) -> Option<String> {
     let is = |flag| problem.params.flags & flag != 0;
     let missing = row.needs.without(info.features);
     if missing != Features::NONE {
         Some(format!("needs {missing:?}"))
+    } else if avoids.meets(info.features) {
+        Some(format!("is slow on {avoids:?}"))
     } else if is(flags::SCATTERED) && !row.takes_scattered() {
         Some("takes tables in one range at a constant stride".to_string())
     } else if is(flags::CODED) && !row.takes_codes {

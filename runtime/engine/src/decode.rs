@@ -123,8 +123,8 @@ impl<'s> Decoder<'s> {
     /// context is full.
     ///
     /// # Errors
-    /// Those of the device; [`crate::EngineError::Cancelled`] by what the decoder was started with, and
-    /// the session can go on from where it was.
+    /// Those of the device; [`crate::EngineError::Cancelled`] by what the decoder was started
+    /// with, and the session can go on from where it was.
     pub fn advance(&mut self) -> Result<Vec<u32>> {
         let chosen = self.advance_observed()?;
         Ok(chosen.into_iter().map(|token| token.id).collect())

@@ -131,6 +131,15 @@ impl Lower<'_> {
         Ok(Value::Cache(row.layer))
     }
 
+    /// The nodes that read `value`; `None` if somebody outside the graph does, too.
+    fn readers(&self, value: ValueId) -> Option<Vec<&Node>> {
+        let outputs = &self.graph.outputs;
+        let is_output = outputs.iter().any(|(_, output)| *output == value);
+        let nodes = self.graph.nodes.iter();
+        let readers = nodes.filter(|node| node.inputs.contains(&value));
+        (!is_output).then(|| readers.collect())
+    }
+
     /// Whether every reader of the norm `value` is a linear that can do the norm itself.
     pub(super) fn norm_is_fused(&self, value: ValueId) -> hadal_device::Result<bool> {
         let graph = self.graph;
@@ -138,19 +147,15 @@ impl Lower<'_> {
             [x, norm] => (self.flat_view(x)?, norm),
             _ => return Ok(false),
         };
-        if graph.outputs.iter().any(|(_, output)| *output == value) {
+        let Some(readers) = self.readers(value) else {
             return Ok(false);
-        }
+        };
         let Op::Norm { eps } = graph.node(value).op else {
             return Ok(false);
         };
         let Some(params) = self.norm_linear_params(value, x, norm, eps)? else {
             return Ok(false);
         };
-        let readers = graph
-            .nodes
-            .iter()
-            .filter(|node| node.inputs.contains(&value));
         for reader in readers {
             let (Op::Linear, [_, w]) = (&reader.op, &reader.inputs[..]) else {
                 return Ok(false);
@@ -180,17 +185,10 @@ impl Lower<'_> {
 
     /// Whether the norm `value` is read by nothing but an `ActQuant` that can do the norm itself.
     pub(super) fn norm_is_quantised(&self, value: ValueId) -> hadal_device::Result<bool> {
-        let graph = self.graph;
-        let node = graph.node(value);
-        let is_output = graph.outputs.iter().any(|(_, output)| *output == value);
-        let mut readers = graph
-            .nodes
-            .iter()
-            .filter(|node| node.inputs.contains(&value));
-        let (first, second) = (readers.next(), readers.next());
-        let quantises = first.is_some_and(|reader| matches!(reader.op, Op::ActQuant(_)));
-        if is_output || !quantises || second.is_some() {
-            return Ok(false);
+        let node = self.graph.node(value);
+        match self.readers(value).as_deref() {
+            Some([reader]) if matches!(reader.op, Op::ActQuant(_)) => {}
+            _ => return Ok(false),
         }
         let x = self.flat_view(node.inputs[0])?;
         Ok(self.runs(&Problem {
@@ -207,13 +205,9 @@ impl Lower<'_> {
     /// codes as they are: then it is made as codes.
     pub(super) fn readers_take_codes(&self, value: ValueId, x: View) -> hadal_device::Result<bool> {
         let graph = self.graph;
-        if graph.outputs.iter().any(|(_, output)| *output == value) {
+        let Some(readers) = self.readers(value) else {
             return Ok(false);
-        }
-        let readers = graph
-            .nodes
-            .iter()
-            .filter(|node| node.inputs.contains(&value));
+        };
         for reader in readers {
             let (op, added, weights) = match (&reader.op, &reader.inputs[..]) {
                 (Op::Linear, [_, w]) => (OpKind::Linear, 0, vec![*w]),
