@@ -102,30 +102,20 @@ pub fn host() -> Named {
     named("host", &HostBackend::new()).expect("the host always opens")
 }
 
-/// A software adapter in the guise of GPUs with and without subgroup operations.
-fn as_gpus(named: &Named) -> Vec<Named> {
-    if !named.device.info().features.has(Features::SOFTWARE) {
-        return Vec::new();
-    }
-    [
-        ("", Features::SOFTWARE),
-        (
-            " without subgroups",
-            Features::SOFTWARE.with(Features::SUBGROUPS),
-        ),
-    ]
-    .map(|(without, lacking)| Named {
+/// A software adapter in the guise of a GPU that has the features but `lacking`.
+fn as_gpu(named: &Named, without: &str, lacking: Features) -> Option<Named> {
+    let is_software = named.device.info().features.has(Features::SOFTWARE);
+    is_software.then(|| Named {
         name: format!("as a GPU{without}: {}", named.name),
         device: Arc::new(Lacking::new(named.device.clone(), lacking)),
         _on_mock: None,
     })
-    .into()
 }
 
 /// The host with each instruction set that it has, wgpu with bounds checks, the same with
-/// the kernels of GPUs where it is a software adapter, and wgpu with bindings so small that
-/// every matrix is cut; Vulkan likewise; CUDA and ROCm. Devices that this machine lacks are named on standard
-/// output.
+/// the kernels of GPUs without subgroup operations where it is a software adapter, and wgpu with
+/// bindings so small that every matrix is cut; Vulkan likewise, but as a GPU with subgroup
+/// operations; CUDA and ROCm. Devices that this machine lacks are named on standard output.
 pub fn all() -> Vec<Named> {
     let checked = WgpuOptions {
         checked: true,
@@ -138,7 +128,9 @@ pub fn all() -> Vec<Named> {
     let sets = Isa::ALL.into_iter().filter(|isa| isa.available());
     let mut devices: Vec<_> = sets.map(host_with).collect();
     let wgpu = named("wgpu checked", &WgpuBackend::new(checked));
-    devices.extend(wgpu.iter().flat_map(as_gpus));
+    let no_subgroups = Features::SOFTWARE.with(Features::SUBGROUPS);
+    let guise = |named| as_gpu(named, " without subgroups", no_subgroups);
+    devices.extend(wgpu.as_ref().and_then(guise));
     devices.extend(wgpu);
     devices.extend(named("wgpu in pieces", &WgpuBackend::new(pieces)));
     let options = VulkanOptions {
@@ -146,7 +138,8 @@ pub fn all() -> Vec<Named> {
         ..VulkanOptions::default()
     };
     let vulkan = named("vulkan checked", &VulkanBackend::new(options));
-    devices.extend(vulkan.iter().flat_map(as_gpus));
+    let guise = |named| as_gpu(named, "", Features::SOFTWARE);
+    devices.extend(vulkan.as_ref().and_then(guise));
     devices.extend(vulkan);
     let pieces = VulkanOptions {
         binding_bytes: Some(SMALL_BINDING),

@@ -73,15 +73,15 @@ pub(super) fn decode(op: OpKind) -> Vec<Shape> {
 /// DeepSeek-V3 as it reads a prompt.
 pub(super) fn prefill(op: OpKind) -> Vec<Shape> {
     match op {
-        OpKind::Linear => vec![dense(100, 28, 256, 7168, 0)],
-        OpKind::GateUp => vec![dense(100, 28, 128, 7168, 0)],
+        OpKind::Linear => vec![dense(70, 26, 160, 7168, 0)],
+        OpKind::GateUp => vec![dense(70, 26, 96, 7168, 0)],
         OpKind::HeadLinear => vec![Shape {
             heads: 16,
             after: 128,
-            ..dense(64, 0, 128, 512, 0)
+            ..dense(34, 0, 128, 512, 0)
         }],
         OpKind::AttendLatent => vec![Shape {
-            real: 64,
+            real: 18,
             heads: 16,
             latent: 512,
             rope: 64,
@@ -91,7 +91,7 @@ pub(super) fn prefill(op: OpKind) -> Vec<Shape> {
         OpKind::GroupedLinear => vec![Shape {
             experts: 8,
             top_k: 4,
-            ..dense(60, 4, 256, 2048, 0)
+            ..dense(60, 4, 160, 2048, 0)
         }],
         OpKind::GroupedGateUp => vec![Shape {
             experts: 8,
