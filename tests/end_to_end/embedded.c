@@ -550,6 +550,12 @@ static void part_memory(const char *folder) {
     HadalLoadOptions options = on_host();
     options.context = 0;
     HadalEngine *engine = NULL;
+    /* Less than its table of rotations. */
+    leave((uint64_t)64 << 10);
+    HadalStatus refused = hadal_load(model, &options, &engine, &error);
+    leave_all();
+    fails(refused, HADAL_STATUS_OUT_OF_MEMORY, &error);
+    CHECK(engine == NULL);
     ok(hadal_load(model, &options, &engine, &error), error);
     HadalSession *session = begin(engine);
     HadalMemory memory = {.size = sizeof memory};
@@ -664,8 +670,51 @@ static void part_cancel(void) {
     hadal_model_free(model);
 }
 
-/* Handles freed in the wrong order: what is left goes on. */
+/* Everything that a callback may free. */
+typedef struct {
+    HadalModel *model;
+    HadalEngine *engine;
+    HadalSession *session;
+    size_t events;
+} Handles;
+
+static int32_t free_model(void *user, uint64_t done, uint64_t total) {
+    Handles *mine = user;
+    hadal_model_free(mine->model);
+    mine->model = NULL;
+    return done > total;
+}
+
+static int32_t free_all(void *user, const HadalEvent *event) {
+    Handles *mine = user;
+    CHECK(event->size >= sizeof *event);
+    mine->events += 1;
+    hadal_session_free(mine->session);
+    hadal_engine_free(mine->engine);
+    mine->session = NULL;
+    mine->engine = NULL;
+    return 0;
+}
+
+/* Callbacks free what called them. */
+static void frees_within(void) {
+    HadalError *error = NULL;
+    Handles mine = {.model = shipped()};
+    HadalLoadOptions options = on_host();
+    options.on_progress = free_model;
+    options.user = &mine;
+    ok(hadal_load(mine.model, &options, &mine.engine, &error), error);
+    CHECK(mine.model == NULL);
+    mine.session = begin(mine.engine);
+    HadalRequest request = story(8);
+    HadalGenerated made = {.size = sizeof made};
+    ok(hadal_generate(mine.session, &request, free_all, &mine, &made, &error), error);
+    CHECK(mine.session == NULL && mine.events > 1 && made.output_tokens == 8);
+}
+
+/* Handles freed in the wrong order, and in callbacks: what is left goes on. */
 static void part_order(void) {
+    frees_within();
     HadalModel *model = shipped();
     HadalEngine *engine = load(model);
     HadalSession *session = begin(engine);
@@ -675,6 +724,15 @@ static void part_order(void) {
     Answer answer = {0};
     CHECK(generate(session, &request, &answer).output_tokens == 8);
     hadal_session_free(session);
+}
+
+/* A library without the model. */
+static void part_not_built(void) {
+    HadalModel *model = NULL;
+    HadalError *error = NULL;
+    CHECK(hadal_has_feature("tiny") == 0 && hadal_has_feature("host") == 1);
+    fails(hadal_model_shipped(&model, &error), HADAL_STATUS_NOT_BUILT, &error);
+    CHECK(model == NULL);
 }
 
 /* Ends in the middle of an answer. */
@@ -701,6 +759,7 @@ int main(int count, char **arguments) {
     else if (strcmp(part, "memory") == 0) part_memory(argument);
     else if (strcmp(part, "order") == 0) part_order();
     else if (strcmp(part, "exit") == 0) part_exit();
+    else if (strcmp(part, "not_built") == 0) part_not_built();
     else CHECK(!"a part of this program");
     return 0;
 }

@@ -24,6 +24,22 @@ pub enum DeviceChoice {
     Named(String),
     /// One that the program opened itself, for example to share it with its interface. It is
     /// not opened again if it is lost.
+    ///
+    /// ```
+    /// # #[cfg(feature = "tiny")]
+    /// # fn main() -> hadal::Result<()> {
+    /// # use hadal::{LoadOptions, Model};
+    /// use hadal_device::Backend;
+    ///
+    /// let device = hadal_host::HostBackend::new().with_threads(1).open(0).expect("the host opens");
+    /// let options = LoadOptions::on_open(device).with_context(256);
+    /// let engine = Model::shipped()?.load(options)?;
+    /// assert_eq!(engine.device().id(), "host");
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "tiny"))]
+    /// # fn main() {}
+    /// ```
     Open(Arc<dyn Device>),
 }
 

@@ -80,6 +80,27 @@ impl Engine {
     ///
     /// # Errors
     /// Those of the device.
+    ///
+    /// ```
+    /// # #[cfg(feature = "tiny")]
+    /// # fn main() -> hadal::Result<()> {
+    /// # use hadal::{ErrorCode, LoadOptions, Model, SessionOptions};
+    /// # let engine = Model::shipped()?.load(LoadOptions::on("host").with_context(512))?;
+    /// let session = engine.session(SessionOptions::default())?;
+    /// // Another program needs memory: no more than there is now.
+    /// let used = engine.memory().used_bytes();
+    /// assert_eq!(engine.set_budget(Some(used))?.over_bytes(), 0);
+    /// let refused = engine.session(SessionOptions::default()).err().expect("no room");
+    /// assert_eq!(refused.code(), ErrorCode::OutOfMemory);
+    /// println!("{refused}: {}", refused.cure());
+    /// engine.set_budget(None)?;
+    /// engine.session(SessionOptions::default())?;
+    /// # drop(session);
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "tiny"))]
+    /// # fn main() {}
+    /// ```
     pub fn set_budget(&self, bytes: Option<u64>) -> Result<MemoryUse> {
         guarded(|| Ok(self.inner.set_budget(bytes)?))
     }

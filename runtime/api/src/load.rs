@@ -143,6 +143,23 @@ pub(crate) fn run(
 }
 
 /// A load in the background. Dropping it cancels the load and waits for nothing.
+///
+/// ```
+/// # #[cfg(feature = "tiny")]
+/// # fn main() -> hadal::Result<()> {
+/// # use hadal::{LoadOptions, Model};
+/// let loading = Model::shipped()?.load_in_background(LoadOptions::on("host").with_context(512))?;
+/// while !loading.is_finished() {
+///     println!("{:.0} %", 100.0 * loading.fraction());
+///     std::thread::sleep(std::time::Duration::from_millis(16));
+/// }
+/// let engine = loading.join()?;
+/// assert_eq!(engine.context(), 512);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "tiny"))]
+/// # fn main() {}
+/// ```
 pub struct Loading(Arc<Shared>);
 
 #[derive(Default)]

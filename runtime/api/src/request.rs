@@ -59,6 +59,36 @@ pub enum Prompt {
 }
 
 /// A prompt and how to continue it.
+///
+/// ```
+/// # #[cfg(feature = "tiny")]
+/// # fn main() -> hadal::Result<()> {
+/// # use std::ops::ControlFlow;
+/// # use hadal::{LoadOptions, Message, Model, Request, SamplingOptions, SessionOptions};
+/// # let engine = Model::shipped()?.load(LoadOptions::on("host").with_context(512))?;
+/// # let session = engine.session(SessionOptions::default())?;
+/// let sampling = SamplingOptions { temperature: 0.7, top_p: 0.9, ..SamplingOptions::default() };
+/// let mut request = Request::text("Lily found a red ball.")
+///     .with_sampling(sampling)
+///     .with_seed(1)
+///     .with_max_tokens(32)
+///     .with_stop("\n")
+///     .with_logprobs(3);
+/// request.ignore_end = true;
+/// let made = session.generate(&request, &mut |_| ControlFlow::Continue(()))?;
+/// assert!(made.ids.len() <= 32 && !made.text.contains('\n'));
+///
+/// // A conversation, for models with a chat template.
+/// let asked = Request::chat([Message::system("Be brief."), Message::user("Hello!")]);
+/// if engine.model().can_chat() {
+///     session.clear()?;
+///     session.generate(&asked, &mut |_| ControlFlow::Continue(()))?;
+/// }
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "tiny"))]
+/// # fn main() {}
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// What to continue.

@@ -106,6 +106,35 @@ impl Teller<'_> {
 ///
 /// The writing thread does not wait for its reader. Dropping the stream cancels the answer and
 /// returns at once; the session is free again after the step that runs.
+///
+/// ```
+/// # #[cfg(feature = "tiny")]
+/// # fn main() -> hadal::Result<()> {
+/// # use hadal::{Event, LoadOptions, Model, Request, SessionOptions};
+/// # let engine = Model::shipped()?.load(LoadOptions::on("host").with_context(512))?;
+/// # let session = engine.session(SessionOptions::default())?;
+/// let mut stream = session.stream(Request::text("Once upon a time").with_seed(5))?;
+/// let mut text = String::new();
+/// // An interface looks once a frame, and its stop button cancels.
+/// while !stream.is_over() {
+///     while let Some(event) = stream.try_next() {
+///         match event? {
+///             Event::Text { text: more, .. } => text += &more,
+///             Event::End(end) => println!("{:?} after {} tokens", end.finish, end.ids.len()),
+///             _ => {}
+///         }
+///     }
+///     if text.len() > 40 {
+///         stream.cancel();
+///     }
+///     std::thread::sleep(std::time::Duration::from_millis(16));
+/// }
+/// assert!(text.len() > 40);
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "tiny"))]
+/// # fn main() {}
+/// ```
 pub struct Stream {
     queue: Arc<Queue<Result<Event>>>,
     cancel: Cancel,

@@ -14,7 +14,8 @@
  *
  * Threads. Every function may be called from any thread, and any handle from several at once,
  * except that nobody may use a handle while it is freed. Callbacks run on the thread that
- * called, before the function returns; they may call anything but free what is in use.
+ * called, before the function returns; they may call anything, also free the handles that the
+ * function was called with: it goes on with its own.
  *
  * Growth. Structs that begin with `size` grow at their end: set it to sizeof the struct and
  * everything else to zero, which means the default. Others never change.
@@ -1018,7 +1019,8 @@ HadalStatus hadal_session_new(const HadalEngine *engine,
 
 /**
  * Frees a session; NULL is allowed. No other thread may be using it: cancel its answer and
- * wait for hadal_generate to return first.
+ * wait for hadal_generate to return first. The callback of hadal_generate may free it; the answer
+ * goes on.
  */
 void hadal_session_free(HadalSession *session);
 

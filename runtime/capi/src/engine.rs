@@ -106,6 +106,8 @@ pub unsafe extern "C" fn hadal_load(
     let body = || {
         // SAFETY: the caller's promise.
         let model = unsafe { needed(model, "model") }?;
+        // The callback may free its handle.
+        let model = model.model.clone();
         if engine.is_null() {
             return Err(invalid("engine is NULL"));
         }
@@ -113,9 +115,7 @@ pub unsafe extern "C" fn hadal_load(
         let (options, watcher) = unsafe { load_options(options) }?;
         // SAFETY: the caller's promise.
         let mut progress = |so_far| unsafe { watcher.tell(so_far) };
-        let loaded = model
-            .model
-            .load_with(options, &Cancel::new(), &mut progress)?;
+        let loaded = model.load_with(options, &Cancel::new(), &mut progress)?;
         // SAFETY: the caller's promise.
         unsafe { put(engine, "engine", handle(HadalEngine(loaded))) }
     };

@@ -32,6 +32,8 @@ pub unsafe extern "C" fn hadal_generate(
     let body = || {
         // SAFETY: the caller's promise.
         let session = unsafe { needed(session, "session") }?;
+        // The callback may free its handle.
+        let session = session.0.clone();
         // SAFETY: the caller's promise.
         let asked = unsafe { read(request) }?;
         if !generated.is_null() {
@@ -44,7 +46,7 @@ pub unsafe extern "C" fn hadal_generate(
             // SAFETY: the caller's promise.
             Some(on_event) => unsafe { told(on_event, user, &event) },
         };
-        let made = session.0.generate(&asked, &mut tell)?;
+        let made = session.generate(&asked, &mut tell)?;
         match generated.is_null() {
             true => Ok(()),
             // SAFETY: the caller's promise.

@@ -51,7 +51,8 @@ pub unsafe extern "C" fn hadal_session_new(
 }
 
 /// Frees a session; NULL is allowed. No other thread may be using it: cancel its answer and
-/// wait for hadal_generate to return first.
+/// wait for hadal_generate to return first. The callback of hadal_generate may free it; the answer
+/// goes on.
 ///
 /// # Safety
 /// `session` is NULL or was given out and not freed.

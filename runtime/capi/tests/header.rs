@@ -136,6 +136,9 @@ fn nothing_that_a_program_was_compiled_against_changes() {
     for symbol in common::symbols() {
         facts.insert(format!("symbol {symbol}"));
     }
+    let of_functions = declarations(&header);
+    facts.extend(of_functions.map(|code| format!("function {code}")));
+    facts.extend(callbacks(&header).map(|code| format!("callback {code}")));
     let path = root().join("abi.txt");
     let stored = fs::read_to_string(&path).unwrap_or_default();
     let stored: BTreeSet<String> = stored.lines().map(str::to_string).collect();
@@ -156,20 +159,42 @@ fn nothing_that_a_program_was_compiled_against_changes() {
     );
 }
 
+/// The header in pieces between empty lines: what each says of itself, and its code in one line.
+fn pieces(header: &str) -> impl Iterator<Item = (&str, String)> {
+    header.split("\n\n").map(|piece| {
+        let (said, code) = piece.split_once("*/").unwrap_or(("", piece));
+        let words: Vec<&str> = code.split_whitespace().collect();
+        (said, words.join(" "))
+    })
+}
+
+/// Every function as C declares it.
+fn declarations(header: &str) -> impl Iterator<Item = String> {
+    let code = pieces(header).map(|(_, code)| code);
+    code.filter(|code| name_of(code).starts_with("hadal_"))
+}
+
+/// Every type of a callback.
+fn callbacks(header: &str) -> impl Iterator<Item = String> {
+    let code = pieces(header).map(|(_, code)| code);
+    code.filter(|code| code.starts_with("typedef") && code.contains("(*"))
+}
+
+/// The name of the function that a declaration is of.
+fn name_of(code: &str) -> &str {
+    let head = code.split('(').next().unwrap_or_default();
+    head.rsplit([' ', '*']).next().unwrap_or_default()
+}
+
 #[test]
 fn the_header_declares_what_the_library_exports() {
     let header = fs::read_to_string(root().join("include/hadal.h")).expect("the header");
     let mut declared = BTreeSet::new();
-    for piece in header.split("\n\n") {
-        let code: String = match piece.split_once("*/") {
-            Some((_, code)) => code.to_string(),
-            None => piece.to_string(),
-        };
-        let name = code.split('(').next().unwrap_or_default();
-        let name = name.rsplit([' ', '*', '\n']).next().unwrap_or_default();
+    for (said, code) in pieces(&header) {
+        let name = name_of(&code);
         if name.starts_with("hadal_") {
             declared.insert(name.to_string());
-            assert!(piece.contains("/**"), "{name} says nothing");
+            assert!(said.contains("/**"), "{name} says nothing");
         }
     }
     let exported = common::symbols();

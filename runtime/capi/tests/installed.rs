@@ -7,8 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Installs below `prefix`; unoptimised, since only the places count. `None` without cargo-c.
-fn install(test: &str, prefix: &Path) -> Option<()> {
+/// Installs below `prefix` with what `more` says; unoptimised, since only the places count. `None`
+/// without cargo-c.
+fn install(test: &str, prefix: &Path, more: &[&str]) -> Option<()> {
     let version = Command::new("cargo")
         .args(["cinstall", "--version"])
         .output();
@@ -18,6 +19,7 @@ fn install(test: &str, prefix: &Path) -> Option<()> {
     }
     let output = Command::new("cargo")
         .args(["cinstall", "--locked", "--debug", "--libdir", "lib"])
+        .args(more)
         .args(["--config", "profile.dev.opt-level=0"])
         .args(["--config", "profile.dev.debug=false"])
         .args(["--config", "profile.dev.package.\"*\".opt-level=0"])
@@ -68,9 +70,10 @@ fn build(program: &Path, more: &[String]) {
     assert!(output.status.success(), "{more:?}: {said}");
 }
 
-fn story(program: &Path, library_path: &str) -> String {
+/// What a part of the program prints.
+fn run(program: &Path, part: &str, library_path: &str) -> String {
     let output = Command::new(program)
-        .arg("story")
+        .arg(part)
         .env("LD_LIBRARY_PATH", library_path)
         .output()
         .expect("it starts");
@@ -88,7 +91,7 @@ fn a_program_finds_the_installed_library_by_pkg_config() {
     }
     let prefix = common::folder(TEST).join("prefix");
     let _ = fs::remove_dir_all(&prefix);
-    let Some(()) = install(TEST, &prefix) else {
+    let Some(()) = install(TEST, &prefix, &[]) else {
         return;
     };
     let header = fs::read(prefix.join("include/hadal.h")).expect("a header");
@@ -110,7 +113,8 @@ fn a_program_finds_the_installed_library_by_pkg_config() {
     let program = |name: &str| -> PathBuf { prefix.join(name) };
     build(&program("shared"), &shared);
     let lib = prefix.join("lib");
-    let told = story(&program("shared"), lib.to_str().expect("a plain path"));
+    let path = lib.to_str().expect("a plain path");
+    let told = run(&program("shared"), "story", path);
     assert!(told.split_whitespace().count() > 10, "{told}");
     // The archive instead of the library, and what it needs of the system.
     let archive = lib.join("libhadal.a").to_string_lossy().into_owned();
@@ -125,5 +129,9 @@ fn a_program_finds_the_installed_library_by_pkg_config() {
         })
         .collect();
     build(&program("static"), &linked);
-    assert_eq!(story(&program("static"), ""), told);
+    assert_eq!(run(&program("static"), "story", ""), told);
+
+    // The same program with a library that has no model inside.
+    install(TEST, &prefix, &["--no-default-features"]).expect("as before");
+    run(&program("shared"), "not_built", path);
 }

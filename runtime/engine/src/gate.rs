@@ -1,11 +1,12 @@
 //! Stopping: for good, by whoever asked for something, or for a while, by whoever owns the
 //! engine. Both are heard between steps.
 //!
-//! Decides who sleeps and who wakes whom: a request that waits for the end of a pause sleeps
-//! until it is rung, and a cancel rings it. Must not know what a step is.
+//! Decides who sleeps and who wakes whom: a request that waits for the end of a pause, or rests,
+//! sleeps until it is rung, and a cancel rings it. Must not know what a step is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::{EngineError, Result};
 
@@ -43,6 +44,42 @@ impl Cancel {
     /// Makes the handle usable for another request.
     pub fn reset(&self) {
         self.0.cancelled.store(false, Ordering::SeqCst);
+    }
+
+    /// Sleeps for `time`, to leave the device to others.
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`], as soon as it is.
+    pub(crate) fn rest(&self, time: Duration) -> Result<()> {
+        let gate = Gate::default();
+        gate.close();
+        self.wait_at(&gate.0, Some(Instant::now() + time));
+        self.check()
+    }
+
+    /// Sleeps until `bell` opens or it is `until`, and no longer than until cancelled.
+    fn wait_at(&self, bell: &Arc<Bell>, until: Option<Instant>) {
+        lock(&self.0.waiting_at).push(bell.clone());
+        let mut order = lock(&bell.order);
+        while bell.closed.load(Ordering::SeqCst) && !self.is_cancelled() {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            order = match left {
+                Some(Duration::ZERO) => break,
+                Some(left) => {
+                    let woken = bell.rung.wait_timeout(order, left);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let woken = bell.rung.wait(order);
+                    woken.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
+        }
+        drop(order);
+        let mut bells = lock(&self.0.waiting_at);
+        if let Some(mine) = bells.iter().position(|other| Arc::ptr_eq(other, bell)) {
+            bells.swap_remove(mine);
+        }
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -100,18 +137,7 @@ impl Gate {
         if !self.is_closed() {
             return Ok(());
         }
-        lock(&cancel.0.waiting_at).push(self.0.clone());
-        let mut order = lock(&self.0.order);
-        while self.is_closed() && !cancel.is_cancelled() {
-            let woken = self.0.rung.wait(order);
-            order = woken.unwrap_or_else(PoisonError::into_inner);
-        }
-        drop(order);
-        let mut bells = lock(&cancel.0.waiting_at);
-        if let Some(mine) = bells.iter().position(|bell| Arc::ptr_eq(bell, &self.0)) {
-            bells.swap_remove(mine);
-        }
-        drop(bells);
+        cancel.wait_at(&self.0, None);
         cancel.check()
     }
 }
@@ -124,7 +150,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
 
@@ -147,5 +172,23 @@ mod tests {
             assert_eq!(matches!(result, Err(EngineError::Cancelled)), cancels);
             assert!(lock(&cancel.0.waiting_at).is_empty());
         }
+    }
+
+    #[test]
+    fn a_rest_lasts_its_time_and_ends_with_a_cancel() {
+        let (cancel, time) = (Cancel::new(), Duration::from_millis(40));
+        let begun = Instant::now();
+        cancel.rest(time).expect("nobody cancels");
+        assert!(begun.elapsed() >= time);
+        let begun = Instant::now();
+        let result = thread::scope(|scope| {
+            let resting = scope.spawn(|| cancel.rest(Duration::from_secs(60)));
+            thread::sleep(time);
+            cancel.cancel();
+            resting.join().expect("no panic")
+        });
+        assert!(matches!(result, Err(EngineError::Cancelled)));
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        assert!(lock(&cancel.0.waiting_at).is_empty());
     }
 }

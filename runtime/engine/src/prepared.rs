@@ -146,7 +146,11 @@ impl Prepared {
             if rests && segment_rests(home) {
                 let begun = Instant::now();
                 home.device.wait(ticket)?;
-                std::thread::sleep(begun.elapsed().min(LONGEST_REST));
+                let rest = begun.elapsed().min(LONGEST_REST);
+                match step.cancel {
+                    Some(cancel) => cancel.rest(rest)?,
+                    None => std::thread::sleep(rest),
+                }
             }
         }
         Ok(Running {
