@@ -634,8 +634,11 @@ static double now(void) {
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* Another thread cancels, in a pause too; meanwhile the session is busy. */
-static void part_cancel(void) {
+/* Another thread cancels, in a pause too; meanwhile the session is busy. `longest`: the seconds in
+   which that must be heard, where other work takes the processor and under slow tools too. */
+static void part_cancel(const char *longest) {
+    double most = atof(longest);
+    CHECK(most > 0);
     HadalModel *model = shipped();
     HadalEngine *engine = load(model);
     HadalSession *session = begin(engine);
@@ -661,7 +664,7 @@ static void part_cancel(void) {
         CHECK(mine.made.finish == HADAL_FINISH_CANCELLED && mine.answer.tokens < 400);
         /* A step of this model takes a few milliseconds in a debug build. */
         printf("cancelled within %.1f ms\n", 1e3 * seconds);
-        CHECK(seconds < 0.25);
+        CHECK(seconds < most);
         ok(hadal_engine_resume(engine, &error), error);
         ok(hadal_session_clear(session, &error), error);
     }
@@ -755,7 +758,7 @@ int main(int count, char **arguments) {
     else if (strcmp(part, "errors") == 0) part_errors(argument);
     else if (strcmp(part, "cycles") == 0) part_cycles(argument);
     else if (strcmp(part, "threads") == 0) part_threads();
-    else if (strcmp(part, "cancel") == 0) part_cancel();
+    else if (strcmp(part, "cancel") == 0) part_cancel(argument);
     else if (strcmp(part, "memory") == 0) part_memory(argument);
     else if (strcmp(part, "order") == 0) part_order();
     else if (strcmp(part, "exit") == 0) part_exit();

@@ -126,7 +126,7 @@ fn eight_threads_have_their_own_sessions() {
 
 #[test]
 fn a_cancel_is_answered_within_a_step() {
-    part("a_cancel_is_answered_within_a_step", &["cancel"]);
+    part("a_cancel_is_answered_within_a_step", &["cancel", "1"]);
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn the_address_sanitizer_finds_nothing() {
         &["errors", path],
         &["cycles", "40"],
         &["threads"],
-        &["cancel"],
+        &["cancel", "20"],
         &["order"],
         &["exit"],
     ] {
@@ -208,7 +208,7 @@ fn valgrind_finds_nothing() {
         &["order"][..],
         &["cycles", "2"],
         &["errors", path],
-        &["cancel"],
+        &["cancel", "20"],
     ] {
         let mut command = Command::new("valgrind");
         command
