@@ -116,7 +116,7 @@ fn cancels_in_a_pause(engine: &Engine, session: &Session) {
     let end = stream.last().expect("an end");
     let end = end.expect_err("nothing was read");
     assert_eq!(end.code(), ErrorCode::Cancelled);
-    assert!(started.elapsed() < Duration::from_millis(100));
+    assert!(started.elapsed() < Duration::from_secs(1));
     engine.resume();
     session.clear().expect("it is over");
 }
@@ -124,7 +124,7 @@ fn cancels_in_a_pause(engine: &Engine, session: &Session) {
 /// With the engine go its threads.
 fn gone() {
     let waited = Instant::now();
-    while !names().is_empty() && waited.elapsed() < Duration::from_secs(2) {
+    while !names().is_empty() && waited.elapsed() < Duration::from_secs(10) {
         sleep(Duration::from_millis(5));
     }
     assert!(names().is_empty(), "{:?}", names());
