@@ -249,7 +249,7 @@ fn an_answer_is_cancelled_from_any_thread_and_the_session_is_free_again() {
     let stream = session.stream(endless()).unwrap();
     let started = Instant::now();
     drop(stream);
-    assert!(started.elapsed() < Duration::from_millis(20));
+    assert!(started.elapsed() < Duration::from_millis(500));
     session.clear().unwrap();
     let (text, ..) = read(session.stream(story(1)).unwrap());
     assert!(!text.is_empty());
