@@ -1,7 +1,6 @@
 //! The whole suite on devices of this machine, in this process (`hadal conformance` takes one for
 //! each group): every instruction set of the host; wgpu and Vulkan with bounds checks, as GPUs
-//! even where they are software adapters; Vulkan also as it is. wgpu as it is, and everything
-//! without checks, is run by `tests/matrix.sh`.
+//! even where they are software adapters. `tests/matrix.sh` runs them as they are.
 
 use std::sync::Arc;
 
@@ -48,8 +47,7 @@ fn as_gpu(name: &str, backend: &dyn Backend) {
         Ok(device) if device.info().features.has(Features::SOFTWARE) => {
             suite(name, Arc::new(Lacking::new(device, Features::SOFTWARE)));
         }
-        // A GPU was tested as what it is.
-        Ok(_) => {}
+        Ok(device) => suite(name, device),
         Err(error) => println!("NOT RUN: the suite on {name}: {error}"),
     }
 }
@@ -93,11 +91,6 @@ fn checked_vulkan() -> VulkanBackend {
         checked: true,
         ..VulkanOptions::default()
     })
-}
-
-#[test]
-fn vulkan_passes() {
-    on("vulkan", &checked_vulkan());
 }
 
 #[test]
