@@ -135,6 +135,68 @@ fn importance_of_a_text_changes_the_file_and_not_its_size() {
     hadal(&["quantize", "--imatrix", &plain, &weighed]).fails(1, &["in_sum2", "hadal imatrix"]);
 }
 
+/// A story by the model that ships.
+fn story(folder: &Path, name: &str, seed: &str) -> String {
+    let ran = hadal(&[
+        "run",
+        "--device",
+        "host",
+        "--seed",
+        seed,
+        "--ignore-end",
+        "-n",
+        "500",
+        "Once upon a time",
+    ]);
+    let path = within(folder, name);
+    std::fs::write(&path, ran.text()).unwrap();
+    path
+}
+
+/// Percent that perplexity may grow where all experts and attention are in a block format: what
+/// people see with models of this family, and twice that of a small one's.
+const USUAL_LOSSES: [(&[&str], f64); 6] = [
+    (&["q8_0", "q6_k"], 0.5),
+    (&["q5_0", "q5_1", "q5_k"], 1.5),
+    (&["q4_0", "q4_1", "q4_k", "iq4_nl", "iq4_xs"], 3.0),
+    (&["q3_k", "iq3_s", "iq3_xxs"], 6.0),
+    (&["q2_k", "iq2_s", "iq2_xs", "iq2_xxs"], 25.0),
+    (&["iq1_s", "iq1_m", "tq1_0", "tq2_0"], 70.0),
+];
+
+#[test]
+fn every_block_format_loses_what_is_usual_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (seen, judged) = (
+        story(folder.path(), "seen", "1"),
+        story(folder.path(), "judged", "2"),
+    );
+    let out = within(folder.path(), "small.gguf");
+    let importance = within(folder.path(), "importance");
+    let host = ["--device", "host"];
+    let watched = ["imatrix", "--text", &seen, "--out", &importance];
+    hadal(&[&watched[..], &host].concat()).text();
+    for (formats, most) in USUAL_LOSSES {
+        for format in formats {
+            let base = ["quantize", "--recipe", "BF16", "--imatrix", &importance];
+            let choice = ["--experts", format, "--attention", format];
+            let score = ["--perplexity", &judged, "--json", &out];
+            let report = hadal(&[&base[..], &host, &choice, &score].concat()).json();
+            let perplexity = |key: &str| report[key].as_f64().unwrap();
+            let (before, after) = (
+                perplexity("perplexity_before"),
+                perplexity("perplexity_after"),
+            );
+            let loss = 100.0 * (after / before - 1.0);
+            println!("{format}: {before:.4} becomes {after:.4}, {loss:+.2} %");
+            assert!((-1.0..most).contains(&loss), "{format}: {loss} %");
+            std::fs::remove_file(&out).unwrap();
+        }
+    }
+    let judged: usize = USUAL_LOSSES.iter().map(|(formats, _)| formats.len()).sum();
+    assert_eq!(judged, hadal_device::DType::BLOCKS.len());
+}
+
 #[test]
 fn what_does_not_exist_is_refused_with_what_does() {
     let recipe = ["quantize", "--recipe", "Q9", "x.gguf"];
