@@ -690,7 +690,10 @@ static int32_t free_model(void *user, uint64_t done, uint64_t total) {
 
 static int32_t free_all(void *user, const HadalEvent *event) {
     Handles *mine = user;
+    HadalError *error = NULL;
     CHECK(event->size >= sizeof *event);
+    if (mine->session != NULL)
+        fails(hadal_session_clear(mine->session, &error), HADAL_STATUS_BUSY, &error);
     mine->events += 1;
     hadal_session_free(mine->session);
     hadal_engine_free(mine->engine);
@@ -738,6 +741,26 @@ static void part_not_built(void) {
     CHECK(model == NULL);
 }
 
+/* The weights of the model in `folder` are cut short while it is used. */
+static void part_shrink(const char *folder) {
+    HadalError *error = NULL;
+    HadalModel *model = NULL;
+    ok(hadal_survive_lost_pages(&error), error);
+    ok(hadal_model_open(folder, &model, &error), error);
+    HadalEngine *engine = load(model);
+    HadalSession *session = begin(engine);
+    char path[4096];
+    CHECK(snprintf(path, sizeof path, "%s/model.safetensors", folder) < (int)sizeof path);
+    CHECK(truncate(path, 1 << 20) == 0);
+    static const uint32_t ids[] = {1, 2, 3};
+    HadalRequest request = {.size = sizeof request, .ids = ids, .ids_len = 3, .max_tokens = 4};
+    fails(hadal_generate(session, &request, NULL, NULL, NULL, &error), HADAL_STATUS_DAMAGED_MODEL,
+          &error);
+    hadal_session_free(session);
+    hadal_engine_free(engine);
+    hadal_model_free(model);
+}
+
 /* Ends in the middle of an answer. */
 static void part_exit(void) {
     static Work mine;
@@ -762,6 +785,7 @@ int main(int count, char **arguments) {
     else if (strcmp(part, "memory") == 0) part_memory(argument);
     else if (strcmp(part, "order") == 0) part_order();
     else if (strcmp(part, "exit") == 0) part_exit();
+    else if (strcmp(part, "shrink") == 0) part_shrink(argument);
     else if (strcmp(part, "not_built") == 0) part_not_built();
     else CHECK(!"a part of this program");
     return 0;

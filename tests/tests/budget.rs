@@ -247,7 +247,7 @@ fn a_cancel_comes_before_the_next_submit_of_a_prompt_and_of_a_token() {
     let model = model(Family::V3);
     for named in devices::all() {
         if named.device.info().kind == DeviceKind::Cpu {
-            // What the host runs is not cut.
+            // It has no budget: below.
             continue;
         }
         let trap: Trap = (Cancel::new(), Arc::new(AtomicU64::new(10)), Arc::default());
@@ -289,6 +289,38 @@ fn a_cancel_comes_before_the_next_submit_of_a_prompt_and_of_a_token() {
         // One that runs, and one that follows it.
         assert_eq!(queued.load(Ordering::Relaxed), 2, "{}", named.name);
     }
+}
+
+#[test]
+fn a_long_prompt_on_the_host_is_cancelled_between_its_operations() {
+    let trap: Trap = (Cancel::new(), Arc::new(AtomicU64::new(5)), Arc::default());
+    let (cancel, at, submits) = &trap;
+    let longest = Arc::new(AtomicU64::new(0));
+    let device: Arc<dyn Device> = Arc::new(Slow {
+        inner: devices::scalar().device,
+        step: Duration::ZERO,
+        steps: Arc::default(),
+        longest: longest.clone(),
+        submitted: springs(&trap),
+        waited: Arc::default(),
+        queued: Arc::default(),
+    });
+    let options = EngineOptions {
+        chunk: 64,
+        ..options(None)
+    };
+    let engine = engine(&model(Family::V3), &device, options);
+    let mut session = Session::new(&engine, false).expect("a session");
+    let prompt = PROMPT.repeat(3);
+    let stopped = start(&mut session, &prompt, cancel);
+    assert!(matches!(stopped, Err(EngineError::Cancelled)));
+    assert_eq!(submits.load(Ordering::Relaxed), at.load(Ordering::Relaxed));
+    assert!(longest.load(Ordering::Relaxed) <= 4);
+    // A token is one submit.
+    let mut decoder = start(&mut session, &prompt, &Cancel::new()).expect("a prompt");
+    let before = submits.load(Ordering::Relaxed);
+    decoder.advance().expect("a token");
+    assert_eq!(submits.load(Ordering::Relaxed), before + 1);
 }
 
 fn start<'s>(

@@ -1,7 +1,8 @@
 //! A sequence of tokens on an engine: prompts in, streams out, history.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 use hadal_device::Span;
 use hadal_engine::{
@@ -39,7 +40,36 @@ pub struct Session {
 
 struct Shared {
     inner: Mutex<Inner>,
+    /// The thread that holds `inner`.
+    holder: Mutex<Option<ThreadId>>,
     newest: Mutex<Newest>,
+}
+
+/// The sequence, which nobody else has meanwhile.
+struct Entered<'s> {
+    holder: &'s Mutex<Option<ThreadId>>,
+    inner: MutexGuard<'s, Inner>,
+}
+
+impl Deref for Entered<'_> {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl DerefMut for Entered<'_> {
+    fn deref_mut(&mut self) -> &mut Inner {
+        &mut self.inner
+    }
+}
+
+impl Drop for Entered<'_> {
+    /// Before it leaves the sequence to others.
+    fn drop(&mut self) {
+        *lock(self.holder) = None;
+    }
 }
 
 /// The newest answer.
@@ -96,6 +126,7 @@ impl Session {
             engine: engine.clone(),
             shared: Arc::new(Shared {
                 inner: Mutex::new(Inner { session, unfed }),
+                holder: Mutex::default(),
                 newest: Mutex::default(),
             }),
         }
@@ -155,7 +186,7 @@ impl Session {
         let mut caught = Caught::default();
         let shown = guarded(|| {
             let turn = self.begin()?;
-            let mut inner = lock(&self.shared.inner);
+            let mut inner = self.enter()?;
             let Inner { session, unfed } = &mut *inner;
             let before = session.tokens().len();
             let ids = [unfed.as_slice(), ids].concat();
@@ -189,11 +220,23 @@ impl Session {
     }
 
     /// The sequence, once a cancelled answer has left it.
-    fn inner(&self) -> Result<MutexGuard<'_, Inner>> {
+    fn inner(&self) -> Result<Entered<'_>> {
         if lock(&self.shared.newest).blocks() {
             return Err(busy());
         }
-        Ok(lock(&self.shared.inner))
+        self.enter()
+    }
+
+    /// The sequence, once whoever has it leaves it. What an answer that was cancelled tells on this
+    /// thread would wait for itself.
+    fn enter(&self) -> Result<Entered<'_>> {
+        let (holder, own) = (&self.shared.holder, thread::current().id());
+        if *lock(holder) == Some(own) {
+            return Err(busy());
+        }
+        let inner = lock(&self.shared.inner);
+        *lock(holder) = Some(own);
+        Ok(Entered { holder, inner })
     }
 
     fn answer(
@@ -202,7 +245,7 @@ impl Session {
         cancel: &Cancel,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Generated> {
-        let mut inner = lock(&self.shared.inner);
+        let mut inner = self.enter()?;
         let inner = &mut *inner;
         let start = self.start(inner, request)?;
         let before = inner.session.tokens().len();

@@ -206,7 +206,7 @@ fn listing() -> BTreeSet<String> {
     for [from, there, here] in exports {
         let all: &Names = match from.as_str() {
             "hadal_device" => &device,
-            "hadal_engine" if engine.contains_key(&there) => &engine,
+            "hadal_engine" | "hadal_weights" if engine.contains_key(&there) => &engine,
             "hadal_engine" => &tokens,
             _ => &own,
         };

@@ -263,6 +263,52 @@ fn an_answer_is_cancelled_from_any_thread_and_the_session_is_free_again() {
 }
 
 #[test]
+fn what_is_told_may_cancel_and_ask_without_waiting_for_itself() {
+    let session = session();
+    let other = session.clone();
+    let made = session.generate(&story(1), &mut |event| {
+        if let Event::Text { .. } = event {
+            other.cancel();
+            let codes = [
+                other.clear().unwrap_err().code(),
+                other.tokens().unwrap_err().code(),
+                other.fork().err().unwrap().code(),
+                other
+                    .generate(&story(2), &mut |_| ControlFlow::Continue(()))
+                    .unwrap_err()
+                    .code(),
+            ];
+            assert_eq!(codes, [ErrorCode::Busy; 4]);
+        }
+        ControlFlow::Continue(())
+    });
+    assert_eq!(made.unwrap().finish, Finish::Cancelled);
+    session.clear().unwrap();
+}
+
+#[test]
+fn a_prompt_is_broken_off_by_what_is_told_of_it() {
+    let options = LoadOptions::on("host").with_context(512).with_chunk(16);
+    let engine = Model::shipped().unwrap().load(options).unwrap();
+    let session = engine.session(SessionOptions::default()).unwrap();
+    let request = Request::ids(vec![7; 200]).greedy().with_max_tokens(4);
+    for most in [1, 3] {
+        let mut events = 0;
+        let broken = session.generate(&request, &mut |_| {
+            events += 1;
+            match events < most {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        });
+        assert_eq!(broken.unwrap_err().code(), ErrorCode::Cancelled);
+        assert_eq!(events, most);
+        assert!(session.tokens().unwrap().len() < 200);
+        session.clear().unwrap();
+    }
+}
+
+#[test]
 fn wrong_requests_say_what_is_wrong() {
     let code = |request: Request| {
         let result = session().generate(&request, &mut |_| ControlFlow::Continue(()));

@@ -5,7 +5,7 @@
  * argument `error` is not NULL they put a HadalError there, to be freed by hadal_error_free.
  * What an out-argument points to is written only when it worked. NULL handles are errors, not
  * crashes; a pointer that was freed is the caller's mistake. Nothing here prints, exits,
- * installs a handler or lets a panic out.
+ * installs a handler (but hadal_survive_lost_pages) or lets a panic out.
  *
  * Ownership. Each handle is the caller's and is freed once, by the function of its kind, in any
  * order: a session keeps its engine, an engine its model. Freeing NULL does nothing. Strings
@@ -15,7 +15,8 @@
  * Threads. Every function may be called from any thread, and any handle from several at once,
  * except that nobody may use a handle while it is freed. Callbacks run on the thread that
  * called, before the function returns; they may call anything, also free the handles that the
- * function was called with: it goes on with its own.
+ * function was called with: it goes on with its own. They must return: no exception, longjmp or
+ * end of the thread may leave one. After fork() a child may only exec or exit.
  *
  * Growth. Structs that begin with `size` grow at their end: set it to sizeof the struct and
  * everything else to zero, which means the default. Others never change.
@@ -867,6 +868,14 @@ uint32_t hadal_abi_version(void);
  * ("host", "wgpu").
  */
 int32_t hadal_has_feature(const char *name);
+
+/**
+ * From now on a model's file that is cut short, or lies on a disk that fails, is
+ * HADAL_STATUS_DAMAGED_MODEL of the call that needed it, and no longer the end of the process.
+ * Installs a handler of SIGBUS for the whole process; signals that are not about models go to the
+ * handler that was there before. Does nothing where there is no such signal.
+ */
+HadalStatus hadal_survive_lost_pages(HadalError **error);
 
 /**
  * Frees a text that was given out as `char *`; NULL is allowed.

@@ -62,6 +62,26 @@ pub unsafe extern "C" fn hadal_has_feature(name: *const c_char) -> i32 {
     quietly(0, || i32::from(has().unwrap_or(false)))
 }
 
+/// From now on a model's file that is cut short, or lies on a disk that fails, is
+/// HADAL_STATUS_DAMAGED_MODEL of the call that needed it, and no longer the end of the process.
+/// Installs a handler of SIGBUS for the whole process; signals that are not about models go to the
+/// handler that was there before. Does nothing where there is no such signal.
+///
+/// # Safety
+/// `error` is NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hadal_survive_lost_pages(error: *mut *mut HadalError) -> HadalStatus {
+    let install = || {
+        let refused = |why| {
+            let why = format!("the system refuses a handler of SIGBUS: {why}");
+            Error::new(ErrorCode::Internal, why)
+        };
+        hadal::survive_lost_pages().map_err(refused)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { call(error, install) }
+}
+
 /// Frees a text that was given out as `char *`; NULL is allowed.
 ///
 /// # Safety

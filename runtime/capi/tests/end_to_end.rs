@@ -146,6 +146,13 @@ fn memory_that_the_system_refuses_is_a_status() {
 }
 
 #[test]
+fn weights_that_are_cut_short_are_a_status() {
+    let folder = model_of(hadal_tiny::WEIGHTS);
+    let path = folder.path().to_str().expect("a plain path");
+    part("weights_that_are_cut_short_are_a_status", &["shrink", path]);
+}
+
+#[test]
 fn handles_may_go_in_any_order() {
     part("handles_may_go_in_any_order", &["order"]);
 }

@@ -176,7 +176,8 @@ impl Writer<'_> {
 /// Continues the session with `prompt` and what the model says to it.
 ///
 /// Cancelling ends the output with [`Finish::Cancelled`] and keeps what there is; the session
-/// can go on. A cancel before the first token is [`EngineError::Cancelled`].
+/// can go on. A cancel before the first token is [`EngineError::Cancelled`]. `on_event` cancels by
+/// breaking off, and is not called again.
 pub fn generate(
     session: &mut Session,
     prompt: &[u32],
@@ -197,13 +198,15 @@ pub fn generate(
     let stops = StopStrings::new(options.stop.clone())?;
     let started = Instant::now();
     let mut progress = |done, total| {
-        // Stopping is asked for through `cancel`; the prompt's events only report.
-        let _ = on_event(Event::Prompt { done, total });
+        if !cancel.is_cancelled() && on_event(Event::Prompt { done, total }).is_break() {
+            cancel.cancel();
+        }
     };
     let sampling = options.sampling.clone();
     let observe = options.observe;
     let mut decoder =
         Decoder::observing(session, prompt, sampling, observe, cancel, &mut progress)?;
+    cancel.check()?;
     let first_token = started.elapsed();
     let mut writer = Writer {
         stream: text.map(|text| text.tokenizer().stream(true)),

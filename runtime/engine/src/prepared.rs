@@ -48,7 +48,8 @@ impl Prepared {
         layout: Inputs,
         page_stride: u32,
     ) -> Result<Prepared> {
-        let segments = segments(home, &lowered, limit)?;
+        let most = most_steps(home, layout.bucket);
+        let segments = segments(home, &lowered, limit, most)?;
         let bytes = layout.bytes(1, page_stride);
         let inputs = home.alloc("inputs", bytes)?;
         let words = input_words(layout, page_stride);
@@ -71,7 +72,7 @@ impl Prepared {
 
     /// The same program cut otherwise. The caller waited for its last submit.
     pub fn cut_anew(&mut self, home: &Home, lowered: Lowered, limit: WorkLimit) -> Result<()> {
-        self.segments = segments(home, &lowered, Some(limit))?;
+        self.segments = segments(home, &lowered, Some(limit), usize::MAX)?;
         self.lowered = lowered;
         self.limit = Some(limit);
         Ok(())
@@ -204,15 +205,37 @@ fn segment_rests(home: &Home) -> bool {
     home.device.info().kind != DeviceKind::Cpu
 }
 
-/// The program of `lowered` in pieces of at most `limit`, and at least one step.
-fn segments(home: &Home, lowered: &Lowered, limit: Option<WorkLimit>) -> Result<Vec<Segment>> {
+/// Tokens from which a step on the host takes so long that a cancel is heard within it.
+const LONG_STEP: u32 = 32;
+
+/// Operations of a submit then.
+const OPERATIONS: usize = 4;
+
+/// Most steps of a submit. The host runs a submit while it is made, and works at one as long as it
+/// takes, whatever its budget.
+fn most_steps(home: &Home, bucket: u32) -> usize {
+    let is_host = home.device.info().kind == DeviceKind::Cpu;
+    match is_host && bucket >= LONG_STEP {
+        true => OPERATIONS,
+        false => usize::MAX,
+    }
+}
+
+/// The program of `lowered` in pieces of at most `limit` and `most_steps`, and at least one step.
+fn segments(
+    home: &Home,
+    lowered: &Lowered,
+    limit: Option<WorkLimit>,
+    most_steps: usize,
+) -> Result<Vec<Segment>> {
     let whole = &lowered.program;
     let (most, positions) = limit.map_or((u64::MAX, 0), |l| (l.units, l.positions));
     let mut segments = Vec::new();
     let (mut first, mut work) = (0, Work::default());
     for (step, explained) in lowered.explained.iter().enumerate() {
         let with = work.and(explained.work);
-        if step > first && with.at(positions) > most {
+        let is_full = with.at(positions) > most || step - first >= most_steps;
+        if step > first && is_full {
             segments.push((first..step, work));
             (first, work) = (step, explained.work);
         } else {

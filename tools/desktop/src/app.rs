@@ -17,7 +17,7 @@ use crate::conversation::{Ending, Role};
 use crate::frames::DUE;
 use crate::planner::Planner;
 use crate::script::{Script, Wish};
-use crate::settings::{Settings, WINDOW};
+use crate::settings::{Settings, WINDOW, clamped};
 use crate::state::{Action, Changed, Engine, Page, Plan, State};
 use crate::store::{self, Store};
 use crate::window::Loss;
@@ -309,6 +309,11 @@ impl eframe::App for App {
         // egui's painter panics where a lost device refuses memory for what is drawn.
         if self.loss.closes() {
             return;
+        }
+        // Keys go further.
+        let zoom = context.zoom_factor();
+        if zoom != clamped(zoom) {
+            context.set_zoom_factor(clamped(zoom));
         }
         for action in pages::show(ui, &mut self.state) {
             self.act(&context, action);

@@ -135,6 +135,8 @@ const LASTS: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let mut args = Args::parse();
+    // A model's file that is cut short ends an answer and not the program. Without it all else works.
+    let _ = hadal::survive_lost_pages();
     loop {
         let opened = Instant::now();
         let loss = Arc::new(Loss::default());

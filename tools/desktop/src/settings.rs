@@ -141,7 +141,12 @@ impl Settings {
 
 /// A file that somebody wrote by hand must not make a window in which nothing can be read.
 fn zoom<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
-    Ok(f32::deserialize(from)?.clamp(0.2, 5.0))
+    Ok(clamped(f32::deserialize(from)?))
+}
+
+/// A zoom at which everything can be read and something fits into the window.
+pub fn clamped(zoom: f32) -> f32 {
+    zoom.clamp(0.2, 4.0)
 }
 
 fn all_but_one() -> usize {
@@ -170,6 +175,7 @@ mod tests {
         let zoom = |text| serde_json::from_str::<Settings>(text).unwrap().zoom;
         assert_eq!(zoom(r#"{"zoom": 1.5}"#), 1.5);
         assert_eq!(zoom(r#"{"zoom": 0.0}"#), 0.2);
+        assert_eq!(zoom(r#"{"zoom": 50}"#), 4.0);
         assert_eq!(zoom("{}"), 1.0);
     }
 

@@ -139,7 +139,13 @@ impl Store {
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
         for path in paths.filter(|path| path.extension().is_some_and(|end| end == "json")) {
             match read::<Conversation>(&path) {
-                Ok(Some(conversation)) => found.conversations.push(conversation.restored()),
+                Ok(Some(mut conversation)) => {
+                    // A copied file is another conversation, whatever it says; and what it says must
+                    // not name a file elsewhere.
+                    let stem = path.file_stem().unwrap_or_default();
+                    conversation.id = stem.to_string_lossy().into_owned();
+                    found.conversations.push(conversation.restored());
+                }
                 Ok(None) => {}
                 Err(complaint) => found.complaints.push(complaint),
             }
@@ -227,6 +233,20 @@ mod tests {
         let found = silent(folder.path()).find();
         assert_eq!(found.conversations, [said("3", "c"), said("1", "a")]);
         assert!(found.complaints.is_empty());
+    }
+
+    #[test]
+    fn a_conversation_is_where_it_lies_and_not_where_it_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = silent(folder.path());
+        store.save(&said("1", "a"));
+        drop(store);
+        let store = silent(folder.path());
+        let text = fs::read_to_string(store.path_of("1")).unwrap();
+        let elsewhere = text.replace("\"id\": \"1\"", "\"id\": \"../../1\"");
+        assert_ne!(elsewhere, text);
+        fs::write(store.path_of("2"), elsewhere).unwrap();
+        assert_eq!(store.find().conversations, [said("2", "a"), said("1", "a")]);
     }
 
     #[test]
