@@ -21,9 +21,8 @@ use crate::{Cancel, Decoder, Engine, EngineError, Result, Session};
 /// ```no_run
 /// # use std::sync::Arc;
 /// # use hadal_engine::{Batch, Cancel, Decoder, Engine, SamplingOptions};
-/// # fn main() -> hadal_engine::Result<()> {
-/// # let engine: Arc<Engine> = unimplemented!();
-/// let (batch, cancel) = (Batch::new(&engine)?, Cancel::new());
+/// # fn both(engine: &Arc<Engine>) -> hadal_engine::Result<()> {
+/// let (batch, cancel) = (Batch::new(engine)?, Cancel::new());
 /// let (mut one, mut other) = (batch.session()?, batch.session()?);
 /// let greedy = SamplingOptions::greedy();
 /// let mut one = Decoder::start(&mut one, &[1, 2], greedy.clone(), &cancel, &mut |_, _| {})?;
