@@ -60,13 +60,14 @@ pub fn no_complaints() {
 }
 
 impl Named {
-    /// The options, with contexts and chunks that fit bindings made small on purpose.
+    /// The options, with contexts, batches and chunks that fit bindings made small on purpose.
     pub fn fit(&self, options: EngineOptions) -> EngineOptions {
         if self.device.info().limits.max_binding_bytes > SMALL_BINDING {
             return options;
         }
         EngineOptions {
             context: Some(options.context.unwrap_or(64).min(64)),
+            batch: options.batch.min(3),
             chunk: options.chunk.min(16),
             ..options
         }

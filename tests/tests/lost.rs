@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use hadal_device::{Access, Backend, Bind, BufferDesc, Device, Error, Program, Slot, Step};
 use hadal_engine::{
-    Cancel, Decoder, DraftCounts, Engine, EngineError, EngineOptions, Model, SamplingOptions,
-    Session, perplexity,
+    Batch, Cancel, Decoder, DraftCounts, Engine, EngineError, EngineOptions, Model, Observe,
+    SamplingOptions, Session, perplexity,
 };
 use hadal_tests::checkpoint::Family;
 use hadal_tests::shipped::trained;
@@ -53,6 +53,7 @@ fn backends() -> Vec<(&'static str, Open)> {
 fn options() -> EngineOptions {
     EngineOptions {
         context: Some(128),
+        batch: 3,
         chunk: 16,
         dispatch_budget: None,
         ..EngineOptions::default()
@@ -157,6 +158,47 @@ fn every_session_of_an_engine_goes_on_after_one_of_them_met_the_loss() {
             }
         });
         assert_eq!(reopened.load(Ordering::Relaxed), 1, "{name}");
+    }
+}
+
+/// Some tokens of three sequences that decode together.
+fn together(engine: &Arc<Engine>) -> Vec<Vec<u32>> {
+    let (batch, cancel) = (Batch::new(engine).expect("there is room"), Cancel::new());
+    let start = |(length, sampling): (usize, SamplingOptions)| {
+        let (session, observe) = (batch.session().expect("a place"), Observe::default());
+        let (prompt, quiet) = (&PROMPT[..length], &mut |_, _| {});
+        Decoder::owning(session, prompt, sampling, observe, &cancel, quiet).expect("a prompt")
+    };
+    let requests = [
+        (21, SamplingOptions::greedy()),
+        (3, sampled()),
+        (8, SamplingOptions::greedy()),
+    ];
+    let mut decoders = requests.map(start);
+    let mut out = vec![Vec::new(); decoders.len()];
+    for _ in 0..20 {
+        let mut all: Vec<_> = decoders.iter_mut().collect();
+        let tokens = batch.advance(&mut all, &cancel).expect("it goes on");
+        for (out, token) in out.iter_mut().zip(tokens) {
+            out.extend(token.expect("a choice").map(|token| token.id));
+        }
+    }
+    out
+}
+
+#[test]
+fn sequences_decoded_together_go_on_after_a_loss() {
+    let model = trained();
+    for (name, open) in backends() {
+        let (calm, _) = engine(&model, open, &[]);
+        let expected = together(&calm);
+        // In a prompt, in the first step of all, far into the answers, and twice.
+        for losses in [&[2][..], &[5], &[6], &[15], &[9, 14]] {
+            let (engine, reopened) = engine(&model, open, losses);
+            assert_eq!(together(&engine), expected, "{name}, lost after {losses:?}");
+            let reopened = reopened.load(Ordering::Relaxed) as usize;
+            assert_eq!(reopened, losses.len(), "{name}, lost after {losses:?}");
+        }
     }
 }
 

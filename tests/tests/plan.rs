@@ -14,8 +14,8 @@ use hadal_conformance::pass_on;
 use hadal_device::{BufferDesc, BufferId, DType, Device, Pages, Result};
 use hadal_engine::plan::{Ask, Memory, Nearest, PartKind};
 use hadal_engine::{
-    Budget, Cancel, Described, Engine, EngineError, EngineOptions, Model, Plan, SamplingOptions,
-    Session, describe,
+    Batch, Budget, Cancel, Decoder, Described, Engine, EngineError, EngineOptions, Model, Observe,
+    Plan, SamplingOptions, Session, describe,
 };
 use hadal_models::Config;
 use hadal_models::counts::Counts;
@@ -133,12 +133,55 @@ fn what_is_allocated_is_what_was_planned() {
     }
 }
 
+#[test]
+fn what_a_batch_allocates_is_what_was_planned() {
+    let model = model(Family::V3);
+    for named in devices::all() {
+        let options = named.fit(EngineOptions {
+            chunk: 8,
+            context: Some(100),
+            ..batch_of(6)
+        });
+        let plan = Plan::of(&model, named.device.info(), &options, &Ask::default());
+        let plan = plan.unwrap_or_else(|error| panic!("{}: {error}", named.name));
+        assert!(plan.fits && !plan.drafts, "{}: {plan:?}", named.name);
+        let counting = Counting::new(named.device.clone());
+        let engine = Arc::new(load(&model, counting.clone(), &options));
+        let batch = Batch::new(&engine).expect("there is room");
+        let cache = counting.bytes(|label| label.starts_with("latent cache"));
+        assert_eq!(cache, plan.part(PartKind::Cache), "{}", named.name);
+        let tier = &plan.tiers[0];
+        let held = engine.memory();
+        assert_eq!(held.used_bytes(), tier.needed_bytes(), "{}", named.name);
+        assert_eq!(held.sessions, options.batch);
+
+        let cancel = Cancel::new();
+        let start = |count: u32| {
+            let (greedy, observe) = (SamplingOptions::greedy(), Observe::default());
+            let (session, ids) = (batch.session().expect("a place"), (0..count));
+            let ids: Vec<u32> = ids.collect();
+            let quiet = &mut |_, _| {};
+            Decoder::owning(session, &ids, greedy, observe, &cancel, quiet).expect("a prompt")
+        };
+        let mut decoders: Vec<Decoder<'_>> = (1..=options.batch).map(start).collect();
+        for count in 1..=decoders.len() {
+            let mut some: Vec<_> = decoders.iter_mut().take(count).collect();
+            batch.advance(&mut some, &cancel).expect("a step");
+        }
+        let scratch = counting.bytes(|label| label == "scratch");
+        let planned = plan.part(PartKind::Scratch);
+        assert!(scratch <= planned, "{}: {scratch} > {planned}", named.name);
+        let (all, bytes) = (counting.bytes(|_| true), tier.bytes());
+        assert!(all <= bytes, "{}: {all} > {bytes}", named.name);
+    }
+}
+
 /// A prompt and some tokens, with drafts.
 fn run(session: &mut Session, ids: &[u32]) {
     let greedy = SamplingOptions::greedy();
     let cancel = Cancel::new();
-    let mut decoder = hadal_engine::Decoder::start(session, ids, greedy, &cancel, &mut |_, _| {})
-        .expect("starts");
+    let mut decoder =
+        Decoder::start(session, ids, greedy, &cancel, &mut |_, _| {}).expect("starts");
     for _ in 0..6 {
         decoder.advance().expect("it goes on");
     }
@@ -199,19 +242,25 @@ fn a_model_that_does_not_fit_is_refused_before_anything_is_allocated() {
     assert_eq!(engine.context(), less.context);
 }
 
+fn batch_of(sequences: u32) -> EngineOptions {
+    EngineOptions {
+        batch: sequences,
+        ..EngineOptions::default()
+    }
+}
+
 #[test]
 fn a_plan_survives_json() {
     let model = model(Family::V3);
     let host = devices::host().device;
     let ask = Ask {
-        batch: 3,
         bandwidth: Some(hadal_engine::bandwidth::Measured {
             bytes_per_second: 1e10,
             at: None,
         }),
         ..Ask::default()
     };
-    let plan = Plan::of(&model, host.info(), &EngineOptions::default(), &ask);
+    let plan = Plan::of(&model, host.info(), &batch_of(3), &ask);
     let plan = plan.expect("it is planned");
     assert_eq!(plan.decoding.len(), 3);
     assert!(plan.decoding[0].tokens_per_second > plan.decoding[1].tokens_per_second);
@@ -317,14 +366,13 @@ fn a_forecast_reads_the_bytes_of_the_published_roofline() {
     std::fs::write(&file, config("deepseek_v3")).expect("there is room");
     let (model, _) = describe(&file).expect("it is described");
     let ask = Ask {
-        batch: 2,
         bandwidth: Some(hadal_engine::bandwidth::Measured {
             bytes_per_second: 1e12,
             at: None,
         }),
         ..Ask::default()
     };
-    let plan = Plan::of(&model, host.info(), &EngineOptions::default(), &ask);
+    let plan = Plan::of(&model, host.info(), &batch_of(2), &ask);
     let plan = plan.expect("it is planned");
     let [empty, full, both] = plan.decoding.as_slice() else {
         panic!("three forecasts are made: {:?}", plan.decoding);

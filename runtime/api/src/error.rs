@@ -206,7 +206,7 @@ fn code_of(error: &EngineError) -> ErrorCode {
         EngineError::ContextFull { .. } => ErrorCode::ContextFull,
         EngineError::Cancelled => ErrorCode::Cancelled,
         EngineError::WouldNotFit { .. } => ErrorCode::WouldNotFit,
-        EngineError::OverBudget { .. } => ErrorCode::OutOfMemory,
+        EngineError::OverBudget { .. } | EngineError::BatchFull { .. } => ErrorCode::OutOfMemory,
         EngineError::NoDevice(_) => ErrorCode::NoDevice,
         EngineError::Io { .. } => ErrorCode::File,
     }

@@ -4,6 +4,8 @@
 //! the same (greedy) or distributed the same (sampled) as without. Source: DeepSeek-V3
 //! report, section 2.2; the rule of acceptance is that of `hadal_tokens::accept_draft`.
 
+use std::ops::{Deref, DerefMut};
+
 use hadal_device::NO_ARGMAX;
 use hadal_models::Outputs;
 use hadal_tokens::{Sampler, SamplingOptions, TokensError, Verdict, accept_draft, draw};
@@ -28,9 +30,35 @@ impl DraftCounts {
     }
 }
 
+/// The session of a decoder.
+enum Held<'s> {
+    Lent(&'s mut Session),
+    Own(Session),
+}
+
+impl Deref for Held<'_> {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        match self {
+            Held::Lent(session) => session,
+            Held::Own(session) => session,
+        }
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Session {
+        match self {
+            Held::Lent(session) => session,
+            Held::Own(session) => session,
+        }
+    }
+}
+
 /// A sequence being continued. The newest token is chosen but not fed.
 pub struct Decoder<'s> {
-    session: &'s mut Session,
+    session: Held<'s>,
     /// The one it was started with: it stops steps between their submits.
     cancel: Cancel,
     chooser: Chooser,
@@ -64,6 +92,32 @@ impl<'s> Decoder<'s> {
     /// [`Decoder::start`] with a look at each choice.
     pub fn observing(
         session: &'s mut Session,
+        prompt: &[u32],
+        sampling: SamplingOptions,
+        observe: Observe,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Decoder<'s>> {
+        let session = Held::Lent(session);
+        Decoder::of(session, prompt, sampling, observe, cancel, progress)
+    }
+
+    /// [`Decoder::observing`] with a session that ends with the decoder: for whoever keeps many of
+    /// both, as those of a [`crate::Batch`].
+    pub fn owning(
+        session: Session,
+        prompt: &[u32],
+        sampling: SamplingOptions,
+        observe: Observe,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Decoder<'static>> {
+        let session = Held::Own(session);
+        Decoder::of(session, prompt, sampling, observe, cancel, progress)
+    }
+
+    fn of(
+        mut session: Held<'s>,
         prompt: &[u32],
         sampling: SamplingOptions,
         observe: Observe,
@@ -152,10 +206,10 @@ impl<'s> Decoder<'s> {
         let (chosen, seen) = self.session.surviving(Some(&self.cancel), |session| {
             let position = session.position();
             let done = session.feed(&fed, &[0], observe.outputs())?;
-            let seen = routes(&done, &fed, position)?;
+            let seen = routes(&done, &[(fed[0], position)])?;
             Ok((chooser.choose(&done, history)?, seen))
         })?;
-        self.routes = seen;
+        self.routes = seen.concat();
         Ok(chosen)
     }
 
@@ -171,12 +225,13 @@ impl<'s> Decoder<'s> {
             }
             let (fed, position) = ([next, drafted], session.position());
             let done = session.feed(&fed, &[0, 1], observe.outputs())?;
-            let seen = routes(&done, &fed, position)?;
+            let seen = routes(&done, &[(next, position), (drafted, position + 1)])?;
             Ok(Some((chooser.judge(&done, drafted, history)?, seen)))
         })?;
-        let Some(((first, second), mut seen)) = judged else {
+        let Some(((first, second), seen)) = judged else {
             return Ok(vec![self.advance_plainly()?]);
         };
+        let mut seen = seen.concat();
         self.counts.drafted += 1;
         Ok(match second {
             Some(second) => {
@@ -195,6 +250,43 @@ impl<'s> Decoder<'s> {
     }
 }
 
+/// A row of a step that fed the newest tokens of several decoders.
+pub(crate) struct SharedRow {
+    /// The device's choice.
+    pub id: u32,
+    /// Empty where the decoder reads none.
+    pub logits: Vec<f32>,
+    pub routes: Vec<Route>,
+}
+
+/// What a step that feeds several decoders asks of each.
+impl Decoder<'_> {
+    pub(crate) fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    pub(crate) fn observe(&self) -> Observe {
+        self.observe
+    }
+
+    /// Whether its choice takes logits.
+    pub(crate) fn reads_logits(&self) -> bool {
+        self.chooser.reads_logits()
+    }
+
+    /// The newest token was fed and gave `row`: chooses the next one.
+    pub(crate) fn take(&mut self, row: SharedRow) -> Result<Chosen> {
+        self.session.tokens.push(self.next.id);
+        self.session.waiting = 1;
+        self.routes = row.routes;
+        let vocab = self.session.engine().model().config.vocab_size as usize;
+        let greedy = || chosen(vocab, row.id);
+        self.next = self.chooser.choose_of(greedy, &row.logits, &self.history)?;
+        self.history.push(self.next.id);
+        Ok(self.next.clone())
+    }
+}
+
 fn is_plain_greedy(sampling: &SamplingOptions) -> bool {
     sampling.temperature == 0.0
         && sampling.logit_bias.is_empty()
@@ -204,9 +296,9 @@ fn is_plain_greedy(sampling: &SamplingOptions) -> bool {
 }
 
 /// The device's choice, unless the logits had none.
-fn chosen(done: &Done<'_>, id: u32) -> Result<u32> {
+fn chosen(vocab: usize, id: u32) -> Result<u32> {
     match id {
-        NO_ARGMAX => Err(TokensError::NoCandidate { vocab: done.vocab }.into()),
+        NO_ARGMAX => Err(TokensError::NoCandidate { vocab }.into()),
         id => Ok(id),
     }
 }
@@ -230,22 +322,37 @@ impl Chooser {
         }
     }
 
+    fn reads_logits(&self) -> bool {
+        !self.plain_greedy || self.logprobs.is_some()
+    }
+
     /// The logits, if anybody looks at them.
     fn logits(&self, done: &Done<'_>) -> Result<Vec<f32>> {
-        match self.plain_greedy && self.logprobs.is_none() {
-            true => Ok(Vec::new()),
-            false => done.f32("logits"),
+        match self.reads_logits() {
+            true => done.f32("logits"),
+            false => Ok(Vec::new()),
         }
     }
 
     /// The token for the only row of logits.
     fn choose(&mut self, done: &Done<'_>, history: &[u32]) -> Result<Chosen> {
         let logits = self.logits(done)?;
+        let greedy = || chosen(done.vocab, done.u32("ids")?[0]);
+        self.choose_of(greedy, &logits, history)
+    }
+
+    /// The token for a row of `logits`; `greedy`: the device's choice.
+    fn choose_of(
+        &mut self,
+        greedy: impl FnOnce() -> Result<u32>,
+        logits: &[f32],
+        history: &[u32],
+    ) -> Result<Chosen> {
         let id = match self.plain_greedy {
-            true => chosen(done, done.u32("ids")?[0])?,
-            false => self.sampler.sample(&logits, history)?,
+            true => greedy()?,
+            false => self.sampler.sample(logits, history)?,
         };
-        Ok(self.seen(id, &logits))
+        Ok(self.seen(id, logits))
     }
 
     /// The token for row 0 and, if that is the draft, the token for row 1.
@@ -260,10 +367,10 @@ impl Chooser {
         let (first, second) = if self.plain_greedy {
             let ids = done.u32("ids")?;
             let second = match ids[0] == drafted {
-                true => Some(chosen(done, ids[1])?),
+                true => Some(chosen(done.vocab, ids[1])?),
                 false => None,
             };
-            (chosen(done, ids[0])?, second)
+            (chosen(done.vocab, ids[0])?, second)
         } else {
             judge_rows(rows, drafted, &mut self.sampler, history)?
         };

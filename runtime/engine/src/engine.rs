@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use hadal_device::{
-    Access, BufferId, Device, DeviceInfo, Error, Features, Inputs, KernelRow, PAGE,
+    Access, Bind, BufferId, Device, DeviceInfo, Error, Features, Inputs, KernelRow, PAGE, Span,
 };
 use hadal_graph::{Form, Graph, Lowered, MoeForm, Verified, WorkLimit};
 use hadal_weights::{Moving, Progress, move_to_large_pages};
@@ -24,9 +24,9 @@ use crate::pace::Pace;
 use crate::plan::{Ask, Budget, Planned, bytes_per_token};
 use crate::prepared::{Prepared, Running};
 use crate::programs::{ProgramKey, Programs};
-use crate::seat::{Seat, session_bytes};
+use crate::seat::{Seat, seat_bytes};
 use crate::stage::{bind, program};
-use crate::step::{Done, Step};
+use crate::step::{Done, Rows, Step};
 use crate::{EngineError, Model, Recovery, Result};
 
 /// How a model is put on a device. The default suits nearly everyone.
@@ -39,6 +39,9 @@ pub struct EngineOptions {
     pub least_context: u32,
     /// Memory that may be used; the default is what there is.
     pub budget: Budget,
+    /// Sessions that are to have room, 1 to 4096; more than one decode together
+    /// ([`crate::Batch`]).
+    pub batch: u32,
     /// Most tokens a step works on: prompts are fed in pieces of this size.
     pub chunk: u32,
     /// Form of attention; `None`: by token count, as the device prefers.
@@ -82,6 +85,7 @@ impl Default for EngineOptions {
             context: None,
             least_context: 1,
             budget: Budget::default(),
+            batch: 1,
             chunk: CHUNK,
             form: None,
             moe: MoeForm::Auto,
@@ -166,7 +170,13 @@ impl Engine {
         let ledger = Ledger::new(
             &planned.plan,
             options.budget.of(kind),
-            session_bytes(&model.config, &options, context, planned.plan.drafts),
+            seat_bytes(
+                &model.config,
+                &options,
+                context,
+                planned.plan.drafts,
+                options.batch,
+            ),
         );
         let placement = planned.fitting()?;
         let home = Home::open(&model, device, placement, context, progress)?;
@@ -259,9 +269,9 @@ impl Engine {
         })
     }
 
-    /// Rows of a layer's cache: whole pages.
-    pub(crate) fn cache_rows(&self) -> u32 {
-        self.context.next_multiple_of(PAGE)
+    /// Pages of the caches that the program of `key` reads.
+    pub(crate) fn pages(&self, key: &ProgramKey) -> u32 {
+        key.sequences.saturating_mul(self.context.div_ceil(PAGE))
     }
 
     /// Most tokens of any step.
@@ -269,12 +279,9 @@ impl Engine {
         self.options.step_tokens()
     }
 
-    /// Tokens a step may have if all of them are to give logits on this device: the rows of
-    /// their bucket must fit one binding.
+    /// Tokens a step may have if all of them are to give logits on this device.
     pub(crate) fn logit_chunk(&self) -> usize {
-        let row_bytes = 4 * u64::from(self.model.config.vocab_size);
-        let rows = (self.device().info().limits.max_binding_bytes / row_bytes).max(1);
-        (1u64 << rows.ilog2()).min(u64::from(self.options.chunk)) as usize
+        self.programs(self.device().info()).logit_chunk() as usize
     }
 
     pub(crate) fn form_for(&self, bucket: u32) -> Form {
@@ -291,15 +298,21 @@ impl Engine {
         }
     }
 
-    fn key(&self, step: &Step<'_>) -> ProgramKey {
+    fn key(&self, step: &Step<'_>, seat: &Seat) -> ProgramKey {
         let bucket = (step.ids.len() as u32).next_power_of_two();
         let rows = (step.logit_rows.len() as u32).max(1).next_power_of_two();
+        let device = self.device();
+        let programs = self.programs(device.info());
         ProgramKey {
             kind: step.kind,
             outputs: step.outputs,
             bucket,
             logit_rows: rows.min(bucket),
-            form: self.form_for(bucket),
+            form: match step.rows {
+                Rows::From(_) => programs.form_for(bucket),
+                Rows::Each(_) => programs.together(bucket).form,
+            },
+            sequences: seat.sequences,
         }
     }
 
@@ -359,7 +372,7 @@ impl Engine {
         let Some(prepared) = state.programs.get_mut(key) else {
             let lowered = self.lower(key, wanted)?;
             let layout = Inputs { bucket: key.bucket };
-            let pages = self.cache_rows() / PAGE;
+            let pages = self.pages(key);
             let prepared = Prepared::new(home, lowered, wanted, layout, pages)?;
             if let Some(limit) = wanted {
                 let longest = prepared.longest(positions).0;
@@ -382,17 +395,20 @@ impl Engine {
         Ok(())
     }
 
-    /// Copies whole buffers in the home of `seat`: from, to, bytes.
-    pub(crate) fn copy(&self, seat: &Seat, pairs: &[(BufferId, BufferId, u64)]) -> Result<()> {
+    /// Copies ranges to the beginnings of buffers, all in the home of `seat`.
+    pub(crate) fn copy(&self, seat: &Seat, pairs: &[(Span, BufferId)]) -> Result<()> {
         let mut state = self.state();
         let home = self.resting(&mut state, seat)?;
-        for &(from, to, bytes) in pairs {
+        for &(from, to) in pairs {
             let copy = hadal_device::Step::Copy {
-                from: bind(0, bytes, Access::Read),
-                to: bind(1, bytes, Access::Write),
+                from: Bind {
+                    offset: from.offset,
+                    ..bind(0, from.bytes, Access::Read)
+                },
+                to: bind(1, from.bytes, Access::Write),
             };
             let mut copy = home.device.prepare(&program(2, copy))?;
-            let ticket = copy.submit(&[from, to])?;
+            let ticket = copy.submit(&[from.buffer, to])?;
             home.started(ticket);
             home.wait()?;
         }
@@ -418,10 +434,10 @@ impl Engine {
     /// runs.
     pub(crate) fn step(&self, step: &Step<'_>, seat: &Seat) -> Result<Done<'_>> {
         debug_assert!(!step.ids.is_empty() && step.ids.len() <= self.step_tokens() as usize);
-        self.check_room(step.position as usize + step.ids.len())?;
+        self.check_room(step.end() as usize)?;
         let mut state = self.state();
         let home = self.resting(&mut state, seat)?;
-        let key = self.key(step);
+        let key = self.key(step, seat);
         self.prepare(&home, &mut state, &key, step.end())?;
         let needs = state
             .programs

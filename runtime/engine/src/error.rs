@@ -88,6 +88,12 @@ pub enum EngineError {
         /// What is held now.
         used: crate::MemoryUse,
     },
+    /// Every place of the batch has a session.
+    #[error("the batch has {sequences} sessions already; close one, or open the model for more")]
+    BatchFull {
+        /// Sessions that it has places for.
+        sequences: u32,
+    },
     /// No device of that name, or none at all.
     #[error("{0}")]
     NoDevice(String),
@@ -102,6 +108,16 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// True for the loss of a device, wherever it was met.
+    pub(crate) fn is_lost(&self) -> bool {
+        use hadal_device::Error::Lost;
+        matches!(
+            self,
+            EngineError::Device(Lost { .. })
+                | EngineError::Weights(hadal_weights::WeightsError::Device(Lost { .. }))
+        )
+    }
+
     /// The loss of a device that this is, wherever it was met; `Err` for everything else.
     pub(crate) fn into_lost(self) -> Result<hadal_device::Error> {
         use hadal_device::Error::Lost;

@@ -36,6 +36,7 @@ impl Engine {
             bucket,
             logit_rows: 1,
             form: self.form_for(bucket),
+            sequences: 1,
         })
     }
 }

@@ -41,13 +41,14 @@ impl MemoryUse {
 pub(crate) struct Ledger(Mutex<MemoryUse>);
 
 impl Ledger {
-    /// For the memory that `plan` is of; `budget`: what its owner allows.
-    pub fn new(plan: &Plan, budget: Option<u64>, session_bytes: u64) -> Arc<Ledger> {
+    /// For the memory that `plan` is of; `budget`: what its owner allows; `seat_bytes`: those of
+    /// the planned sessions.
+    pub fn new(plan: &Plan, budget: Option<u64>, seat_bytes: u64) -> Arc<Ledger> {
         let tier = plan.tiers.first();
         let needed = tier.map_or(0, |tier| tier.needed_bytes());
         let cache = tier.map_or(0, |tier| tier.part(PartKind::Cache));
-        // The plan has one session, whose rows stand among the others.
-        let rows = session_bytes.saturating_sub(cache);
+        // The plan has the sessions, too, whose rows stand among the others.
+        let rows = seat_bytes.saturating_sub(cache);
         Arc::new(Ledger(Mutex::new(MemoryUse {
             memory: tier.map_or(Memory::Host, |tier| tier.memory),
             budget_bytes: budget,
@@ -71,15 +72,15 @@ impl Ledger {
         *self.books()
     }
 
-    /// Room for one more session of `bytes` bytes, until the answer is dropped.
+    /// Room for `sessions` more sessions of `bytes` bytes together, until the answer is dropped.
     ///
     /// # Errors
     /// [`EngineError::OverBudget`]; nothing changed then.
-    pub fn reserve(self: &Arc<Ledger>, bytes: u64) -> Result<Reserved> {
+    pub fn reserve(self: &Arc<Ledger>, bytes: u64, sessions: u32) -> Result<Reserved> {
         let mut books = self.books();
         let mut with = *books;
         with.session_bytes += bytes;
-        with.sessions += 1;
+        with.sessions += sessions;
         if with.over_bytes() > 0 {
             return Err(EngineError::OverBudget {
                 wanted_bytes: bytes,
@@ -91,20 +92,22 @@ impl Ledger {
         Ok(Reserved {
             ledger: self.clone(),
             bytes,
+            sessions,
         })
     }
 }
 
-/// A session's part of the memory.
+/// The part of the memory that some sessions have.
 pub(crate) struct Reserved {
     ledger: Arc<Ledger>,
     bytes: u64,
+    sessions: u32,
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
         let mut books = self.ledger.books();
         books.session_bytes -= self.bytes;
-        books.sessions -= 1;
+        books.sessions -= self.sessions;
     }
 }

@@ -9,6 +9,7 @@
 
 mod activations;
 pub mod bandwidth;
+mod batch;
 mod courtesy;
 mod decode;
 mod engine;
@@ -37,6 +38,7 @@ mod step;
 mod trace;
 
 pub use activations::activations;
+pub use batch::Batch;
 pub use decode::{Decoder, DraftCounts};
 pub use engine::{CHUNK, DISPATCH_BUDGET, Engine, EngineOptions, SHARED_BUDGET};
 pub use error::{EngineError, Result};

@@ -91,10 +91,10 @@ pub struct Route {
     pub weights: Vec<f32>,
 }
 
-/// What the routers chose for the first rows of a step that fed `tokens` from `position` on.
-pub(crate) fn routes(done: &Done<'_>, tokens: &[u32], position: u32) -> Result<Vec<Route>> {
+/// What the routers chose for each row of a step that `fed` these tokens at these positions.
+pub(crate) fn routes(done: &Done<'_>, fed: &[(u32, u32)]) -> Result<Vec<Vec<Route>>> {
     const CHOICE: &str = ".router_idx";
-    let mut found = Vec::new();
+    let mut found = vec![Vec::new(); fed.len()];
     for place in done.outputs() {
         let layer = place.name.strip_suffix(CHOICE);
         let number = layer.and_then(|layer| layer.strip_prefix("layer.")?.parse().ok());
@@ -105,17 +105,21 @@ pub(crate) fn routes(done: &Done<'_>, tokens: &[u32], position: u32) -> Result<V
         let weights = done.f32(&format!("{layer}.router_weight"))?;
         let width = (place.width as usize).max(1);
         let rows = experts.chunks(width).zip(weights.chunks(width));
-        for (row, (experts, weights)) in rows.enumerate().take(tokens.len()) {
+        for ((experts, weights), (&(token, position), found)) in
+            rows.zip(fed.iter().zip(&mut found))
+        {
             found.push(Route {
                 layer: number,
-                position: position + row as u32,
-                token: tokens[row],
+                position,
+                token,
                 experts: experts.to_vec(),
                 weights: weights.to_vec(),
             });
         }
     }
-    found.sort_by_key(|route| (route.position, route.layer));
+    found
+        .iter_mut()
+        .for_each(|row| row.sort_by_key(|route| route.layer));
     Ok(found)
 }
 

@@ -145,6 +145,7 @@ mod tests {
             bucket,
             logit_rows: 1,
             form: Form::Absorbed,
+            sequences: 1,
         }
     }
 

@@ -40,19 +40,19 @@ pub(crate) struct Running {
 }
 
 impl Prepared {
-    /// Prepares `lowered`, for one sequence of `page_stride` pages.
+    /// Prepares `lowered`, for sequences of `pages` pages together.
     pub fn new(
         home: &Home,
         lowered: Lowered,
         limit: Option<WorkLimit>,
         layout: Inputs,
-        page_stride: u32,
+        pages: u32,
     ) -> Result<Prepared> {
         let most = most_steps(home, layout.bucket);
         let segments = segments(home, &lowered, limit, most)?;
-        let bytes = layout.bytes(1, page_stride);
+        let bytes = layout.bytes(1, pages);
         let inputs = home.alloc("inputs", bytes)?;
-        let words = input_words(layout, page_stride);
+        let words = input_words(layout, pages);
         let span = Span {
             buffer: inputs,
             offset: 0,

@@ -19,6 +19,8 @@ pub(crate) struct ProgramKey {
     pub bucket: u32,
     pub logit_rows: u32,
     pub form: Form,
+    /// Sequences whose caches lie together ([`crate::seat::Seat`]).
+    pub sequences: u32,
 }
 
 /// What decides the programs of an engine.
@@ -50,11 +52,29 @@ impl Programs<'_> {
             bucket,
             logit_rows,
             form: self.form_for(bucket),
+            sequences: self.options.batch,
         }
     }
 
+    /// The program of a token of each of up to `bucket` sequences. Their caches have nothing in
+    /// common, so that a page expanded would serve one row.
+    pub fn together(&self, bucket: u32) -> ProgramKey {
+        ProgramKey {
+            form: self.options.form.unwrap_or(Form::Absorbed),
+            ..self.key(Kind::Main, bucket, bucket)
+        }
+    }
+
+    /// Tokens a step may have if all of them are to give logits: the rows of their bucket must
+    /// fit one binding.
+    pub fn logit_chunk(&self) -> u32 {
+        let row_bytes = 4 * u64::from(self.model.config.vocab_size);
+        let rows = (self.info.limits.max_binding_bytes / row_bytes).max(1);
+        (1u64 << rows.ilog2()).min(u64::from(self.options.chunk)) as u32
+    }
+
     /// Every program that reading prompts and decoding may take; with `drafts` also those of
-    /// the next-token module and of judging its drafts.
+    /// the next-token module and of judging its drafts; of a batch those of decoding together.
     pub fn of_a_run(&self, drafts: bool) -> Vec<ProgramKey> {
         let most = self.options.step_tokens().next_power_of_two();
         let buckets = (0..=most.ilog2()).map(|power| 1u32 << power);
@@ -68,6 +88,12 @@ impl Programs<'_> {
         if drafts {
             keys.push(self.key(Kind::Main, 2, 2));
         }
+        let together = self
+            .options
+            .batch
+            .min(self.logit_chunk())
+            .next_power_of_two();
+        keys.extend((1..=together.ilog2()).map(|power| self.together(1 << power)));
         keys
     }
 
@@ -76,9 +102,9 @@ impl Programs<'_> {
         Request {
             bucket: key.bucket,
             logit_rows: key.logit_rows,
-            sequences: 1,
+            sequences: key.sequences,
             page_stride: cache_rows / PAGE,
-            cache_rows,
+            cache_rows: key.sequences.saturating_mul(cache_rows),
             context: self.context,
             moe: self.options.moe,
             rough: self.options.rough_activations,

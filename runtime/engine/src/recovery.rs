@@ -12,7 +12,6 @@ use hadal_weights::{Placement, Progress};
 
 use crate::engine::State;
 use crate::home::Home;
-use crate::seat::Seat;
 use crate::{Cancel, Engine, EngineError, Result, Session};
 
 /// Losses in one step after which it is given up: what makes a driver reset its device
@@ -55,6 +54,19 @@ impl Engine {
     pub fn with_recovery(mut self, recovery: impl Recovery + 'static) -> Engine {
         self.recovery = Some(Box::new(recovery));
         self
+    }
+
+    /// Does `work` in the engine's home; where its device is lost meanwhile, again in another.
+    pub(crate) fn at_last<T>(&self, mut work: impl FnMut(&Arc<Home>) -> Result<T>) -> Result<T> {
+        let mut losses = 0;
+        loop {
+            let home = self.home();
+            let lost = match work(&home) {
+                Err(error) => error.into_lost()?,
+                done => return done,
+            };
+            self.recover(&home, lost, &mut losses)?;
+        }
     }
 
     /// Leaves `home`, whose device answered `lost` after `losses` others in one step. Nothing
@@ -128,28 +140,25 @@ impl Session {
     fn done_at_last<T>(&mut self, mut work: impl FnMut(&mut Session) -> Result<T>) -> Result<T> {
         let engine = self.engine().clone();
         let before = (self.tokens.len(), self.waiting, self.beyond);
-        let mut losses = 0;
-        loop {
-            let home = engine.home();
-            let lost = match self.settle(&home).and_then(|()| work(self)) {
-                Err(error) => error.into_lost()?,
-                done => return done,
-            };
-            self.tokens.truncate(before.0);
-            (self.waiting, self.beyond) = (before.1, before.2);
-            engine.recover(&home, lost, &mut losses)?;
-        }
+        engine.at_last(|home| {
+            let done = self.settle(home).and_then(|()| work(self));
+            if done.as_ref().is_err_and(EngineError::is_lost) {
+                self.tokens.truncate(before.0);
+                (self.waiting, self.beyond) = (before.1, before.2);
+            }
+            done
+        })
     }
 
     /// Takes a seat in `home`, with the cache as it was, unless it has one.
-    fn settle(&mut self, home: &Arc<Home>) -> Result<()> {
+    pub(crate) fn settle(&mut self, home: &Arc<Home>) -> Result<()> {
         if let Some(seat) = &self.seat
             && Arc::ptr_eq(&seat.home, home)
         {
             return Ok(());
         }
         self.seat = None;
-        self.seat = Some(Seat::new(self.engine(), home, self.layers)?);
+        self.seat = Some(self.place.of.seat(self.engine(), home)?);
         let (waiting, beyond) = (self.waiting, self.beyond);
         let tokens = std::mem::take(&mut self.tokens);
         let replayed = self.replay(&tokens, waiting, beyond);

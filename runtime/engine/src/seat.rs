@@ -1,43 +1,52 @@
-//! A session's memory in a home: latent caches and hidden rows.
+//! Memory of sequences in a home: latent caches and hidden rows; and which sequence has which
+//! place in it.
+//!
+//! A session has such memory alone, those of a [`crate::Batch`] share one, so that a step can read
+//! the caches of all of them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hadal_device::{BufferId, PAGE};
 use hadal_models::Config;
 
 use crate::home::Home;
+use crate::ledger::Reserved;
 use crate::{Engine, EngineError, EngineOptions, Result};
 
-/// Memory of one sequence.
+/// Memory of one sequence or several.
 pub(crate) struct Seat {
     pub home: Arc<Home>,
+    /// Sequences that have a part of each cache, one after the other.
+    pub sequences: u32,
     /// Latent caches, one a layer, next-token modules last.
     pub caches: Vec<BufferId>,
-    /// Rows of the newest step of the main model.
+    /// Rows of the newest step of the main model, of whichever sequences.
     pub hidden: BufferId,
     /// Rows of the newest step of the next-token module.
     pub next_hidden: BufferId,
 }
 
 impl Seat {
-    /// Memory for `layers` layers and `engine.context()` tokens in `home`, allocated whole.
-    pub fn new(engine: &Engine, home: &Arc<Home>, layers: u32) -> Result<Seat> {
+    /// Memory for `layers` layers and `engine.context()` tokens of each sequence in `home`,
+    /// allocated whole.
+    fn new(engine: &Engine, home: &Arc<Home>, layers: u32, sequences: u32) -> Result<Seat> {
         let config = &engine.model().config;
-        let cache_bytes = layer_cache_bytes(config, engine.context());
+        let cache_bytes = u64::from(sequences) * layer_cache_bytes(config, engine.context());
         let info = home.device.info();
         let limit = info.limits.max_binding_bytes;
         if cache_bytes > limit {
             return Err(EngineError::Option(format!(
-                "a context of {} tokens needs {cache_bytes} bytes a layer, and {} binds at most {limit}; choose a context of at most {}",
+                "{sequences} contexts of {} tokens need {cache_bytes} bytes a layer, and {} binds at most {limit}; choose a context of at most {}",
                 engine.context(),
                 info.id(),
-                context_within(config, limit),
+                context_within(config, limit / u64::from(sequences)),
             )));
         }
         let hidden_bytes = hidden_bytes(config, engine.options());
         // Dropping it frees what there is; no buffer has these numbers.
         let mut seat = Seat {
             home: home.clone(),
+            sequences,
             caches: Vec::new(),
             hidden: BufferId(u64::MAX),
             next_hidden: BufferId(u64::MAX),
@@ -62,15 +71,17 @@ pub(crate) fn layer_cache_bytes(config: &Config, context: u32) -> u64 {
     u64::from(context).next_multiple_of(PAGE.into()) * cache_row_bytes(config)
 }
 
-/// Bytes of a session of `context` tokens.
-pub(crate) fn session_bytes(
+/// Bytes of the memory of `sequences` sequences of `context` tokens.
+pub(crate) fn seat_bytes(
     config: &Config,
     options: &EngineOptions,
     context: u32,
     drafts: bool,
+    sequences: u32,
 ) -> u64 {
-    let layers = u64::from(config.num_hidden_layers) + u64::from(drafts);
-    layers * layer_cache_bytes(config, context) + 2 * hidden_bytes(config, options)
+    let caches = u64::from(config.num_hidden_layers) + u64::from(drafts);
+    let caches = caches * u64::from(sequences);
+    caches * layer_cache_bytes(config, context) + 2 * hidden_bytes(config, options)
 }
 
 /// The longest context whose cache of one layer has at most `bytes` bytes.
@@ -92,5 +103,87 @@ impl Drop for Seat {
         for buffer in self.caches.iter().chain([&self.hidden, &self.next_hidden]) {
             self.home.free(*buffer);
         }
+    }
+}
+
+/// Memory of so many sequences, and who has which part of it.
+pub(crate) struct Places {
+    sequences: u32,
+    layers: u32,
+    held: Mutex<Held>,
+    _room: Reserved,
+}
+
+#[derive(Default)]
+struct Held {
+    /// `None` while the memory is lost with its device.
+    seat: Option<Arc<Seat>>,
+    /// Places that a session has.
+    taken: Vec<u32>,
+}
+
+impl Places {
+    /// Places for `sequences` sequences, allocated by [`Places::seat`]; `drafts`: with the cache of
+    /// a next-token module.
+    ///
+    /// # Errors
+    /// [`EngineError::OverBudget`].
+    pub fn new(engine: &Engine, sequences: u32, drafts: bool) -> Result<Arc<Places>> {
+        let config = &engine.model().config;
+        let (context, options) = (engine.context(), engine.options());
+        let bytes = seat_bytes(config, options, context, drafts, sequences);
+        Ok(Arc::new(Places {
+            sequences,
+            layers: config.num_hidden_layers + u32::from(drafts),
+            held: Mutex::default(),
+            _room: engine.ledger.reserve(bytes, sequences)?,
+        }))
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The memory in `home`, allocated unless there is some.
+    pub fn seat(&self, engine: &Engine, home: &Arc<Home>) -> Result<Arc<Seat>> {
+        let mut held = self.held();
+        if let Some(seat) = &held.seat
+            && Arc::ptr_eq(&seat.home, home)
+        {
+            return Ok(seat.clone());
+        }
+        held.seat = None;
+        let seat = Arc::new(Seat::new(engine, home, self.layers, self.sequences)?);
+        held.seat = Some(seat.clone());
+        Ok(seat)
+    }
+
+    /// The first free place.
+    pub fn take(self: &Arc<Places>) -> Option<Place> {
+        let mut held = self.held();
+        let index = (0..self.sequences).find(|index| !held.taken.contains(index))?;
+        held.taken.push(index);
+        Some(Place {
+            of: self.clone(),
+            index,
+        })
+    }
+
+    /// Latent caches that a sequence has.
+    pub fn layers(&self) -> u32 {
+        self.layers
+    }
+}
+
+/// A sequence's part of a memory, free again when it is dropped.
+pub(crate) struct Place {
+    pub of: Arc<Places>,
+    pub index: u32,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = self.of.held();
+        held.taken.retain(|index| *index != self.index);
     }
 }

@@ -9,18 +9,17 @@ use std::sync::Arc;
 use hadal_device::Span;
 use hadal_models::Outputs;
 
-use crate::ledger::Reserved;
 use crate::model::Kind;
-use crate::seat::{Seat, hidden_bytes, layer_cache_bytes, session_bytes};
-use crate::step::{Done, Step};
+use crate::seat::{Place, Places, Seat, hidden_bytes, layer_cache_bytes};
+use crate::step::{At, Done, Rows, Step};
 use crate::{Cancel, Engine, EngineError, Result};
 
 /// One sequence on an engine.
 pub struct Session {
     engine: Arc<Engine>,
     /// `None` while the memory is lost with its device.
-    pub(crate) seat: Option<Seat>,
-    pub(crate) layers: u32,
+    pub(crate) seat: Option<Arc<Seat>>,
+    pub(crate) place: Place,
     pub(crate) tokens: Vec<u32>,
     /// Rows of `hidden`, of the newest positions, that the next-token module has not read.
     pub(crate) waiting: usize,
@@ -29,7 +28,6 @@ pub struct Session {
     /// Stops the step under way between two submits: of [`Session::surviving`].
     pub(crate) cancel: Option<Cancel>,
     drafts: bool,
-    _room: Reserved,
 }
 
 impl Session {
@@ -39,19 +37,22 @@ impl Session {
     pub fn new(engine: &Arc<Engine>, drafts: bool) -> Result<Session> {
         let config = &engine.model().config;
         let drafts = drafts && config.num_nextn_predict_layers > 0;
-        let (context, options) = (engine.context(), engine.options());
-        let bytes = session_bytes(config, options, context, drafts);
-        let room = engine.ledger.reserve(bytes)?;
+        let places = Places::new(engine, 1, drafts)?;
+        let place = places.take().ok_or_else(unseated)?;
+        Session::in_place(engine, place, drafts)
+    }
+
+    /// An empty sequence in `place`.
+    pub(crate) fn in_place(engine: &Arc<Engine>, place: Place, drafts: bool) -> Result<Session> {
         let mut session = Session {
             engine: engine.clone(),
             seat: None,
-            layers: config.num_hidden_layers + u32::from(drafts),
+            place,
             tokens: Vec::new(),
             waiting: 0,
             beyond: None,
             cancel: None,
             drafts,
-            _room: room,
         };
         session.surviving(None, |_| Ok(()))?;
         Ok(session)
@@ -72,6 +73,18 @@ impl Session {
         self.tokens.len() as u32
     }
 
+    /// Where the next token will stand.
+    pub(crate) fn next_at(&self) -> At {
+        self.at(self.position())
+    }
+
+    fn at(&self, position: u32) -> At {
+        At {
+            sequence: self.place.index,
+            position,
+        }
+    }
+
     /// True if the next-token module runs along.
     pub fn drafts(&self) -> bool {
         self.drafts
@@ -80,7 +93,7 @@ impl Session {
     /// Bytes of cache it holds.
     pub fn cache_bytes(&self) -> u64 {
         let config = &self.engine.model().config;
-        u64::from(self.layers) * layer_cache_bytes(config, self.engine.context())
+        u64::from(self.place.of.layers()) * layer_cache_bytes(config, self.engine.context())
     }
 
     /// Checks ids and room before anything runs.
@@ -174,7 +187,7 @@ impl Session {
             kind: Kind::Main,
             outputs,
             ids,
-            position: self.tokens.len() as u32,
+            rows: Rows::From(self.next_at()),
             logit_rows,
             cancel: self.cancel.as_ref(),
         };
@@ -199,7 +212,7 @@ impl Session {
             kind: Kind::Next(0),
             outputs,
             ids: &ids,
-            position: first as u32,
+            rows: Rows::From(self.at(first as u32)),
             logit_rows,
             cancel: self.cancel.as_ref(),
         };
@@ -229,7 +242,7 @@ impl Session {
             kind: Kind::Next(0),
             outputs: Outputs::Hidden,
             ids: &[id],
-            position,
+            rows: Rows::From(self.at(position)),
             logit_rows: &[0],
             cancel: self.cancel.as_ref(),
         };
@@ -242,7 +255,7 @@ impl Session {
         (self.waiting as u32).checked_sub(1)
     }
 
-    /// Another session with the same tokens: its caches are copied on the device.
+    /// Another session with the same tokens, in no batch: its caches are copied on the device.
     ///
     /// # Errors
     /// Those of [`Session::new`], and of the device.
@@ -254,11 +267,17 @@ impl Session {
             // A loss may have moved one of them.
             fork.surviving(None, |_| Ok(()))?;
             let (from, to) = (seated(&session.seat)?, seated(&fork.seat)?);
+            let span = |buffer, offset, bytes| Span {
+                buffer,
+                offset,
+                bytes,
+            };
+            let first = u64::from(session.place.index) * bytes;
             let layers = from.caches.iter().zip(&to.caches);
-            let caches = layers.map(|(from, to)| (*from, *to, bytes));
+            let caches = layers.map(|(from, to)| (span(*from, first, bytes), *to));
             let rows = [
-                (from.hidden, to.hidden, hidden),
-                (from.next_hidden, to.next_hidden, hidden),
+                (span(from.hidden, 0, hidden), to.hidden),
+                (span(from.next_hidden, 0, hidden), to.next_hidden),
             ];
             session
                 .engine
@@ -291,7 +310,10 @@ impl Session {
 }
 
 /// The memory of a session; there is some whenever [`Session::surviving`] runs.
-pub(crate) fn seated(seat: &Option<Seat>) -> Result<&Seat> {
-    let missing = || hadal_device::Error::Invalid("a step of a session without memory".into());
-    Ok(seat.as_ref().ok_or_else(missing)?)
+pub(crate) fn seated(seat: &Option<Arc<Seat>>) -> Result<&Seat> {
+    seat.as_deref().ok_or_else(unseated)
+}
+
+fn unseated() -> EngineError {
+    hadal_device::Error::Invalid("a step of a session without memory".into()).into()
 }

@@ -15,13 +15,41 @@ use crate::programs::ProgramKey;
 use crate::seat::Seat;
 use crate::{Cancel, EngineError, Result};
 
-/// One step: consecutive tokens of one sequence.
+/// A token's sequence, as the place of its cache in a [`Seat`], and its position there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct At {
+    pub sequence: u32,
+    pub position: u32,
+}
+
+/// Where the tokens of a step stand.
+#[derive(Clone, Copy)]
+pub(crate) enum Rows<'a> {
+    /// One after the other in a sequence, the first of them here.
+    From(At),
+    /// Each in a sequence of its own.
+    Each(&'a [At]),
+}
+
+impl Rows<'_> {
+    /// Where token `row` stands.
+    fn at(&self, row: usize) -> At {
+        match self {
+            Rows::From(first) => At {
+                position: first.position + row as u32,
+                ..*first
+            },
+            Rows::Each(all) => all[row],
+        }
+    }
+}
+
+/// One step: consecutive tokens of one sequence, or one token of each of several.
 pub(crate) struct Step<'a> {
     pub kind: Kind,
     pub outputs: Outputs,
     pub ids: &'a [u32],
-    /// Position of the first token.
-    pub position: u32,
+    pub rows: Rows<'a>,
     /// Rows (indices into `ids`) whose logits are wanted.
     pub logit_rows: &'a [u32],
     /// Asked before each submit, where somebody may want the step no more.
@@ -29,9 +57,10 @@ pub(crate) struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// Positions in the cache after it.
+    /// Positions in the longest cache after it.
     pub fn end(&self) -> u32 {
-        self.position + self.ids.len() as u32
+        let ends = (0..self.ids.len()).map(|row| self.rows.at(row).position + 1);
+        ends.max().unwrap_or(0)
     }
 
     /// Rows that the program reads (`Op::Hidden`) and rows that it leaves for a next-token
@@ -133,12 +162,12 @@ impl Done<'_> {
     }
 }
 
-/// Header, lists (filled in by each step) and the page table: page `p` is cache page `p`,
-/// since a session has caches of its own.
-pub(crate) fn input_words(layout: Inputs, page_stride: u32) -> Vec<u32> {
+/// Header, lists (filled in by each step) and the page table of `pages` pages: each is the cache
+/// page of its number, since caches of several sequences lie one after the other.
+pub(crate) fn input_words(layout: Inputs, pages: u32) -> Vec<u32> {
     let mut words = vec![0u32; layout.pages() as usize];
     words[Inputs::BUCKET as usize] = layout.bucket;
-    words.extend(0..page_stride);
+    words.extend(0..pages);
     words
 }
 
@@ -148,7 +177,9 @@ pub(crate) fn fill_inputs(words: &mut [u32], layout: Inputs, step: &Step<'_>) {
     words[Inputs::LOGIT_ROWS as usize] = step.logit_rows.len() as u32;
     for (row, &id) in step.ids.iter().enumerate() {
         words[layout.ids() as usize + row] = id;
-        words[layout.positions() as usize + row] = step.position + row as u32;
+        let At { sequence, position } = step.rows.at(row);
+        words[layout.positions() as usize + row] = position;
+        words[layout.sequences() as usize + row] = sequence;
     }
     for (index, &row) in step.logit_rows.iter().enumerate() {
         words[layout.logit_rows() as usize + index] = row;

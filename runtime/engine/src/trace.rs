@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use hadal_device::{
-    BufferId, DType, Dispatch, Executable, Inputs, KernelRow, OpKind, PAGE, Params, Problem,
-    Program, able, flags,
+    BufferId, DType, Dispatch, Executable, Inputs, KernelRow, OpKind, Params, Problem, Program,
+    able, flags,
 };
 use hadal_graph::{Lowered, WorkLimit};
 use hadal_models::Outputs;
@@ -14,9 +14,10 @@ use hadal_models::Outputs;
 use crate::home::Home;
 use crate::model::Kind;
 use crate::prepared::Prepared;
+use crate::programs::ProgramKey;
 use crate::seat::Seat;
 use crate::session::seated;
-use crate::step::Step;
+use crate::step::{Rows, Step};
 use crate::{Engine, Result, Session};
 
 /// A dispatch and its time.
@@ -58,7 +59,7 @@ impl Session {
             kind: Kind::Main,
             outputs: Outputs::Hidden,
             ids,
-            position: self.position(),
+            rows: Rows::From(self.next_at()),
             logit_rows: &[ids.len() as u32 - 1],
             cancel: None,
         };
@@ -69,7 +70,10 @@ impl Session {
 
 impl Engine {
     fn trace(&self, step: &Step<'_>, seat: &Seat, runs: u32, others: bool) -> Result<Vec<Traced>> {
-        let key = self.explained_key(step.kind, step.ids.len() as u32)?;
+        let key = ProgramKey {
+            sequences: seat.sequences,
+            ..self.explained_key(step.kind, step.ids.len() as u32)?
+        };
         let mut state = self.state();
         let home = self.resting(&mut state, seat)?;
         let positions = step.end();
@@ -82,7 +86,7 @@ impl Engine {
             positions,
         };
         let layout = Inputs { bucket: key.bucket };
-        let pages = self.cache_rows() / PAGE;
+        let pages = self.pages(&key);
         let mut prepared = Prepared::new(&home, lowered, Some(limit), layout, pages)?;
         let mut measure = || -> Result<()> {
             for _ in 0..runs.max(1) {
@@ -106,7 +110,7 @@ impl Engine {
 fn untimed(lowered: &Lowered, step: &Step<'_>) -> Vec<Traced> {
     let count = step.ids.len() as u32;
     // A row attends to itself and what comes before it.
-    let seen = step.position + count.div_ceil(2);
+    let seen = step.end() - count / 2;
     let dispatches = lowered.program.steps.iter().filter_map(|step| match step {
         hadal_device::Step::Dispatch(dispatch) => Some(&dispatch.params),
         _ => None,

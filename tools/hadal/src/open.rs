@@ -211,6 +211,7 @@ pub fn engine_options(args: &EngineArgs, context: Option<u32>) -> EngineOptions 
         context: args.context.or(context),
         least_context: 1,
         budget: args.budget.unwrap_or_default(),
+        batch: 1,
         chunk: args.chunk,
         form: args.form.map(|form| match form {
             FormArg::Absorbed => Form::Absorbed,

@@ -239,6 +239,7 @@ fn bench_measures_the_model_inside_and_made_up_shapes() {
         assert!(row["bandwidth_share"].as_f64().unwrap() > 0.0);
     }
     assert_eq!(rows[0]["submit"], Value::Null, "the host submits nothing");
+    assert_eq!(rows[0]["together"], serde_json::json!([]), "nobody asked");
     assert!(rows[1]["bytes_per_token"].as_u64() > rows[0]["bytes_per_token"].as_u64());
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.json");
@@ -262,6 +263,40 @@ fn bench_measures_the_model_inside_and_made_up_shapes() {
         (&2.into(), &16.into())
     );
     hadal(&["bench", "--layers", "2"]).fails(2, &["--dummy-weights"]);
+}
+
+#[test]
+fn bench_decodes_several_sequences_together() {
+    let args = [
+        "bench",
+        "--device",
+        "host",
+        "--depth",
+        "8",
+        "--prefill",
+        "0",
+        "--decode",
+        "3",
+        "--repeat",
+        "2",
+        "--batch",
+        "4,1",
+    ];
+    let json = hadal(&[&args[..], &["--json"]].concat()).json();
+    let together = json["rows"][0]["together"].as_array().unwrap();
+    let counts: Vec<u64> = together
+        .iter()
+        .map(|it| it["sequences"].as_u64().unwrap())
+        .collect();
+    assert_eq!(counts, [4, 1]);
+    for it in together {
+        assert!(it["tokens_per_second"].as_f64().unwrap() > 0.0);
+        assert_eq!(it["samples"].as_array().unwrap().len(), 2);
+    }
+    let text = hadal(&args);
+    let line = "4 sequences together on host, depth 8: ";
+    assert!(text.text().contains(line), "{}", text.out);
+    hadal(&["bench", "--batch", "0"]).fails(2, &["--batch"]);
 }
 
 #[test]

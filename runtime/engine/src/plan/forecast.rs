@@ -71,8 +71,8 @@ impl Planner<'_> {
             return Vec::new();
         };
         let mut asked = vec![(1, 0), (1, context)];
-        if self.ask.batch > 1 {
-            asked.push((self.ask.batch, context));
+        if self.options.batch > 1 {
+            asked.push((self.options.batch, context));
         }
         let forecasts = asked.into_iter();
         forecasts

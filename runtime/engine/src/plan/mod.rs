@@ -35,6 +35,9 @@ pub(crate) fn bytes_per_token(model: &Model, placement: &Placement, info: &Devic
 /// allocated whole, and most conversations are short.
 pub const USUAL_CONTEXT: u32 = 16_384;
 
+/// Sequences of a batch at most.
+pub const MOST_SEQUENCES: u32 = 4096;
+
 /// Left for the driver, the program itself and everything else, where no budget is given: a
 /// twentieth, and no more than this.
 const MOST_RESERVE: u64 = 1 << 30;
@@ -42,9 +45,7 @@ const MOST_RESERVE: u64 = 1 << 30;
 /// What a plan is asked beside the engine's options.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ask {
-    /// Sessions, each with a cache of its own.
-    pub batch: u32,
-    /// Let the next-token module draft, if the model has one.
+    /// Let the next-token module draft, if the model has one; sessions of a batch do without.
     pub drafts: bool,
     /// Make forecasts from this bandwidth.
     pub bandwidth: Option<Measured>,
@@ -53,7 +54,6 @@ pub struct Ask {
 impl Default for Ask {
     fn default() -> Ask {
         Ask {
-            batch: 1,
             drafts: true,
             bandwidth: None,
         }
@@ -89,7 +89,7 @@ impl Planned {
         options: &EngineOptions,
         ask: &Ask,
     ) -> Result<Planned> {
-        check(model, options, ask)?;
+        check(model, options)?;
         let placement = Placement::of(model.bound.clone(), model.source.as_ref(), info)?;
         let planner = Planner::new(model, info, options, ask, &placement);
         let plan = planner.plan()?;
@@ -107,7 +107,7 @@ impl Planned {
     }
 }
 
-fn check(model: &Model, options: &EngineOptions, ask: &Ask) -> Result<()> {
+fn check(model: &Model, options: &EngineOptions) -> Result<()> {
     let max = model.config.max_position_embeddings;
     if let Some(context) = options.context
         && !(1..=max).contains(&context)
@@ -122,8 +122,11 @@ fn check(model: &Model, options: &EngineOptions, ask: &Ask) -> Result<()> {
             options.chunk
         )));
     }
-    if ask.batch == 0 {
-        return Err(EngineError::Option("a batch has 1 sequence or more".into()));
+    if options.batch == 0 || options.batch > MOST_SEQUENCES {
+        return Err(EngineError::Option(format!(
+            "a batch of {} sequences is not possible; choose 1 to {MOST_SEQUENCES}",
+            options.batch
+        )));
     }
     Ok(())
 }
@@ -163,7 +166,7 @@ impl<'a> Planner<'a> {
     ) -> Planner<'a> {
         let config = &model.config;
         let limit = info.limits.max_binding_bytes;
-        let cached = context_within(config, limit);
+        let cached = context_within(config, limit / u64::from(options.batch));
         let rotated = limit / rope_table_bytes(config, 1).max(1);
         let bound = u32::try_from(cached.min(rotated)).unwrap_or(u32::MAX);
         let (memory, available) = available(info, &options.budget);
@@ -173,7 +176,7 @@ impl<'a> Planner<'a> {
             options,
             ask,
             placement,
-            drafts: ask.drafts && config.num_nextn_predict_layers > 0,
+            drafts: ask.drafts && options.batch == 1 && config.num_nextn_predict_layers > 0,
             graphs: Vec::new(),
             weights: parts::weights(model, placement, info),
             memory,
@@ -206,7 +209,7 @@ impl<'a> Planner<'a> {
         if context != likely {
             scratch = self.scratch(context);
         }
-        let tier = self.tier(context, self.ask.batch, scratch.bytes);
+        let tier = self.tier(context, self.options.batch, scratch.bytes);
         let counts = Counts::of(&self.model.config);
         let mut plan = Plan {
             model: PlannedModel {
@@ -220,7 +223,7 @@ impl<'a> Planner<'a> {
                 name: self.info.name.clone(),
             },
             context,
-            batch: self.ask.batch,
+            batch: self.options.batch,
             chunk: self.options.chunk,
             drafts: self.drafts,
             fits: tier.fits() && context <= self.most_context,
@@ -289,16 +292,15 @@ impl<'a> Planner<'a> {
         let config = &self.model.config;
         let layers = u64::from(config.num_hidden_layers) + u64::from(self.drafts);
         let pages = context.div_ceil(PAGE);
-        let inputs = |(key, _): &(ProgramKey, _)| Inputs { bucket: key.bucket }.bytes(1, pages);
+        let inputs = |(key, _): &(ProgramKey, _)| Inputs { bucket: key.bucket }.bytes(batch, pages);
         let inputs: u64 = self.graphs.iter().map(inputs).sum();
         let rows = 2 * hidden_bytes(config, self.options);
         let mut parts = self.weights.bytes.clone();
-        let batch = u64::from(batch);
-        let cache = batch * layers * layer_cache_bytes(config, context);
+        let cache = u64::from(batch) * layers * layer_cache_bytes(config, context);
         parts.insert(PartKind::Cache, cache);
         parts.insert(PartKind::Scratch, scratch);
         parts.insert(PartKind::RotaryTable, rope_table_bytes(config, context));
-        parts.insert(PartKind::Rows, inputs + batch * rows);
+        parts.insert(PartKind::Rows, inputs + rows);
         Tier {
             memory: self.memory,
             available_bytes: self.available,
@@ -309,7 +311,7 @@ impl<'a> Planner<'a> {
 
     /// The longest context that fits; whole pages, unless the model ends before.
     fn longest(&self, scratch: u64) -> u32 {
-        let fits = |context| self.tier(context, self.ask.batch, scratch).fits();
+        let fits = |context| self.tier(context, self.options.batch, scratch).fits();
         let (mut fitting, mut beyond) = (0, self.most_context.div_ceil(PAGE) + 1);
         while fitting + 1 < beyond {
             let pages = fitting + (beyond - fitting) / 2;

@@ -26,11 +26,11 @@ impl Planner<'_> {
         if longest > 0 {
             nearest.push(Nearest::Context { tokens: longest });
         }
-        let tier = self.tier(context, self.ask.batch, scratch);
+        let tier = self.tier(context, self.options.batch, scratch);
         let Some(available) = tier.available_bytes.filter(|_| !tier.fits()) else {
             return nearest;
         };
-        let fewer = (1..self.ask.batch).rev();
+        let fewer = (1..self.options.batch).rev();
         let fits = |batch: &u32| self.tier(context, *batch, scratch).fits();
         if let Some(sequences) = fewer.into_iter().find(fits) {
             nearest.push(Nearest::Batch { sequences });

@@ -1,8 +1,9 @@
 //! `hadal bench`: tokens per second at given depths, beside what the memory can do.
 //!
-//! Decides what is measured; `measure.rs` does it, `kernels.rs` takes the time of single
-//! dispatches, the engine measures the memory and `arithmetic.rs` products, which
-//! `floor.rs` makes a floor of, `report.rs` and `trace.rs` write it down. Figures are medians;
+//! Decides what is measured; `measure.rs` does it, `together.rs` for several sequences,
+//! `kernels.rs` takes the time of single dispatches, the engine measures the memory and
+//! `arithmetic.rs` products, which `floor.rs` makes a floor of, `report.rs` and `trace.rs` write
+//! it down. Figures are medians;
 //! nothing else should run on the machine.
 
 mod arithmetic;
@@ -10,6 +11,7 @@ mod floor;
 mod kernels;
 mod measure;
 mod report;
+mod together;
 mod trace;
 
 use std::path::{Path, PathBuf};
@@ -20,7 +22,8 @@ use clap::builder::RangedI64ValueParser;
 use hadal_conformance::Lacking;
 use hadal_device::Features;
 use hadal_engine::bandwidth::{self, Bandwidth, Effort};
-use hadal_engine::{Engine, EngineError, Model};
+use hadal_engine::plan::MOST_SEQUENCES;
+use hadal_engine::{Engine, EngineError, EngineOptions, Model};
 use hadal_models::Config;
 use hadal_models::manifest::{mtp_copies, official_manifest};
 use hadal_weights::{DummySource, DummyTensor};
@@ -40,6 +43,7 @@ use measure::{Measured, Plan};
     hadal bench\n  \
     hadal bench --model ~/Moonlight-16B --depth 0,4096 --json\n  \
     hadal bench --device vulkan,wgpu\n  \
+    hadal bench --depth 0 --batch 1,4,16\n  \
     hadal bench --dummy-weights models/fixtures/configs/deepseek_v3.json --layers 5 --experts 16\n  \
     hadal bench --dummy-weights models/fixtures/configs/v3_layer.json --kernels\n  \
     hadal bench --depth 0 --trace trace.json\n\n\
@@ -81,6 +85,15 @@ pub struct BenchArgs {
     /// Tokens to decode; 0 leaves decoding out.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = tokens())]
     decode: u32,
+    /// Also decode so many sequences together, a token of each in a step: tokens a second of all
+    /// of them. Each has --depth tokens of its own in its cache.
+    #[arg(
+        long,
+        value_name = "N,N,...",
+        value_delimiter = ',',
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SEQUENCES))
+    )]
+    batch: Vec<u32>,
     /// How often each is measured; the median counts.
     #[arg(
         long,
@@ -185,7 +198,10 @@ fn engines(
     };
     let deepest = args.depth.iter().max().copied().unwrap_or(0);
     let context = deepest + args.prefill.max(args.decode + 2).max(1);
-    let settings = open::engine_options(&args.engine, Some(context));
+    let settings = EngineOptions {
+        batch: args.batch.iter().max().copied().unwrap_or(1),
+        ..open::engine_options(&args.engine, Some(context))
+    };
     let mut engines = Vec::new();
     for device in devices(&args.device) {
         let mut chosen = open::device(&device, console)?;
@@ -254,6 +270,7 @@ fn measure_all(
         prefill: args.prefill as usize,
         decode: args.decode as usize,
         repeat: args.repeat as usize,
+        batch: args.batch.iter().map(|&count| count as usize).collect(),
         made_up: args.dummy_weights.is_some(),
     };
     let bar = console.bar("measuring", Unit::Runs);

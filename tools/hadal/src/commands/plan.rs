@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hadal_engine::bandwidth::{Measured, Store};
-use hadal_engine::plan::Ask;
-use hadal_engine::{Described, EngineError, Model, Plan, describe};
+use hadal_engine::plan::{Ask, MOST_SEQUENCES};
+use hadal_engine::{Described, EngineError, EngineOptions, Model, Plan, describe};
 use serde_json::{Value, json};
 
 use crate::args::{DeviceArgs, EngineArgs};
@@ -31,12 +31,12 @@ pub struct PlanArgs {
     model: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Sessions, each with a cache of its own.
+    /// Sessions that decode together, each with a cache of its own.
     #[arg(
         long,
         value_name = "N",
         default_value_t = 1,
-        value_parser = clap::value_parser!(u32).range(1..=65_536)
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_SEQUENCES))
     )]
     batch: u32,
     /// Bandwidth of the device's memory, in GB/s [default: measured once, and kept].
@@ -59,9 +59,11 @@ fn bandwidth(text: &str) -> std::result::Result<f64, String> {
 pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
     let (model, described) = model(args.model.as_deref())?;
     let chosen = open::device(&args.device, console)?;
-    let options = open::engine_options(&args.engine, None);
-    let ask = Ask {
+    let options = EngineOptions {
         batch: args.batch,
+        ..open::engine_options(&args.engine, None)
+    };
+    let ask = Ask {
         bandwidth: measured(args, chosen.device.as_ref())?,
         ..Ask::default()
     };

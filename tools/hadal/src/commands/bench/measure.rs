@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use hadal_engine::{Cancel, Decoder, Engine, EngineError, Model, SamplingOptions, Session};
 
+use super::together::{self, Together};
 use crate::failure::Result;
 
 /// What to measure at each depth.
@@ -15,6 +16,8 @@ pub struct Plan {
     pub decode: usize,
     /// Samples.
     pub repeat: usize,
+    /// Counts of sequences to decode together.
+    pub batch: Vec<usize>,
     /// Weights mean nothing, so drafts are not worth measuring.
     pub made_up: bool,
 }
@@ -22,7 +25,7 @@ pub struct Plan {
 impl Plan {
     /// Runs that [`at_depth`] does with so many engines.
     pub fn runs(&self, engines: usize) -> usize {
-        3 * (self.repeat + 1) * engines
+        (3 + self.batch.len()) * (self.repeat + 1) * engines
     }
 }
 
@@ -67,6 +70,8 @@ pub struct Measured {
     pub decode: Rates,
     /// Decoding with drafts, where the model has a next-token module.
     pub drafted: Option<Drafted>,
+    /// Decoding several sequences together.
+    pub together: Vec<Together>,
     /// Weights and cache that one decoded token reads.
     pub bytes_per_token: u64,
     /// What submitting one decoded token cost the processor, run by run; empty where the
@@ -121,6 +126,7 @@ pub fn at_depth(
         prefill: Rates::default(),
         decode: Rates::default(),
         drafted: None,
+        together: Vec::new(),
         bytes_per_token: bytes_per_token(engine, depth + plan.decode / 2),
         submitting: Vec::new(),
     };
@@ -143,6 +149,9 @@ pub fn at_depth(
     for (engine, found) in engines.iter().zip(&mut measured) {
         if plan.decode > 0 && !plan.made_up && engine.model().config.num_nextn_predict_layers > 0 {
             found.drafted = drafted(engine, depth, &ids, plan, cancel, &mut tick)?;
+        }
+        if plan.decode > 0 {
+            found.together = together::measure(engine, depth, plan, cancel, &mut tick)?;
         }
     }
     Ok(measured)

@@ -47,7 +47,6 @@ pub fn text(found: &Found<'_>) -> String {
         "of memory",
         "with drafts"
     );
-    let rate = |rate: Option<f64>| rate.map_or("-".to_string(), |rate| format!("{rate:.1}"));
     for ((engine, memory), row) in found.rows() {
         let moved = row.decode_bytes_per_second();
         let share = moved.map(|moved| 100.0 * moved / memory.bytes_per_second);
@@ -69,6 +68,7 @@ pub fn text(found: &Found<'_>) -> String {
             share.map_or("-".to_string(), |share| format!("{share:.0}")),
         ));
     }
+    out.push_str(&together(found));
     out.push_str(&submitting(found));
     let engines = found.engines.iter().zip(&found.memory);
     let kernels = found.floors.iter().zip(&found.kernels);
@@ -96,6 +96,28 @@ fn memories(found: &Found<'_>) -> String {
             format!("memory of {id}: {}\n", memory.text())
         });
     lines.collect()
+}
+
+/// A line for each count of sequences that were decoded together, of each row.
+fn together(found: &Found<'_>) -> String {
+    let mut out = String::new();
+    for ((engine, _), row) in found.rows() {
+        for together in &row.together {
+            out.push_str(&format!(
+                "{}{} sequences together on {}, depth {}: {} tokens/s in all\n",
+                if out.is_empty() { "\n" } else { "" },
+                together.sequences,
+                engine.device().info().id(),
+                row.depth,
+                rate(together.rates.median()),
+            ));
+        }
+    }
+    out
+}
+
+fn rate(rate: Option<f64>) -> String {
+    rate.map_or("-".to_string(), |rate| format!("{rate:.1}"))
 }
 
 /// A line for each device that measures what submitting costs.
@@ -165,6 +187,11 @@ fn json_row(found: &Found<'_>, (engine, memory): (&Engine, &Bandwidth), row: &Me
         "decode_tokens": found.args.decode,
         "decode_tokens_per_second": row.decode.median(),
         "decode_samples": row.decode.samples,
+        "together": row.together.iter().map(|together| json!({
+            "sequences": together.sequences,
+            "tokens_per_second": together.rates.median(),
+            "samples": together.rates.samples,
+        })).collect::<Vec<_>>(),
         "bytes_per_token": row.bytes_per_token,
         "decode_bytes_per_second": moved,
         "bandwidth_share": moved.map(|moved| moved / memory.bytes_per_second),
