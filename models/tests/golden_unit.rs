@@ -312,7 +312,13 @@ fn one_group_of_latent_attention_heads_agrees_in_both_forms() {
         .output("y");
     let expanded = net.finish().unwrap();
     let kv_b: Arc<[f64]> = Arc::from(unit.data("mla.kv_b"));
-    for graph in [absorb(expanded.clone(), Form::Absorbed).unwrap(), expanded] {
+    let target = Target {
+        form: Form::Absorbed,
+        quantise: None,
+        rows: tokens as u32,
+        runs: &|_| false,
+    };
+    for graph in [absorb(expanded.clone(), &target).unwrap(), expanded] {
         let zeros = vec![0; tokens];
         let step = Step {
             ids: &zeros,

@@ -77,6 +77,13 @@ fn by_heads(problem: &Problem, _: &DeviceInfo) -> Launch {
     launch(groups, outputs, ROWS)
 }
 
+/// One head and a block of its weight rows.
+fn by_head_rows(problem: &Problem, _: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    let groups = [p.head_rows.div_ceil(OUTPUTS), p.rows, 1];
+    launch(groups, OUTPUTS, 1)
+}
+
 fn by_experts(problem: &Problem, _: &DeviceInfo) -> Launch {
     let p = &problem.params;
     launch([p.n.div_ceil(OUTPUTS), p.expert_count, 1], OUTPUTS, ROWS)
@@ -275,7 +282,10 @@ const BY_ISA: &[&[KernelRow]] = &[
     dense!("", NONE),
     weightless!("", NONE),
     vectors!(Norm, "norm", "", NONE, by_rows),
-    &formats![(Embed, "embed", "", NONE, by_rows),],
+    &formats![
+        (Embed, "embed", "", NONE, by_rows),
+        (UnpackHeads, "unpack_heads", "", NONE, by_head_rows),
+    ],
     vectors!(Route, "route", "", NONE, by_row),
     &[
         scalar(OpKind::Rope, "host_rope", by_rows),

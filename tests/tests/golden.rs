@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use hadal_engine::{Cancel, Engine, EngineOptions, ForwardOptions, Model, Tensor, forward};
+use hadal_engine::{Cancel, Engine, EngineOptions, Form, ForwardOptions, Model, Tensor, forward};
 use hadal_tests::devices::{self, Named};
 use hadal_tests::golden;
 
@@ -116,11 +116,11 @@ fn activations_quantised_to_fp8_agree() {
 #[test]
 fn gguf_blocks_with_split_latent_projections_agree() {
     let test = "gguf_blocks_with_split_latent_projections_agree";
-    case(
-        test,
-        "p04_gguf_mla",
-        EngineOptions::default,
-        "logits_f64",
-        F32_LOGITS,
-    );
+    for form in [Form::Absorbed, Form::Expanded] {
+        let options = || EngineOptions {
+            form: Some(form),
+            ..EngineOptions::default()
+        };
+        case(test, "p04_gguf_mla", options, "logits_f64", F32_LOGITS);
+    }
 }

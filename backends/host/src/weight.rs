@@ -70,9 +70,12 @@ impl<E: Elements> Weight for E {
     }
 
     fn decode_row(w: &Matrix<'_>, row: usize, to: &mut [f32]) {
-        let stored = w.row::<E>(row).chunks_exact(E::BYTES);
-        for (c, (to, code)) in to.iter_mut().zip(stored).enumerate() {
-            *to = E::decode(code) * w.scale(row, c / BLOCK);
+        let stored = w.row::<E>(row).chunks(BLOCK * E::BYTES);
+        for (block, (to, stored)) in to.chunks_mut(BLOCK).zip(stored).enumerate() {
+            let scale = w.scale(row, block);
+            for (to, code) in to.iter_mut().zip(stored.chunks_exact(E::BYTES)) {
+                *to = E::decode(code) * scale;
+            }
         }
     }
 }

@@ -42,6 +42,11 @@ pub enum OpKind {
     /// `i < n`, `k = latent`. `flags::TRANSPOSED`: `y[r][a][c] = sum_i x[r][a][i] * P[i][c]`,
     /// `c < n = latent`, `i < k`.
     HeadLinear,
+    /// `inputs, W [rows * head_rows, k] (S), y`: stored weights as numbers, a head a row:
+    /// `y[r][i][..k] = W[r * head_rows + i]`, `i < head_rows`. `flags::TRANSPOSED`:
+    /// `y[r][c][i] = W[r * head_rows + i][c]`, `c < k`. The vectors `y[r][..]` of a head lie
+    /// `y_head_stride` apart.
+    UnpackHeads,
     /// `inputs, x, table, y`: rotates pairs `(2j, 2j+1)` of the `rope` values of each head
     /// by the angle of position `p = positions[r]`; `table[p * rope + 2j] = cos`,
     /// `table[p * rope + 2j + 1] = sin`. `y[2j] = x[2j] cos - x[2j+1] sin`,
@@ -143,6 +148,7 @@ impl OpKind {
         (OpKind::NormLinear, "norm_linear"),
         (OpKind::GateUp, "gate_up"),
         (OpKind::HeadLinear, "head_linear"),
+        (OpKind::UnpackHeads, "unpack_heads"),
         (OpKind::Rope, "rope"),
         (OpKind::CacheAppend, "cache_append"),
         (OpKind::LatentAppend, "latent_append"),
@@ -173,7 +179,7 @@ impl OpKind {
         use OpKind::*;
         matches!(
             self,
-            NormLinear | LatentAppend | AttendPart | AttendMerge | NormQuant
+            NormLinear | UnpackHeads | LatentAppend | AttendPart | AttendMerge | NormQuant
         )
     }
 

@@ -245,8 +245,8 @@ impl<'g> Val<'g> {
         self.net.push(op, &[self, cache, kv_b], "attend")
     }
 
-    /// The same attention with the expanding weight in two parts, absorbed: `names` are those
-    /// of keys, `[A * dc, dn]` with each head's transposed, and of values, `[A * dv, dc]`.
+    /// The same attention with the expanding weight in two parts: `names` are those of keys,
+    /// `[A * dc, dn]` with each head's transposed, and of values, `[A * dv, dc]`.
     pub fn attend_split(
         self,
         cache: Val<'g>,
@@ -258,25 +258,13 @@ impl<'g> Val<'g> {
         let heads = self.axis(|shape| shape.get(1));
         let rope = self.width().saturating_sub(nope);
         let latent = cache.width().saturating_sub(rope);
-        let (q_nope, q_rope) = self.split(nope);
-        let q_latent = q_nope.head_linear(keys, heads, [latent, nope]); // [T, A, dc]
-        let q = q_latent.concat(q_rope); // [T, A, dc + dr]
-        let op = Op::AttendLatent { scale, latent };
-        let mixed = self.net.push(op, &[q, cache], "attend"); // [T, A, dc]
-        mixed.head_linear(values, heads, [value, latent]) // [T, A, dv]
-    }
-
-    /// Each head by its own rows of the weight `name.weight`, `[heads * out, in]`.
-    fn head_linear(self, name: &str, heads: u32, [out, input]: [u32; 2]) -> Val<'g> {
-        let rows = heads.saturating_mul(out);
-        let w = self.net.weight(&format!("{name}.weight"), &[rows, input]);
-        let op = Op::HeadLinear {
-            transposed: false,
-            head_rows: out,
-            head_first: 0,
-            count: out,
+        let weight = |name, rows: u32, k| {
+            let rows = heads.saturating_mul(rows);
+            self.net.weight(&format!("{name}.weight"), &[rows, k])
         };
-        self.net.push(op, &[self, w], name)
+        let (k_b, v_b) = (weight(keys, latent, nope), weight(values, value, latent));
+        let op = Op::AttendExpanded { scale, nope, value };
+        self.net.push(op, &[self, cache, k_b, v_b], "attend")
     }
 
     /// `self + other`.

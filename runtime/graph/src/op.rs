@@ -120,8 +120,9 @@ pub enum Op {
         /// Layer whose cache it is.
         layer: u32,
     },
-    /// `(q [T, A, dn + dr], cache [K, dc + dr], kv_b [A * (dn + dv), dc])` -> `[T, A, dv]`:
-    /// causal attention with keys and values expanded from the latents (section 2.1.1).
+    /// `(q [T, A, dn + dr], cache [K, dc + dr], kv_b [A * (dn + dv), dc])` or `(q, cache,
+    /// k_b [A * dc, dn], v_b [A * dv, dc])` -> `[T, A, dv]`: causal attention with keys and
+    /// values expanded from the latents (section 2.1.1). `k_b` has each head's part transposed.
     AttendExpanded {
         /// Softmax scale.
         scale: f32,

@@ -57,8 +57,8 @@ const RULES: &[(&str, &str)] = &[
     ("cache_append", "key [T, n]"),
     (
         "attend_expanded",
-        "q [T, A, dn + dr], cache f32[K, dc + dr], w [A * (dn + dv), dc], \
-         scale finite and above 0",
+        "q [T, A, dn + dr], cache f32[K, dc + dr], w [A * (dn + dv), dc] or both \
+         w [A * dc, dn] and w [A * dv, dc], scale finite and above 0",
     ),
     (
         "attend_latent",
@@ -227,13 +227,16 @@ fn attend(op: &Op, inputs: &[&Fact]) -> Option<Fact> {
         return None;
     };
     let (scale, fits, width) = match (op, inputs) {
-        (Op::AttendExpanded { scale, nope, value }, [_, _, kv_b]) => {
-            let (w_rows, latent) = matrix(kv_b)?;
+        (Op::AttendExpanded { scale, nope, value }, [_, _, expanding @ ..]) => {
             let rope = n.checked_sub(*nope).filter(|rope| *rope > 0)?;
-            let fits = *value > 0
-                && heads.checked_mul(nope.checked_add(*value)?)? == w_rows
-                && latent.checked_add(rope)? == cached;
-            (*scale, fits, *value)
+            let latent = cached.checked_sub(rope)?;
+            let shaped = |w, rows: u32, k| Some(matrix(w)? == (heads.checked_mul(rows)?, k));
+            let fit = match expanding {
+                [kv_b] => shaped(kv_b, nope.checked_add(*value)?, latent)?,
+                [k_b, v_b] => shaped(k_b, latent, *nope)? && shaped(v_b, *value, latent)?,
+                _ => false,
+            };
+            (*scale, *value > 0 && fit, *value)
         }
         (Op::AttendLatent { scale, latent }, [_, _]) => {
             (*scale, *latent > 0 && *latent <= n && n == cached, *latent)

@@ -3,7 +3,7 @@
 
 mod common;
 
-use hadal_device::{DType, OpKind, flags};
+use hadal_device::{DType, OpKind, Problem, flags};
 use hadal_graph::{
     ActScale, Dim, Draft, Form, Graph, Kind, Net, Op, Patch, Rule, Target, ValueId, Verified,
     absorb, apply, fold, fuse, optimise, quantise, remove_dead, rewrite,
@@ -19,7 +19,7 @@ const REORDERED: f64 = 1e-9;
 fn some_models(seed: u64) -> [Verified<Graph>; 2] {
     let pick = |shift: u32, choices: u64| (seed >> shift) % choices;
     let groups = [1, 2, 4][pick(0, 3) as usize];
-    let config = common::config_with(&[
+    let mut config = common::config_with(&[
         ("num_attention_heads", json!(1 + pick(2, 3))),
         ("qk_nope_head_dim", json!(3 + pick(4, 4))),
         ("qk_rope_head_dim", json!(2 + 2 * pick(6, 2))),
@@ -46,6 +46,7 @@ fn some_models(seed: u64) -> [Verified<Graph>; 2] {
             }),
         ),
     ]);
+    config.split_kv_b = pick(21, 2) == 0;
     let dtypes = |name: &str| match pick(19, 2) {
         0 => Some(DType::Bf16),
         _ => common::dtypes(name),
@@ -80,7 +81,7 @@ proptest! {
             let before = common::evaluate_two_steps(&built, seed);
             let folded = fold(built).unwrap();
             prop_assert_eq!(common::difference(&before, &common::evaluate_two_steps(&folded, seed)), 0.0);
-            let absorbed = absorb(folded.clone(), Form::Absorbed).unwrap();
+            let absorbed = absorb(folded.clone(), &TARGET).unwrap();
             prop_assert_eq!(count(&absorbed, "attend_expanded"), 0);
             let after = common::evaluate_two_steps(&absorbed, seed);
             prop_assert!(common::difference(&before, &after) < REORDERED);
@@ -362,6 +363,30 @@ fn a_broken_pass_is_named() {
         (violation.phase, violation.rule),
         ("swaps_weights", "linear")
     );
+}
+
+#[test]
+fn weights_in_two_parts_are_expanded_where_a_device_joins_them() {
+    let mut config = common::config();
+    config.split_kv_b = true;
+    let graph = build(&config, &common::dtypes, Outputs::Logits).expect("a legal model");
+    let expanded = |runs: &dyn Fn(&Problem) -> bool| {
+        let form = Form::Expanded;
+        let target = Target {
+            form,
+            runs,
+            ..TARGET
+        };
+        count(&absorb(graph.clone(), &target).unwrap(), "attend_expanded")
+    };
+    assert_eq!(expanded(&|_| true), 2);
+    for part in [0, flags::TRANSPOSED] {
+        let lacks = |problem: &Problem| {
+            assert_eq!(problem.op, OpKind::UnpackHeads);
+            problem.params.flags != part
+        };
+        assert_eq!(expanded(&lacks), 0);
+    }
 }
 
 #[test]

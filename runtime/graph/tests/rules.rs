@@ -142,6 +142,16 @@ fn legal() -> Vec<(Op, Vec<Fact>, Fact)> {
             f(&[T, n(2), n(8)]),
         ),
         (
+            expanded(0.3, 6, 8),
+            vec![
+                q.clone(),
+                f(&[Dim::K, n(16)]),
+                weight(&[24, 6]),
+                weight(&[16, 12]),
+            ],
+            f(&[T, n(2), n(8)]),
+        ),
+        (
             Op::AttendLatent {
                 scale: 0.3,
                 latent: 8,

@@ -32,6 +32,7 @@ const ROUNDINGS: &[(OpKind, f64)] = &[
     (OpKind::NormLinear, 32.0),
     (OpKind::GateUp, 48.0),
     (OpKind::HeadLinear, 16.0),
+    (OpKind::UnpackHeads, 2.0),
     (OpKind::Rope, 4.0),
     (OpKind::LatentAppend, 20.0),
     (OpKind::AttendLatent, 64.0),

@@ -2,8 +2,8 @@
 //!
 //! Both walk the pages of a sequence with an online softmax: the scores of one page are all
 //! that is ever held. `group`: block of heads (one head where keys are expanded), block of
-//! rows. A position in a page that a row may not see is never read for that row, so what
-//! other rows or earlier owners of the page left there cannot matter.
+//! rows. No sum of a row takes in a position in a page that the row may not see, so what other
+//! rows or earlier owners of the page left there cannot matter.
 //! Papers: DeepSeek-V2 report, section 2.1; online softmax: Milakov and Gimelshein 2018.
 
 use std::ops::Range;
@@ -12,10 +12,13 @@ use hadal_device::{PAGE, Params};
 
 use super::at;
 use crate::args::{Args, Fault, Region, Steps};
-use crate::core::{Core, Grown, Panel, Scratch};
+use crate::core::{Core, Grown, Scratch};
 use crate::weight::{F32, Matrix, Rows, Weight};
 
 const PAGE_ROWS: usize = PAGE as usize;
+/// Values of the latents of a page that are multiplied together: 32 KiB, which a first-level
+/// cache holds.
+const TOGETHER: usize = 128;
 
 /// Sums over the positions seen so far, for each query.
 struct Online<'a> {
@@ -35,11 +38,18 @@ impl Online<'_> {
         self.mixed.fill(0.0);
     }
 
-    /// Adds positions: `scores` are `[queries, values.rows]` and are used up.
-    fn add<C: Core>(&mut self, first: usize, scores: &mut [f32], scale: f32, values: &Matrix<'_>) {
-        let queries = scores.len() / values.rows;
-        for (q, scores) in scores.chunks_exact_mut(values.rows).enumerate() {
-            let q = first + q;
+    /// Adds positions: `scores` are those of whole queries, `stride` apart, the first
+    /// `values.rows` of which count, and are used up.
+    fn add<C: Core>(
+        &mut self,
+        first: usize,
+        (scores, stride): (&mut [f32], usize),
+        scale: f32,
+        values: &Matrix<'_>,
+    ) {
+        let queries = scores.len() / stride;
+        for (q, scores) in scores.chunks_exact_mut(stride).enumerate() {
+            let (q, scores) = (first + q, &mut scores[..values.rows]);
             let mut most = self.most[q];
             for score in scores.iter_mut() {
                 *score *= scale;
@@ -55,7 +65,7 @@ impl Online<'_> {
             }
             self.sum[q] += C::exp(scores, most);
         }
-        let weights = Rows::packed(scores, queries, values.rows);
+        let weights = Rows::strided(scores, queries, values.rows, stride);
         let mixed = &mut self.mixed[first * self.width..][..queries * self.width];
         C::mix::<F32>(weights, values, mixed);
     }
@@ -145,7 +155,7 @@ pub(super) fn attend_latent<C: Core>(
             let key = Matrix::floats(keys, count, width, width);
             C::dots::<F32>(q, &key, scores, &mut scratch.panel.floats)?;
             let value = Matrix::floats(keys, count, latent, width);
-            online.add::<C>(0, scores, p.scale, &value);
+            online.add::<C>(0, (scores, count), p.scale, &value);
         }
         for (index, head) in heads.clone().enumerate() {
             let to = at(p.y_offset, row, p.y_stride) + at(0, head, p.y_head_stride);
@@ -184,42 +194,22 @@ pub(super) fn attend_expanded<C: Core, W: Weight>(
     let w = Matrix::take::<W>(&mut operands, p.heads as usize * (nope + value), latent, 0)?;
     let y = operands.range()?;
     operands.end()?;
-    let (n, key) = (rows.len(), nope + rope);
-    let [most, sum, mixed, scores, keys, values, unrotated] = carve(
-        &mut scratch.work,
-        [
-            n,
-            n,
-            n * value,
-            n * PAGE_ROWS,
-            PAGE_ROWS * key,
-            PAGE_ROWS * value,
-            PAGE_ROWS * nope,
-        ],
-    )?;
-    let online = Online {
-        most,
-        sum,
-        mixed,
-        width: value,
-    };
+    let (online, scores, expanded) = room(&mut scratch.work, rows.len(), p)?;
+    let first = head * (nope + value);
+    for (row, weights) in expanded.weights.chunks_exact_mut(latent).enumerate() {
+        W::decode_row(&w, first + row, weights);
+    }
     let mut head = Head {
         params: p,
         index: head,
         rows: rows.clone(),
         q,
         cache,
-        w_key: w.rows(head * (nope + value), nope)?,
-        w_value: w.rows(head * (nope + value) + nope, value)?,
         online,
         scores,
-        expanded: Expanded {
-            keys,
-            values,
-            unrotated,
-        },
+        expanded,
     };
-    head.attend::<C, W>(&mut scratch.panel)?;
+    head.attend::<C>()?;
     for row in rows.clone() {
         let to = at(p.y_offset, row, p.y_stride) + at(0, head.index, p.y_head_stride);
         y.out(to, value)?
@@ -228,11 +218,102 @@ pub(super) fn attend_expanded<C: Core, W: Weight>(
     Ok(())
 }
 
-/// One head's keys and values of one page.
+/// Memory for the attention of `n` queries of one head.
+fn room<'s>(
+    work: &'s mut Grown<f32>,
+    n: usize,
+    p: &Params,
+) -> Result<(Online<'s>, &'s mut [f32], Expanded<'s>), Fault> {
+    let [nope, rope, value, latent] =
+        [p.nope, p.rope, p.value, p.latent].map(|width| width as usize);
+    let [
+        most,
+        sum,
+        mixed,
+        scores,
+        weights,
+        page,
+        keys,
+        columns,
+        values,
+    ] = carve(
+        work,
+        [
+            n,
+            n,
+            n * value,
+            n * PAGE_ROWS,
+            (nope + value) * latent,
+            (latent + rope) * PAGE_ROWS,
+            (nope + rope) * PAGE_ROWS,
+            value * PAGE_ROWS,
+            PAGE_ROWS * value,
+        ],
+    )?;
+    let online = Online {
+        most,
+        sum,
+        mixed,
+        width: value,
+    };
+    let expanded = Expanded {
+        weights,
+        page,
+        keys,
+        columns,
+        values,
+    };
+    Ok((online, scores, expanded))
+}
+
+/// One head's keys and values of one page. Arrays with a position a column need no sums across
+/// registers, which rows of a few hundred values would spend much time on.
 struct Expanded<'a> {
+    /// What expands keys and then values, `[nope + value, latent]`.
+    weights: &'a mut [f32],
+    /// The page, `[latent + rope, PAGE]`.
+    page: &'a mut [f32],
+    /// `[nope + rope, PAGE]`.
     keys: &'a mut [f32],
+    /// Values, `[value, PAGE]`.
+    columns: &'a mut [f32],
+    /// Values, `[PAGE, value]`.
     values: &'a mut [f32],
-    unrotated: &'a mut [f32],
+}
+
+impl Expanded<'_> {
+    /// Expands the `count` cache rows `stored`; what lies beyond them becomes 0.
+    fn expand<C: Core>(&mut self, stored: &[f32], count: usize, p: &Params) {
+        let (latent, nope) = (p.latent as usize, p.nope as usize);
+        turn(stored, stored.len() / count, self.page, PAGE_ROWS);
+        let (latents, rotated) = self.page.split_at(latent * PAGE_ROWS);
+        let (w_key, w_value) = self.weights.split_at(nope * latent);
+        let (keys, rotated_keys) = self.keys.split_at_mut(nope * PAGE_ROWS);
+        rotated_keys.copy_from_slice(rotated);
+        for (w, to) in [(w_key, keys), (w_value, &mut *self.columns)] {
+            to.fill(0.0);
+            let w = Rows::packed(w, to.len() / PAGE_ROWS, latent);
+            for first in (0..latent).step_by(TOGETHER) {
+                let some = TOGETHER.min(latent - first);
+                let latents = &latents[first * PAGE_ROWS..];
+                let latents = Matrix::floats(latents, some, PAGE_ROWS, PAGE_ROWS);
+                C::mix::<F32>(w.columns(first, some), &latents, to);
+            }
+        }
+        turn(self.columns, PAGE_ROWS, self.values, p.value as usize);
+    }
+}
+
+/// Turns rows of `width` values into columns of rows of `stride`: `to[c][r] = from[r][c]`, 0
+/// where there is no row `r`.
+fn turn(from: &[f32], width: usize, to: &mut [f32], stride: usize) {
+    let rows = from.len() / width;
+    for (c, to) in to.chunks_exact_mut(stride).enumerate() {
+        for (to, from) in to.iter_mut().zip(from.chunks_exact(width)) {
+            *to = from[c];
+        }
+        to[rows..].fill(0.0);
+    }
 }
 
 /// One head of a block of rows.
@@ -242,8 +323,6 @@ struct Head<'a> {
     rows: Range<usize>,
     q: Region<'a>,
     cache: Cache<'a>,
-    w_key: Matrix<'a>,
-    w_value: Matrix<'a>,
     online: Online<'a>,
     scores: &'a mut [f32],
     expanded: Expanded<'a>,
@@ -251,7 +330,7 @@ struct Head<'a> {
 
 impl Head<'_> {
     /// All rows, a run of one sequence after the other.
-    fn attend<C: Core, W: Weight>(&mut self, panel: &mut Panel) -> Result<(), Fault> {
+    fn attend<C: Core>(&mut self) -> Result<(), Fault> {
         self.online.clear();
         let mut first = self.rows.start;
         while first < self.rows.end {
@@ -262,9 +341,8 @@ impl Head<'_> {
                 let start = page * PAGE_ROWS;
                 let count = PAGE_ROWS.min(last + 1 - start);
                 let stored = self.cache.page(sequence, page, count)?;
-                let (key, value) = (&self.w_key, &self.w_value);
-                expand::<C, W>(stored, count, key, value, &mut self.expanded, panel)?;
-                self.add_page::<C>(first..end, start, count, panel)?;
+                self.expanded.expand::<C>(stored, count, self.params);
+                self.add_page::<C>(first..end, start, count)?;
             }
             first = end;
         }
@@ -277,7 +355,6 @@ impl Head<'_> {
         rows: Range<usize>,
         start: usize,
         count: usize,
-        panel: &mut Panel,
     ) -> Result<(), Fault> {
         let p = self.params;
         let (key, value) = (p.nope as usize + p.rope as usize, p.value as usize);
@@ -291,44 +368,21 @@ impl Head<'_> {
             if seen > 0 {
                 let first = at(p.x_offset, row, p.x_stride) + at(0, self.index, p.x_head_stride);
                 let q = Rows::of(&self.q, first, next - row, key, p.x_stride as usize)?;
-                let scores = &mut self.scores[..(next - row) * seen];
-                let keys = Matrix::floats(self.expanded.keys, seen, key, key);
-                C::dots::<F32>(q, &keys, scores, &mut panel.floats)?;
+                // Whole registers: scores of what is not seen are made and not read.
+                let columns = seen.next_multiple_of(16);
+                let scores = &mut self.scores[..(next - row) * columns];
+                scores.fill(0.0);
+                let keys = Matrix::floats(self.expanded.keys, key, columns, PAGE_ROWS);
+                C::mix::<F32>(q, &keys, scores);
                 let values = Matrix::floats(self.expanded.values, seen, value, value);
+                let first = row - self.rows.start;
                 self.online
-                    .add::<C>(row - self.rows.start, scores, p.scale, &values);
+                    .add::<C>(first, (scores, columns), p.scale, &values);
             }
             row = next;
         }
         Ok(())
     }
-}
-
-/// Keys `[count, nope + rope]` and values `[count, value]` of cache rows.
-fn expand<C: Core, W: Weight>(
-    stored: &[f32],
-    count: usize,
-    w_key: &Matrix<'_>,
-    w_value: &Matrix<'_>,
-    to: &mut Expanded<'_>,
-    panel: &mut Panel,
-) -> Result<(), Fault> {
-    let (nope, latent) = (w_key.rows, w_key.k);
-    let width = stored.len() / count;
-    let rope = width - latent;
-    let rows = Rows::strided(stored, count, latent, width);
-    W::dots::<C>(rows, w_value, &mut to.values[..count * w_value.rows], panel)?;
-    W::dots::<C>(rows, w_key, &mut to.unrotated[..count * nope], panel)?;
-    for (s, key) in to
-        .keys
-        .chunks_exact_mut(nope + rope)
-        .take(count)
-        .enumerate()
-    {
-        key[..nope].copy_from_slice(&to.unrotated[s * nope..][..nope]);
-        key[nope..].copy_from_slice(&stored[s * width + latent..][..rope]);
-    }
-    Ok(())
 }
 
 /// Positions of a page, from `start` on, that a row sees.

@@ -188,6 +188,7 @@ const KERNELS: &[&[HostKernel]] = &[
     vectors!("", Features::HOST, Scalar; "norm", 4, 0, rows::norm),
     formats! { "", Features::HOST, Scalar;
         "embed", 3 + 1, 0, rows::embed;
+        "unpack_heads", 3 + 1, 0, rows::unpack_heads;
     },
     vectors!("", Features::HOST, Scalar; "route", 4, flags::BIAS, route::route),
     &[

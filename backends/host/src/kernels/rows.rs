@@ -1,8 +1,8 @@
-//! A row at a time: `embed`, `norm`, `rope`, `cache_append`, `gather`, `argmax`.
+//! A row at a time: `embed`, `unpack_heads`, `norm`, `rope`, `cache_append`, `gather`, `argmax`.
 //!
-//! `group[1]`: block of rows. `norm` and `rope` work in place.
+//! `group[1]`: block of rows; `group[0]`: of a head's weight rows (`unpack_heads`). `norm` and `rope` work in place.
 
-use hadal_device::{NO_ARGMAX, PAGE};
+use hadal_device::{NO_ARGMAX, PAGE, flags};
 
 use super::at;
 use crate::args::{Args, Fault};
@@ -28,6 +28,48 @@ pub(super) fn embed<C: Core, W: Weight>(
         if let Some(id) = id.filter(|id| *id < w.rows) {
             W::decode_row(&w, id, values);
             y.out(at(p.y_offset, row, p.y_stride), n)?.write(values);
+        }
+    }
+    Ok(())
+}
+
+/// `OpKind::UnpackHeads`.
+pub(super) fn unpack_heads<C: Core, W: Weight>(
+    args: &Args<'_>,
+    group: [u32; 3],
+    scratch: &mut Scratch,
+) -> Result<(), Fault> {
+    let p = args.params;
+    let (k, head_rows) = (p.k as usize, p.head_rows as usize);
+    let outputs = args.output_block(group[0], p.head_rows);
+    let mut operands = args.operands();
+    let w = Matrix::take::<W>(
+        &mut operands,
+        head_rows.saturating_mul(p.rows as usize),
+        k,
+        0,
+    )?;
+    let y = operands.range()?;
+    operands.end()?;
+    let values = scratch.work.take(outputs.len() * k)?;
+    let column = scratch.extra.take(outputs.len())?;
+    for head in args.row_block(group[1])? {
+        let first = head * head_rows + outputs.start;
+        for (row, values) in values.chunks_exact_mut(k.max(1)).enumerate() {
+            W::decode_row(&w, first + row, values);
+        }
+        let to = |vector| at(p.y_offset, head, p.y_stride) + at(0, vector, p.y_head_stride);
+        if p.flags & flags::TRANSPOSED == 0 {
+            for (i, values) in outputs.clone().zip(values.chunks_exact(k.max(1))) {
+                y.out(to(i), k)?.write(values);
+            }
+            continue;
+        }
+        for c in 0..k {
+            for (column, values) in column.iter_mut().zip(values.chunks_exact(k)) {
+                *column = values[c];
+            }
+            y.out(to(c) + outputs.start, column.len())?.write(column);
         }
     }
     Ok(())

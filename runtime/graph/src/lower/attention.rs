@@ -1,9 +1,10 @@
 //! Rotary embedding, the latent cache and attention in both forms (report, section 2.1.1).
 
-use hadal_device::{Access, Bind, DType, OpKind, Params, Problem, Slot};
+use hadal_device::{Access, Bind, DType, OpKind, Params, Problem, Slot, flags};
 
 use super::{Arg, Lower, SlotUse, Value, View, invalid, node::xy};
 use crate::ValueId;
+use crate::passes::unpacking;
 
 /// Rows, heads and parts of split attention, multiplied: with 32 heads a workgroup some 256
 /// of them, two on each multiprocessor of the largest GPUs, and 17 MB of scratch at a latent
@@ -172,7 +173,6 @@ impl Lower<'_> {
         let rows = self.row_params(self.rows_of(inputs[0]));
         let q = self.view(inputs[0])?;
         let (layer, width) = self.cache(inputs[1])?;
-        let (placed, piece) = self.whole(inputs[2])?;
         let rope = q.width - nope;
         let cache = self.cache_bind(layer, width, Access::Read);
         let params = Params {
@@ -182,15 +182,52 @@ impl Lower<'_> {
             value,
             latent: width - rope,
             head_rows: nope + value,
-            row_count: piece.row_count,
+            row_count: q.heads * (nope + value),
             scale,
             n: value,
             k: q.width,
             ..xy(rows, q, y)
         };
         let mut args = vec![Arg::Read(q), Arg::Bind(cache)];
-        self.weight_args(&piece, placed.scale, &mut args);
+        let dtype = match inputs[2..] {
+            [k_b, v_b] => {
+                args.push(Arg::Read(self.join(k_b, v_b, &params)?));
+                DType::F32
+            }
+            _ => {
+                let (placed, piece) = self.whole(inputs[2])?;
+                self.weight_args(&piece, placed.scale, &mut args);
+                placed.dtype
+            }
+        };
         args.push(Arg::Write(y));
-        self.emit(OpKind::AttendExpanded, placed.dtype, params, args)
+        self.emit(OpKind::AttendExpanded, dtype, params, args)
+    }
+
+    /// The weights of keys (each head's transposed) and values as one, `[A * (dn + dv), dc]`, in
+    /// a temporary: cheap beside what many tokens save by expanding.
+    fn join(&mut self, k_b: ValueId, v_b: ValueId, p: &Params) -> hadal_device::Result<View> {
+        let joined = self.temporary(p.row_count, p.latent);
+        let parts = [
+            (k_b, p.latent, flags::TRANSPOSED, 0),
+            (v_b, p.value, 0, p.nope),
+        ];
+        for (weight, head_rows, flags, first) in parts {
+            let (placed, piece) = self.whole(weight)?;
+            let k = super::last_dim(self.graph.node(weight));
+            let rows = p.heads * head_rows;
+            let problem = unpacking(placed.dtype, [rows, k], p.heads, flags);
+            let params = Params {
+                y_offset: first * p.latent,
+                y_stride: p.head_rows * p.latent,
+                y_head_stride: p.latent,
+                ..problem.params
+            };
+            let mut args = Vec::new();
+            self.weight_args(&piece, placed.scale, &mut args);
+            args.push(Arg::Write(joined));
+            self.emit(problem.op, problem.weight, params, args)?;
+        }
+        Ok(joined)
     }
 }

@@ -38,7 +38,8 @@ impl Lower<'_> {
         let pieces = work(problem)
             .at(limit.positions)
             .div_ceil(limit.units.max(1));
-        let Some(axis) = axis(problem).filter(|_| pieces > 1) else {
+        let axis = axis(problem).filter(|axis| pieces > 1 && !is_made(axis, &args));
+        let Some(axis) = axis else {
             return whole(args);
         };
         let total = match &axis {
@@ -150,6 +151,11 @@ fn axis(problem: &Problem) -> Option<Axis> {
         | OpKind::ExpertGateUp => Axis::Experts,
         _ => return None,
     })
+}
+
+/// Whether the weight of each head is a temporary, which is bound whole.
+fn is_made(axis: &Axis, args: &[Arg]) -> bool {
+    matches!(axis, Axis::Heads(Some(weight)) if matches!(args[*weight], Arg::Read(_)))
 }
 
 /// `count` units of the axis from `first` on.

@@ -75,6 +75,7 @@ pub(super) fn work(problem: &Problem) -> Work {
         }
         OpKind::GateUp => [rows, 1].map(|each| 2 * each * u64::from(p.row_count) * k),
         OpKind::HeadLinear => [rows, 1].map(|each| each * heads * n * k),
+        OpKind::UnpackHeads => [rows * u64::from(p.head_rows) * k; 2],
         OpKind::AttendLatent | OpKind::AttendPart => [0, 0],
         OpKind::AttendMerge => [rows * heads * n * latent, 0],
         OpKind::AttendExpanded => {

@@ -10,6 +10,7 @@ mod fold;
 mod fuse;
 mod quantise;
 
+pub(crate) use absorb::unpacking;
 pub use absorb::{Form, absorb};
 pub use fold::fold;
 pub use fuse::fuse;
@@ -48,7 +49,7 @@ pub fn optimise_with(
     type Pass = fn(Verified<Graph>, &Target<'_>) -> Result<Verified<Graph>, Violation>;
     let passes: [(&'static str, Pass); 5] = [
         ("fold", |graph, _| fold(graph)),
-        ("absorb", |graph, target| absorb(graph, target.form)),
+        ("absorb", absorb),
         ("quantise", |graph, target| quantise(graph, target.quantise)),
         ("fold_again", |graph, _| fold(graph)),
         ("fuse", fuse),

@@ -1,5 +1,7 @@
 //! Rotation, the cache, and latent attention in both its forms (report, section 2.1.1).
 
+use std::sync::Arc;
+
 use super::{Caches, ReferenceError, Result, Step, Tensor, dense::dot};
 
 /// Rotates the pairs `(2j, 2j + 1)` of every row by the angle of its token's position.
@@ -135,6 +137,25 @@ pub(super) fn expanded(
         rows.push(attend_expanded(query, &context, projection, nope, scale));
     }
     Ok(q.with_rows(value, rows.into_iter()))
+}
+
+/// Keys' weight `[A * dc, dn]`, with each head's part transposed, and values' `[A * dv, dc]` as
+/// one, `[A * (dn + dv), dc]`.
+pub(super) fn joined(
+    heads: usize,
+    [keys, values]: &[Arc<[f64]>; 2],
+    (nope, value): (usize, usize),
+) -> Vec<f64> {
+    let latent = values.len() / (heads * value);
+    let mut joined = Vec::with_capacity(keys.len() + values.len());
+    for head in 0..heads {
+        let keys = &keys[head * latent * nope..][..latent * nope];
+        for i in 0..nope {
+            joined.extend(keys.iter().skip(i).step_by(nope));
+        }
+        joined.extend(&values[head * value * latent..][..value * latent]);
+    }
+    joined
 }
 
 /// One head's query of `nope + rope` values over cache rows of `latent + rope`; `projection

@@ -244,8 +244,14 @@ impl Evaluator<'_> {
                 attention::latent(q, &contexts, *latent as usize, f64::from(*scale))
             }
             Op::AttendExpanded { scale, nope, value } => {
-                let kv_b = self.weight_of(node, 2)?;
                 let head = (*nope as usize, *value as usize);
+                let kv_b = match node.inputs.len() {
+                    3 => self.weight_of(node, 2)?,
+                    _ => {
+                        let parts = [self.weight_of(node, 2)?, self.weight_of(node, 3)?];
+                        attention::joined(q.shape[1], &parts, head).into()
+                    }
+                };
                 attention::expanded(q, &contexts, &kv_b, head, f64::from(*scale))
             }
             _ => Err(misuse(node)),

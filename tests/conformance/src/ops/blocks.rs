@@ -24,6 +24,7 @@ pub fn cases(op: OpKind, profile: Profile) -> Vec<OpCase> {
         OpKind::Linear | OpKind::Embed => &DType::BLOCKS,
         OpKind::GateUp
         | OpKind::HeadLinear
+        | OpKind::UnpackHeads
         | OpKind::AttendExpanded
         | OpKind::GroupedLinear
         | OpKind::GroupedGateUp
@@ -102,6 +103,12 @@ fn shapes(op: OpKind, block: u32, profile: Profile) -> Vec<Shape> {
                 ..dense(6, 2, 3 * block, 32, 0)
             },
         ],
+        OpKind::UnpackHeads => [0, flags::TRANSPOSED]
+            .map(|flags| Shape {
+                flags,
+                ..dense(3, 1, 35, 2 * block, 4)
+            })
+            .to_vec(),
         OpKind::AttendExpanded => vec![Shape {
             real: 3,
             spare: 1,

@@ -1,4 +1,5 @@
-//! Products with weights: `embed`, `norm`, `linear`, `gate_up`, `head_linear`.
+//! Products with weights: `embed`, `norm`, `linear`, `gate_up`, `head_linear`; and
+//! `unpack_heads`, which `head_linear`'s weights are for.
 
 use hadal_device::{DType, Params, flags};
 use hadal_graph::reference::{self, Tensor};
@@ -278,5 +279,40 @@ pub fn head_linear(case: &OpCase, random: &mut Random) -> Made {
     let mut operands = vec![StepInputs::count(shape), x.operand()];
     operands.extend(shard(&weights, 0, shape.heads * head_rows));
     operands.push(Operand::Output("rows", want));
+    (params, operands)
+}
+
+pub fn unpack_heads(case: &OpCase, random: &mut Random) -> Made {
+    let shape = &case.shape;
+    let (n, k) = (shape.n, shape.k);
+    let weights = weights(case, random, shape.bucket() * n, k);
+    let transposed = shape.flags & flags::TRANSPOSED != 0;
+    // Gaps between a head's vectors, too.
+    let (count, width) = if transposed { (k, n) } else { (n, k) };
+    let vector = width + shape.gap;
+    let y = Rows::of(shape, count * vector);
+    let share = tolerance::share(case.op, 1);
+    let mut want = y.untouched();
+    for head in 0..shape.real {
+        let values = weights.rows((head * n) as usize, n as usize);
+        for (value, index) in values.iter().zip(0..) {
+            let (row, column) = (index / k, index % k);
+            let (at, i) = if transposed {
+                (column, row)
+            } else {
+                (row, column)
+            };
+            want[y.at(head, at * vector + i)] = near(*value, share * value.abs());
+        }
+    }
+    let params = Params {
+        head_rows: n,
+        row_count: shape.bucket() * n,
+        y_head_stride: vector,
+        ..params(shape, Rows::dense(0, 0), y)
+    };
+    let mut operands = vec![StepInputs::count(shape)];
+    operands.extend(shard(&weights, 0, shape.bucket() * n));
+    operands.push(Operand::Output("vectors", want));
     (params, operands)
 }

@@ -159,6 +159,7 @@ pub fn build(case: &OpCase, seed: u64) -> Built {
         OpKind::NormLinear => dense::norm_linear(case, &mut random),
         OpKind::GateUp => dense::gate_up(case, &mut random),
         OpKind::HeadLinear => dense::head_linear(case, &mut random),
+        OpKind::UnpackHeads => dense::unpack_heads(case, &mut random),
         OpKind::Rope => attention::rope(case, &mut random),
         OpKind::CacheAppend => attention::cache_append(case, &mut random),
         OpKind::LatentAppend => attention::latent_append(case, &mut random),

@@ -42,6 +42,7 @@ pub fn formats(op: OpKind) -> &'static [DType] {
         | OpKind::NormLinear
         | OpKind::GateUp
         | OpKind::HeadLinear
+        | OpKind::UnpackHeads
         | OpKind::AttendExpanded
         | OpKind::GroupedLinear
         | OpKind::GroupedGateUp
@@ -105,6 +106,7 @@ fn core(op: OpKind) -> Listed {
         OpKind::NormLinear => norm_linear(),
         OpKind::GateUp => products(),
         OpKind::HeadLinear => heads(),
+        OpKind::UnpackHeads => plain(&unpacked()),
         OpKind::Rope | OpKind::CacheAppend | OpKind::LatentAppend | OpKind::AttendExpanded => {
             plain(&positions(op))
         }
@@ -325,6 +327,20 @@ fn positions(op: OpKind) -> Vec<Shape> {
         }
     };
     sizes.iter().enumerate().map(|(i, s)| with(s, i)).collect()
+}
+
+/// `real` heads with `n` weight rows of `k` values.
+fn unpacked() -> Vec<Shape> {
+    let sizes = [
+        dense(1, 0, 1, 1, 0),
+        dense(3, 1, 33, 20, 4),
+        dense(5, 3, 70, 130, 5),
+    ];
+    let transposed = |shape: Shape| Shape {
+        flags: flags::TRANSPOSED,
+        ..shape
+    };
+    [sizes, sizes.map(transposed)].concat()
 }
 
 fn attend_latent() -> Listed {
