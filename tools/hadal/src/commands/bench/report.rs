@@ -104,9 +104,10 @@ fn together(found: &Found<'_>) -> String {
     for ((engine, _), row) in found.rows() {
         for together in &row.together {
             out.push_str(&format!(
-                "{}{} sequences together on {}, depth {}: {} tokens/s in all\n",
+                "{}{} sequence{} together on {}, depth {}: {} tokens/s in all\n",
                 if out.is_empty() { "\n" } else { "" },
                 together.sequences,
+                if together.sequences == 1 { "" } else { "s" },
                 engine.device().info().id(),
                 row.depth,
                 rate(together.rates.median()),
