@@ -59,6 +59,23 @@ fn residual(shape: Shape) -> Shape {
     }
 }
 
+/// Shapes of products, with and without what can be added to them.
+fn products(block: u32, profile: Profile) -> Vec<Shape> {
+    let mut list = vec![
+        dense(1, 0, 35, 3 * block, 5),
+        residual(Shape {
+            first: 128,
+            after: 3,
+            ..dense(5, 3, 41, block, 4)
+        }),
+        dense(20, 12, 70, 3 * block, 0),
+    ];
+    if profile != Profile::Core {
+        list.push(dense(1, 0, 64, 7168, 0));
+    }
+    list
+}
+
 /// Shapes whose rows are multiples of `block` values.
 fn shapes(op: OpKind, block: u32, profile: Profile) -> Vec<Shape> {
     match op {
@@ -66,21 +83,7 @@ fn shapes(op: OpKind, block: u32, profile: Profile) -> Vec<Shape> {
             first: 7,
             ..dense(17, 15, 3 * block, 30, 5)
         }],
-        OpKind::Linear => {
-            let mut list = vec![
-                dense(1, 0, 35, 3 * block, 5),
-                residual(Shape {
-                    first: 128,
-                    after: 3,
-                    ..dense(5, 3, 41, block, 4)
-                }),
-                dense(20, 12, 70, 3 * block, 0),
-            ];
-            if profile != Profile::Core {
-                list.push(dense(1, 0, 64, 7168, 0));
-            }
-            list
-        }
+        OpKind::Linear => products(block, profile),
         OpKind::GateUp => vec![
             dense(1, 0, 33, block, 0),
             Shape {
