@@ -275,7 +275,11 @@ impl Plan {
 
     /// Whether it fits, in a sentence.
     pub fn verdict(&self) -> String {
-        let size = |bytes: u64| format!("{:.2} GB", bytes as f64 / 1e9);
+        let size = |bytes: u64| match bytes {
+            0..10_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+            10_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+            _ => format!("{:.2} GB", bytes as f64 / 1e9),
+        };
         let Some(tier) = self.tiers.iter().find(|tier| !tier.fits()) else {
             return match self.fits {
                 true => format!("it fits with a context of {} tokens", self.context),
