@@ -6,7 +6,7 @@ use std::thread::{self, ThreadId};
 
 use hadal_device::Span;
 use hadal_engine::{
-    Cancel, Finish, GenerateOptions, Generated, Observe, SamplingOptions, generate,
+    Cancel, EngineError, Finish, GenerateOptions, Generated, Observe, SamplingOptions, generate,
 };
 use hadal_tokens::RenderOptions;
 use serde_json::Value;
@@ -248,6 +248,9 @@ impl Session {
         let mut inner = self.enter()?;
         let inner = &mut *inner;
         let start = self.start(inner, request)?;
+        if cancel.is_cancelled() {
+            return Err(EngineError::Cancelled.into());
+        }
         let before = inner.session.tokens().len();
         let mut teller = Teller {
             splitter: start.splitter,
@@ -298,6 +301,8 @@ impl Session {
             Prompt::Ids(ids) => return Ok(continued(inner, ids.clone(), "")),
             Prompt::Text(text) => {
                 let model = self.engine.model().text()?;
+                let fewest = model.tokenizer().fewest_tokens(text.len());
+                self.engine.inner.check_room(fewest)?;
                 let begins = inner.session.tokens().is_empty() && inner.unfed.is_empty();
                 let ids = match begins {
                     true => model.encode_prompt(text)?,

@@ -309,6 +309,14 @@ fn a_prompt_is_broken_off_by_what_is_told_of_it() {
 }
 
 #[test]
+fn a_text_that_no_context_holds_is_refused_before_it_is_made_tokens() {
+    // Making tokens of it would take minutes.
+    let endless = Request::text("Once upon a time. ".repeat(4 << 20));
+    let refused = session().generate(&endless, &mut |_| ControlFlow::Continue(()));
+    assert_eq!(refused.unwrap_err().code(), ErrorCode::ContextFull);
+}
+
+#[test]
 fn wrong_requests_say_what_is_wrong() {
     let code = |request: Request| {
         let result = session().generate(&request, &mut |_| ControlFlow::Continue(()));

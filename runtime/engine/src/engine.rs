@@ -257,8 +257,11 @@ impl Engine {
         bytes_per_token(&self.model, &home.placement, home.device.info())
     }
 
-    /// `Err` if a session cannot hold `wanted` tokens.
-    pub(crate) fn check_room(&self, wanted: usize) -> Result<()> {
+    /// Whether a session can hold `wanted` tokens.
+    ///
+    /// # Errors
+    /// [`EngineError::ContextFull`].
+    pub fn check_room(&self, wanted: usize) -> Result<()> {
         if wanted <= self.context as usize {
             return Ok(());
         }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokenizers::decoders::DecoderWrapper;
+use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::{Model, OffsetType, PreTokenizedString, PreTokenizer};
 
 use crate::alphabet;
@@ -225,6 +226,24 @@ impl Tokenizer {
     #[must_use]
     pub fn is_special(&self, id: u32) -> bool {
         self.token(id).is_ok_and(|token| token.special)
+    }
+
+    /// How many tokens a text of so many bytes has at least: it takes seconds to make those of
+    /// one that no context holds.
+    #[must_use]
+    pub fn fewest_tokens(&self, bytes: usize) -> usize {
+        let shared = &*self.shared;
+        let is_as_written = match shared.inner.get_normalizer() {
+            None => true,
+            Some(NormalizerWrapper::Sequence(all)) => all.as_ref().is_empty(),
+            // It may make a text shorter.
+            Some(_) => false,
+        };
+        let longest = shared.entries.iter().map(|entry| entry.len).max();
+        match longest {
+            Some(longest) if is_as_written => bytes.div_ceil(longest.max(1) as usize),
+            _ => 0,
+        }
     }
 
     /// One more than the highest id. Embedding tables may be padded beyond it.
