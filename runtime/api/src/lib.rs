@@ -32,9 +32,10 @@
 //! ```
 //!
 //! **What it never does.** It prints nothing, exits nowhere, installs no handler unless asked
-//! ([`survive_lost_pages`]) and has no globals; two engines live side by side. What goes wrong is an [`Error`] with a
-//! [`Error::code`] for programs and a [`Error::cure`] for people, a panic of its own too. Where
-//! a function of the program panics, the call that it was in ends, and the panic goes on.
+//! ([`survive_lost_pages`]) and has no globals; two engines live side by side. What goes wrong is
+//! an [`Error`] with a [`Error::code`] for programs and a [`Error::cure`] for people, a panic of its
+//! own too. Where a function of the program panics, the call that it was in ends, and the panic goes
+//! on.
 //!
 //! **Threads.** All types are `Send` and, but for [`Stream`], `Sync`. A stream works on a
 //! thread `hadal-generate`, a load in the background on `hadal-load`, and an engine on the host
@@ -69,12 +70,11 @@ pub use stream::{Event, Stream, Token};
 pub use hadal_device::{BufferId, Device, DeviceInfo, DeviceKind, Span};
 pub use hadal_engine::plan::{Memory, Nearest, PartKind, Tier};
 pub use hadal_engine::registry::{Options as DeviceOptions, Survey};
-pub use hadal_weights::survive_lost_pages;
-
 pub use hadal_engine::{
     Budget, Cancel, DraftCounts, EngineError, EngineOptions, Finish, Generated, Logprobs,
     MemoryUse, Plan, Progress, Route, SamplingOptions,
 };
+pub use hadal_weights::survive_lost_pages;
 
 /// The backends that a device's name may begin with.
 pub const BACKENDS: &[&str] = &hadal_engine::registry::NAMES;

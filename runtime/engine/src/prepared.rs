@@ -48,8 +48,7 @@ impl Prepared {
         layout: Inputs,
         pages: u32,
     ) -> Result<Prepared> {
-        let most = most_steps(home, layout.bucket);
-        let segments = segments(home, &lowered, limit, most)?;
+        let segments = segments(home, &lowered, limit, layout.bucket)?;
         let bytes = layout.bytes(1, pages);
         let inputs = home.alloc("inputs", bytes)?;
         let words = input_words(layout, pages);
@@ -72,7 +71,7 @@ impl Prepared {
 
     /// The same program cut otherwise. The caller waited for its last submit.
     pub fn cut_anew(&mut self, home: &Home, lowered: Lowered, limit: WorkLimit) -> Result<()> {
-        self.segments = segments(home, &lowered, Some(limit), usize::MAX)?;
+        self.segments = segments(home, &lowered, Some(limit), self.layout.bucket)?;
         self.lowered = lowered;
         self.limit = Some(limit);
         Ok(())
@@ -221,14 +220,16 @@ fn most_steps(home: &Home, bucket: u32) -> usize {
     }
 }
 
-/// The program of `lowered` in pieces of at most `limit` and `most_steps`, and at least one step.
+/// The program of `lowered`, for `bucket` tokens, in pieces of at most `limit`, and at least one
+/// step.
 fn segments(
     home: &Home,
     lowered: &Lowered,
     limit: Option<WorkLimit>,
-    most_steps: usize,
+    bucket: u32,
 ) -> Result<Vec<Segment>> {
     let whole = &lowered.program;
+    let most_steps = most_steps(home, bucket);
     let (most, positions) = limit.map_or((u64::MAX, 0), |l| (l.units, l.positions));
     let mut segments = Vec::new();
     let (mut first, mut work) = (0, Work::default());

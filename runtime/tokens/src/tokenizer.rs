@@ -36,6 +36,8 @@ struct Shared {
     bytes: Vec<u8>,
     /// Entry per id: where its bytes are.
     entries: Vec<Entry>,
+    /// Most bytes of a text that become one token; `None` where a normalizer may make it shorter.
+    longest: Option<usize>,
 }
 
 /// The decoder section of tokenizer.json, read for its being JSON.
@@ -106,11 +108,18 @@ impl Tokenizer {
         inner.with_padding(None);
 
         let (bytes, entries) = byte_table(&inner)?;
+        let is_as_written = match inner.get_normalizer() {
+            None => true,
+            Some(NormalizerWrapper::Sequence(all)) => all.as_ref().is_empty(),
+            Some(_) => false,
+        };
+        let longest = entries.iter().map(|entry| entry.len as usize).max();
         Ok(Tokenizer {
             shared: Arc::new(Shared {
                 inner,
                 bytes,
                 entries,
+                longest: longest.filter(|longest| is_as_written && *longest > 0),
             }),
         })
     }
@@ -232,18 +241,8 @@ impl Tokenizer {
     /// one that no context holds.
     #[must_use]
     pub fn fewest_tokens(&self, bytes: usize) -> usize {
-        let shared = &*self.shared;
-        let is_as_written = match shared.inner.get_normalizer() {
-            None => true,
-            Some(NormalizerWrapper::Sequence(all)) => all.as_ref().is_empty(),
-            // It may make a text shorter.
-            Some(_) => false,
-        };
-        let longest = shared.entries.iter().map(|entry| entry.len).max();
-        match longest {
-            Some(longest) if is_as_written => bytes.div_ceil(longest.max(1) as usize),
-            _ => 0,
-        }
+        let longest = self.shared.longest;
+        longest.map_or(0, |longest| bytes.div_ceil(longest))
     }
 
     /// One more than the highest id. Embedding tables may be padded beyond it.

@@ -1,6 +1,7 @@
 //! A row at a time: `embed`, `unpack_heads`, `norm`, `rope`, `cache_append`, `gather`, `argmax`.
 //!
-//! `group[1]`: block of rows; `group[0]`: of a head's weight rows (`unpack_heads`). `norm` and `rope` work in place.
+//! `group[1]`: block of rows; `group[0]`: of a head's weight rows (`unpack_heads`). `norm` and `rope`
+//! work in place.
 
 use hadal_device::{NO_ARGMAX, PAGE, flags};
 
