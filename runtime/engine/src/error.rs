@@ -108,26 +108,26 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// True for the loss of a device, wherever it was met.
-    pub(crate) fn is_lost(&self) -> bool {
-        use hadal_device::Error::Lost;
-        matches!(
-            self,
-            EngineError::Device(Lost { .. })
-                | EngineError::Weights(hadal_weights::WeightsError::Device(Lost { .. }))
-        )
-    }
-
-    /// The loss of a device that this is, wherever it was met; `Err` for everything else.
-    pub(crate) fn into_lost(self) -> Result<hadal_device::Error> {
+    /// The loss of a device that this is, wherever it was met.
+    fn lost(&self) -> Option<&hadal_device::Error> {
         use hadal_device::Error::Lost;
         match self {
             EngineError::Device(lost @ Lost { .. })
             | EngineError::Weights(hadal_weights::WeightsError::Device(lost @ Lost { .. })) => {
-                Ok(lost)
+                Some(lost)
             }
-            other => Err(other),
+            _ => None,
         }
+    }
+
+    /// True for the loss of a device.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost().is_some()
+    }
+
+    /// The loss of a device that this is; `Err` for everything else.
+    pub(crate) fn into_lost(self) -> Result<hadal_device::Error> {
+        self.lost().cloned().ok_or(self)
     }
 }
 
