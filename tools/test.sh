@@ -96,6 +96,8 @@ step "summary"
 # `test result:` lines tell what ran; tests that lack something say so by name.
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      END { printf "%d tests passed, %d failed, %d ignored\n", passed, failed, ignored }' "$log"
+# Why, beside the names: who reads a long log reads its end.
+awk '/^failures:$/ { listed = 1 } /^test result:/ { listed = 0 } listed' "$log" | head -n 100
 grep -a '^test .* FAILED$' "$log" | sort -u || true
 missing=$(grep -aiE 'not run|did not (run|compare)' "$log" | sed 's/^[[:space:]]*//' | sort -u || true)
 if [ -z "$missing" ]; then

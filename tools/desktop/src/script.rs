@@ -62,6 +62,10 @@ pub struct Script {
 const SETTLE: Duration = Duration::from_millis(500);
 /// Bytes of an answer that a picture shows.
 const ENOUGH: usize = 500;
+/// Bytes of an answer that tell that it has begun.
+const BEGUN: usize = 16;
+/// An answer that has not begun by then is not waited for: a software GPU compiles for longer.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 impl Script {
     /// `None` where the arguments ask for none.
@@ -120,17 +124,17 @@ impl Script {
                 self.go(Phase::Writing);
                 vec![Wish::Ask(self.args.prompt.clone())]
             }
-            Phase::Writing if passed && self.args.lose_device => {
+            Phase::Writing if passed && self.args.lose_device && self.begun(state) => {
                 // What comes is another window, with a script of its own.
                 self.go(Phase::Over);
                 vec![Wish::LoseDevice]
             }
-            Phase::Writing if passed => {
+            Phase::Writing if passed && !self.args.lose_device => {
                 self.go(Phase::Picture);
                 again(state)
             }
             Phase::Writing => again(state),
-            Phase::Picture if self.has_picture() => {
+            Phase::Picture if self.has_picture() && self.begun(state) => {
                 self.go(Phase::Ending);
                 vec![Wish::Act(Action::Stop)]
             }
@@ -168,6 +172,12 @@ impl Script {
             Phase::Still => SETTLE + seconds,
             _ => seconds,
         }
+    }
+
+    /// Whether an answer is being written and there is something of it.
+    fn begun(&self, state: &State) -> bool {
+        let something = state.answering.is_some() && written(state) >= BEGUN;
+        something || self.since.elapsed() >= PATIENCE
     }
 
     fn go(&mut self, phase: Phase) {
