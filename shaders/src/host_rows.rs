@@ -18,8 +18,10 @@ const SHARES: u32 = 32;
 const ROWS: u32 = 128;
 /// Rows that share the expansion of a cache page: as many as a step may have.
 const EXPANDED_ROWS: u32 = 512;
-/// Heads that share the reading of a cache page.
-const HEADS: u32 = 4;
+/// Heads that share the reading of a cache page, where that leaves work for all threads; and
+/// where it does not.
+const HEADS: u32 = 16;
+const FEW_HEADS: u32 = 8;
 /// Values below which another group of rows is not worth its start.
 const VALUES: u32 = 16384;
 
@@ -98,7 +100,9 @@ fn by_choices(problem: &Problem, _: &DeviceInfo) -> Launch {
 
 fn by_queries(problem: &Problem, _: &DeviceInfo) -> Launch {
     let p = &problem.params;
-    launch([p.heads.div_ceil(HEADS), p.rows, 1], HEADS, 1)
+    let groups = p.heads.div_ceil(HEADS).saturating_mul(p.rows);
+    let heads = if groups >= SHARES { HEADS } else { FEW_HEADS };
+    launch([p.heads.div_ceil(heads), p.rows, 1], heads, 1)
 }
 
 fn by_expanded_heads(problem: &Problem, _: &DeviceInfo) -> Launch {

@@ -57,6 +57,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     }
     for (rows, cached) in [
         (1, 4096),
+        (1, 65536),
         (4, 4096),
         (32, 32),
         (32, 1024),

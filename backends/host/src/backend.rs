@@ -12,9 +12,9 @@ use crate::memory::machine_bytes;
 /// expansion of a cached position costs `(nope + value) * latent` products, shared by all
 /// queries, and a query then saves `2 * latent - nope - value` of them. With V3's numbers
 /// the two are equal at 0 tokens for a new prompt and at 170 far into a long one; measured,
-/// 128 tokens at a depth of 1,024 take 70 ms expanded and 53 absorbed, 512 tokens at a depth
-/// of 2,048 take 260 and 410 (16 heads, one core, AVX-512).
-const EXPAND_FROM_TOKENS: u32 = 128;
+/// 128 tokens at a depth of 1,024 take 21 ms expanded and 17 absorbed, 512 tokens at a depth
+/// of 2,048 take 68 and 126 (16 heads, two cores, AVX-512).
+const EXPAND_FROM_TOKENS: u32 = 192;
 
 /// An instruction set that kernels are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

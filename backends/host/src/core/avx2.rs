@@ -79,6 +79,11 @@ unsafe impl Lanes for Ymm {
         Ymm(unsafe { _mm256_div_ps(self.0, other.0) })
     }
     #[inline(always)]
+    unsafe fn max(self, other: Ymm) -> Ymm {
+        // SAFETY: see above. The second operand is the result where one is NaN.
+        Ymm(unsafe { _mm256_max_ps(self.0, other.0) })
+    }
+    #[inline(always)]
     unsafe fn fma(self, a: Ymm, b: Ymm) -> Ymm {
         // SAFETY: see above.
         Ymm(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })

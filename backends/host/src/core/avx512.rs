@@ -19,6 +19,7 @@ pub(super) struct Zmm(__m512);
 unsafe impl Lanes for Zmm {
     const N: usize = 16;
     const TILE: usize = 4;
+    const SIX: bool = true;
     const E4M3_UNIT: f32 = 256.0;
 
     #[inline(always)]
@@ -80,6 +81,11 @@ unsafe impl Lanes for Zmm {
         Zmm(unsafe { _mm512_div_ps(self.0, other.0) })
     }
     #[inline(always)]
+    unsafe fn max(self, other: Zmm) -> Zmm {
+        // SAFETY: see above. The second operand is the result where one is NaN.
+        Zmm(unsafe { _mm512_max_ps(self.0, other.0) })
+    }
+    #[inline(always)]
     unsafe fn fma(self, a: Zmm, b: Zmm) -> Zmm {
         // SAFETY: see above.
         Zmm(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
@@ -109,6 +115,21 @@ unsafe impl Lanes for Zmm {
         unsafe { _mm512_reduce_add_ps(self.0) }
     }
     #[inline(always)]
+    unsafe fn sums<const C: usize>(registers: [Zmm; C]) -> [f32; C] {
+        let mut totals = [0.0; C];
+        let (fours, rest) = registers.as_chunks::<4>();
+        let (to, last) = totals.as_chunks_mut::<4>();
+        for (four, to) in fours.iter().zip(to) {
+            // SAFETY: see above; four floats are written.
+            unsafe { _mm_storeu_ps(to.as_mut_ptr(), four_totals(four.map(|it| it.0))) };
+        }
+        for (register, to) in rest.iter().zip(last) {
+            // SAFETY: see above.
+            *to = unsafe { register.sum() };
+        }
+        totals
+    }
+    #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         // SAFETY: a hint; any address will do.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
@@ -134,6 +155,10 @@ macro_rules! as_avx512 {
 
         fn swiglu(gate: &mut [f32], up: &[f32]) {
             crate::core::Avx512::swiglu(gate, up);
+        }
+
+        fn scale(values: &mut [f32], factor: f32) -> f32 {
+            crate::core::Avx512::scale(values, factor)
         }
 
         fn exp(values: &mut [f32], shift: f32) -> f32 {

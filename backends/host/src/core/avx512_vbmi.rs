@@ -1,4 +1,4 @@
-//! AVX-512 with byte look-ups (VBMI besides F, BW, DQ, VL): one row of activations against E4M3
+//! AVX-512 with byte look-ups (VBMI besides F, BW, DQ, VL): few rows of activations against E4M3
 //! weights, which is decoding. Everything else is the AVX-512 core's.
 //!
 //! E4M3 codes become `f32` with two table look-ups for 64 of them: BF16 holds every E4M3 number,
@@ -30,10 +30,13 @@ pub(crate) struct Avx512Vbmi;
 
 /// Columns taken at once: a register of E4M3 codes.
 const GROUP: usize = 64;
-/// Elements rows taken at once, and accumulators of each; of a row by itself.
+/// Weight rows taken at once.
 const TILE: usize = 4;
+/// Accumulators of a product of one row of activations; of one weight row by itself.
 const SUMS: usize = 2;
 const ALONE: usize = 4;
+/// Rows of activations for which each weight is decoded in registers, four rows at a time.
+const FEW: usize = 8;
 /// How far ahead of the loads weights are asked for, into the second-level cache.
 const PREFETCH_BYTES: usize = 4096;
 
@@ -44,12 +47,13 @@ impl Core for Avx512Vbmi {
         out: &mut [f32],
         panel: &mut Grown<f32>,
     ) -> Result<(), Fault> {
-        if x.count != 1 || W::DTYPE != DType::F8E4M3 {
+        if x.count > FEW || W::DTYPE != DType::F8E4M3 {
             return Avx512::dots::<W>(x, w, out, panel);
         }
+        assert!(out.len() >= x.count * w.rows && x.k == w.k);
         // SAFETY: `HostDevice::pipeline` gives out kernels of this core only on a processor
         // whose features were detected.
-        unsafe { one_row::<W>(x.row(0), w, out, panel) }
+        unsafe { few::<W>(x, w, out, panel) }
     }
 
     fn block_dots(
@@ -86,36 +90,67 @@ const fn magnitude_bytes() -> [[u8; 128]; 2] {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
-fn one_row<W: Elements>(
-    x: &[f32],
+fn few<W: Elements>(
+    x: Rows<'_>,
     w: &Matrix<'_>,
     out: &mut [f32],
     panel: &mut Grown<f32>,
 ) -> Result<(), Fault> {
-    assert!(out.len() >= w.rows && x.len() == w.k);
     let codes = load_codes();
+    let stride = x.k.next_multiple_of(GROUP);
     let mut first = 0;
     while first < w.rows {
         let count = w.same_scale(first);
         let stored = w.rows(first, count)?;
-        let columns = panel.take(x.len().next_multiple_of(GROUP))?;
-        ordered(x, &stored, columns);
-        let out = &mut out[first..first + count];
-        let ahead = Ahead::new(TILE, stored.row_bytes, PREFETCH_BYTES);
-        let (tiles, rest) = out.as_chunks_mut::<TILE>();
-        for (out, row) in tiles.iter_mut().zip((0..).step_by(TILE)) {
-            let rows = std::array::from_fn(|j| stored.row::<W>(row + j));
-            let totals = four_totals(tile::<TILE, SUMS>(columns, rows, &codes, ahead));
-            // SAFETY: `out` has four floats.
-            unsafe { _mm_storeu_ps(out.as_mut_ptr(), totals) };
+        let columns = panel.take(x.count * stride)?;
+        for (r, columns) in columns.chunks_exact_mut(stride.max(1)).enumerate() {
+            ordered(x.row(r), &stored, columns);
         }
-        for (out, row) in rest.iter_mut().zip(count - count % TILE..) {
-            let [sum] = tile::<1, ALONE>(columns, [stored.row::<W>(row)], &codes, ahead);
-            *out = _mm512_reduce_add_ps(sum);
+        let mut r = 0;
+        while r < x.count {
+            let columns = &columns[r * stride..];
+            let out = &mut out[r * w.rows + first..];
+            r += match x.count - r {
+                1 => strip::<W, 1, SUMS>(columns, &stored, &codes, out, w.rows),
+                2 => strip::<W, 2, 1>(columns, &stored, &codes, out, w.rows),
+                3 => strip::<W, 3, 1>(columns, &stored, &codes, out, w.rows),
+                _ => strip::<W, 4, 1>(columns, &stored, &codes, out, w.rows),
+            };
         }
         first += count;
     }
     Ok(())
+}
+
+/// `R` rows of activations (as [`ordered`] wrote them) against all rows of `w`; returns `R`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
+fn strip<W: Elements, const R: usize, const S: usize>(
+    columns: &[f32],
+    w: &Matrix<'_>,
+    codes: &Codes,
+    out: &mut [f32],
+    stride: usize,
+) -> usize {
+    let k = w.k.next_multiple_of(GROUP);
+    let xs = std::array::from_fn(|r| &columns[r * k..][..k]);
+    let ahead = Ahead::new(TILE, w.row_bytes, PREFETCH_BYTES);
+    let whole = w.rows / TILE * TILE;
+    for row in (0..whole).step_by(TILE) {
+        let rows = std::array::from_fn(|j| w.row::<W>(row + j));
+        let sums = tile::<R, TILE, S>(xs, rows, codes, ahead);
+        for (r, sums) in sums.into_iter().enumerate() {
+            let to = &mut out[r * stride + row..][..TILE];
+            // SAFETY: four floats are written.
+            unsafe { _mm_storeu_ps(to.as_mut_ptr(), four_totals(sums)) };
+        }
+    }
+    for row in whole..w.rows {
+        for (r, x) in xs.iter().enumerate() {
+            let [[sum]] = tile::<1, 1, ALONE>([x], [w.row::<W>(row)], codes, ahead);
+            out[r * stride + row] = _mm512_reduce_add_ps(sum);
+        }
+    }
+    R
 }
 
 #[target_feature(enable = "avx512f")]
@@ -192,40 +227,45 @@ fn weights(code: __m512i, codes: &Codes) -> [__m512; 4] {
     .map(|bits| _mm512_castsi512_ps(bits))
 }
 
-/// Products of a row of activations (as [`ordered`] wrote it) and `C` weight rows, in `S`
+/// Products of `R` rows of activations (as [`ordered`] wrote them) and `C` weight rows, in `S`
 /// accumulators each: what the lanes of a register add up to.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
-fn tile<const C: usize, const S: usize>(
-    x: &[f32],
+fn tile<const R: usize, const C: usize, const S: usize>(
+    x: [&[f32]; R],
     w: [&[u8]; C],
     codes: &Codes,
     ahead: Ahead,
-) -> [__m512; C] {
+) -> [[__m512; C]; R] {
     let k = w[0].len();
-    assert!(x.len() == k.next_multiple_of(GROUP) && w.iter().all(|w| w.len() == k));
-    let mut sums = [[_mm512_setzero_ps(); S]; C];
-    for (first, x) in (0..k).step_by(GROUP).zip(x.chunks_exact(GROUP)) {
-        let left = k - first;
+    assert!(
+        x.iter().all(|x| x.len() == k.next_multiple_of(GROUP)) && w.iter().all(|w| w.len() == k)
+    );
+    let mut sums = [[[_mm512_setzero_ps(); S]; C]; R];
+    for first in (0..k).step_by(GROUP) {
         let next = ahead.at(first);
-        for (w, sums) in w.iter().zip(&mut sums) {
+        for (c, w) in w.iter().enumerate() {
             // SAFETY: 64 codes from `first` on, of which masked ones are not read, and 64
             // activations; a prefetch may have any address.
             unsafe {
                 let from = w.as_ptr().add(first);
                 _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(next).cast());
-                let code = match left < GROUP {
-                    true => _mm512_maskz_loadu_epi8(u64::MAX >> (GROUP - left), from.cast()),
+                let code = match k - first < GROUP {
+                    true => _mm512_maskz_loadu_epi8(u64::MAX >> (GROUP + first - k), from.cast()),
                     false => _mm512_loadu_si512(from.cast()),
                 };
                 for (i, weights) in weights(code, codes).into_iter().enumerate() {
-                    let x = _mm512_loadu_ps(x.as_ptr().add(16 * i));
-                    sums[i % S] = _mm512_fmadd_ps(weights, x, sums[i % S]);
+                    for r in 0..R {
+                        let x = _mm512_loadu_ps(x[r].as_ptr().add(first + 16 * i));
+                        sums[r][c][i % S] = _mm512_fmadd_ps(weights, x, sums[r][c][i % S]);
+                    }
                 }
             }
         }
     }
-    sums.map(|sums| {
-        let sum = sums.into_iter().reduce(|a, b| _mm512_add_ps(a, b));
-        sum.unwrap_or(_mm512_setzero_ps())
+    sums.map(|row| {
+        row.map(|sums| {
+            let sum = sums.into_iter().reduce(|a, b| _mm512_add_ps(a, b));
+            sum.unwrap_or(_mm512_setzero_ps())
+        })
     })
 }

@@ -25,6 +25,36 @@ pub(super) unsafe fn swiglu<V: Lanes>(gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// `Core::scale`.
+///
+/// # Safety
+/// See [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn scale<V: Lanes>(values: &mut [f32], factor: f32) -> f32 {
+    let whole = values.len() / V::N * V::N;
+    let mut largest = f32::NEG_INFINITY;
+    // SAFETY: registers lie below `whole`; `lanes` has room for one.
+    unsafe {
+        let mut most = V::splat(f32::NEG_INFINITY);
+        for c in (0..whole).step_by(V::N) {
+            let at = values.as_mut_ptr().add(c);
+            let scaled = V::load(at).mul(V::splat(factor));
+            scaled.store(at);
+            most = scaled.max(most);
+        }
+        let mut lanes = [f32::NEG_INFINITY; 16];
+        most.store(lanes.as_mut_ptr());
+        for lane in lanes {
+            largest = largest.max(lane);
+        }
+    }
+    for value in &mut values[whole..] {
+        *value *= factor;
+        largest = largest.max(*value);
+    }
+    largest
+}
+
 /// `Core::exp`.
 ///
 /// # Safety

@@ -12,6 +12,8 @@ pub(crate) unsafe trait Lanes: Copy {
     /// Weight rows that a tile of four rows of activations takes at once: as many as there
     /// are registers for.
     const TILE: usize;
+    /// Registers are enough for six rows of activations, too.
+    const SIX: bool = false;
     /// `load_e4m3` gives values divided by this power of two.
     const E4M3_UNIT: f32;
 
@@ -27,6 +29,8 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
     unsafe fn div(self, other: Self) -> Self;
+    /// The larger, `other` where this is NaN.
+    unsafe fn max(self, other: Self) -> Self;
     /// `self + a * b`, rounded once.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// `e^self`, within 2 units in the last place; below the normal numbers it may stop at
@@ -34,6 +38,12 @@ pub(crate) unsafe trait Lanes: Copy {
     unsafe fn exp(self) -> Self;
     /// The sum of all lanes.
     unsafe fn sum(self) -> f32;
+    /// The sums of the lanes of each.
+    #[inline(always)]
+    unsafe fn sums<const C: usize>(registers: [Self; C]) -> [f32; C] {
+        // SAFETY: the caller's promise.
+        registers.map(|register| unsafe { register.sum() })
+    }
     /// Asks for the cache line at `at`, which need not be valid.
     unsafe fn prefetch(at: *const u8);
 }

@@ -64,21 +64,27 @@ pub(crate) struct Panel {
     pub lines: Grown<digits::Line>,
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Numbers that grow in number and never shrink.
 #[derive(Default)]
 pub(crate) struct Grown<T>(Vec<T>);
 
 impl<T: Copy + Default> Grown<T> {
-    /// `count` numbers with undefined values.
+    /// `count` numbers with undefined values, from the beginning of a cache line on: loads of a
+    /// whole line that lie across two take twice as long.
     pub fn take(&mut self, count: usize) -> Result<&mut [T], Fault> {
-        if self.0.len() < count {
-            let more = count - self.0.len();
+        let room = count.saturating_add(LINE / size_of::<T>());
+        if self.0.len() < room {
+            let more = room - self.0.len();
             self.0.try_reserve(more).map_err(|_| Fault::Memory {
                 bytes: count.saturating_mul(size_of::<T>()),
             })?;
-            self.0.resize(count, T::default());
+            self.0.resize(room, T::default());
         }
-        Ok(&mut self.0[..count])
+        let first = self.0.as_ptr().align_offset(LINE).min(room - count);
+        Ok(&mut self.0[first..][..count])
     }
 }
 
@@ -105,6 +111,9 @@ pub(crate) trait Core: 'static {
 
     /// `gate[i] = silu(gate[i]) * up[i]`.
     fn swiglu(gate: &mut [f32], up: &[f32]);
+
+    /// `values[i] *= factor`; returns the largest, for which a NaN does not count.
+    fn scale(values: &mut [f32], factor: f32) -> f32;
 
     /// `values[i] = exp(values[i] - shift)`; returns their sum.
     fn exp(values: &mut [f32], shift: f32) -> f32;

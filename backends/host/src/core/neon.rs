@@ -90,6 +90,11 @@ unsafe impl Lanes for Quad {
         Quad(unsafe { vdivq_f32(self.0, other.0) })
     }
     #[inline(always)]
+    unsafe fn max(self, other: Quad) -> Quad {
+        // SAFETY: see above.
+        Quad(unsafe { vmaxnmq_f32(self.0, other.0) })
+    }
+    #[inline(always)]
     unsafe fn fma(self, a: Quad, b: Quad) -> Quad {
         // SAFETY: see above.
         Quad(unsafe { vfmaq_f32(self.0, a.0, b.0) })

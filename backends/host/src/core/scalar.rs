@@ -61,6 +61,15 @@ impl Core for Scalar {
         }
     }
 
+    fn scale(values: &mut [f32], factor: f32) -> f32 {
+        let mut most = f32::NEG_INFINITY;
+        for value in values {
+            *value *= factor;
+            most = most.max(*value);
+        }
+        most
+    }
+
     fn exp(values: &mut [f32], shift: f32) -> f32 {
         let mut sum = 0.0;
         for value in values {

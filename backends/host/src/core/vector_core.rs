@@ -74,6 +74,16 @@ macro_rules! vector_core {
                 unsafe { inner(gate, up) }
             }
 
+            fn scale(values: &mut [f32], factor: f32) -> f32 {
+                #[target_feature(enable = $features)]
+                fn inner(values: &mut [f32], factor: f32) -> f32 {
+                    // SAFETY: as in `dots`.
+                    unsafe { crate::core::elementwise::scale::<$lanes>(values, factor) }
+                }
+                // SAFETY: as in `dots`.
+                unsafe { inner(values, factor) }
+            }
+
             fn exp(values: &mut [f32], shift: f32) -> f32 {
                 #[target_feature(enable = $features)]
                 fn inner(values: &mut [f32], shift: f32) -> f32 {
