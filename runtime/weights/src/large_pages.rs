@@ -15,12 +15,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::Shard;
 use crate::map::Mapped;
 
 /// Files below this are left as they are.
 const WORTH: u64 = 64 << 20;
+/// The moving begins so late that it takes no time from the first token of a short prompt.
+const AFTER: Duration = Duration::from_millis(300);
 
 /// The moving of files; dropping it ends the moving at the next part. What was moved stays moved.
 #[derive(Debug)]
@@ -30,9 +33,10 @@ pub struct Moving {
 }
 
 impl Moving {
-    /// Waits for the end.
+    /// Waits for the end; what has not begun begins now.
     pub fn wait(&mut self) {
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             // What was not moved is read where it was.
             let _ = thread.join();
         }
@@ -62,6 +66,7 @@ pub fn move_to_large_pages(shards: &[Shard]) -> Option<Moving> {
         .name("hadal-pages".to_string())
         .spawn(move || {
             sys::give_way();
+            std::thread::park_timeout(AFTER);
             let go_on = || !stopped.load(Ordering::Relaxed);
             // A file that cannot be read on stays mapped: whoever needs it learns why.
             let _ = files

@@ -11,11 +11,14 @@ use hadal_device::{BufferDesc, BufferId, Device, Pages, Span};
 use crate::in_place::Window;
 use crate::place::{Content, Planned};
 use crate::source::range;
-use crate::{Placement, Result, Stored, TensorSource, WeightsError};
+use crate::{Placement, Result, Shard, Stored, TensorSource, WeightsError};
 
 /// Bytes of one write: large enough to hide its cost, small enough that a staging copy does
 /// not count and that a person who cancels is heard at once.
 const STEP_BYTES: usize = 8 << 20;
+
+/// Bytes that the disk reads ahead of what is being copied.
+const AHEAD_BYTES: u64 = 128 << 20;
 
 /// How far a load is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,7 @@ impl Placement {
             buffers: Vec::new(),
             progress,
             state,
+            asked: (usize::MAX, 0),
         };
         loading.report(0)?;
         for (number, planned) in self.buffers.iter().enumerate() {
@@ -81,6 +85,8 @@ struct Loading<'l> {
     buffers: Vec<BufferId>,
     progress: &'l mut dyn FnMut(Progress) -> ControlFlow<()>,
     state: Progress,
+    /// The shard that was copied from last, and up to where the disk was asked for it.
+    asked: (usize, u64),
 }
 
 impl Drop for Loading<'_> {
@@ -148,6 +154,7 @@ impl Loading<'_> {
         let data = range(shard, from.offset, from.bytes).ok_or_else(|| moved(from.shard))?;
         let mut at = offset;
         for step in data.chunks(STEP_BYTES) {
+            self.read_ahead(from.shard, shard, from.offset + (at - offset));
             let (whole, rest) = step.split_at(step.len() / 4 * 4);
             self.write(buffer, at, whole)?;
             if !rest.is_empty() {
@@ -160,6 +167,22 @@ impl Loading<'_> {
             self.report(step.len() as u64)?;
         }
         Ok(())
+    }
+
+    /// Keeps the disk busy while a device copies, a quarter of [`AHEAD_BYTES`] at a time: tensors
+    /// are copied about in the order in which they lie.
+    fn read_ahead(&mut self, number: usize, shard: &Shard, at: u64) {
+        let (last, end) = self.asked;
+        let (from, to) = match number == last && (at..at + AHEAD_BYTES).contains(&end) {
+            true => (end, at + AHEAD_BYTES),
+            false => (at, at + AHEAD_BYTES),
+        };
+        if let Some(file) = &shard.file
+            && to - from >= AHEAD_BYTES / 4
+        {
+            file.read_ahead(from as usize, (to - from) as usize);
+            self.asked = (number, to);
+        }
     }
 
     fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<()> {

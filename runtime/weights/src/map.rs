@@ -57,6 +57,19 @@ impl Mapped {
     pub(crate) fn bytes(&self) -> u64 {
         self.map.len() as u64
     }
+
+    /// Asks the system to read these bytes from the disk, as many at a time as it can, before
+    /// somebody touches them one page after the other.
+    pub(crate) fn read_ahead(&self, first: usize, bytes: usize) {
+        let bytes = bytes.min(self.map.len().saturating_sub(first));
+        #[cfg(unix)]
+        if bytes > 0 {
+            // A wish.
+            let _ = self
+                .map
+                .advise_range(memmap2::Advice::WillNeed, first, bytes);
+        }
+    }
 }
 
 impl AsRef<[u8]> for Mapped {
