@@ -32,6 +32,15 @@ pub(super) struct Weight {
 }
 
 impl Weights {
+    /// Bits of a weight, over all matrices: 16 for BF16, scales and all for others.
+    pub fn bits(&self) -> f64 {
+        let matrices = self.each.iter().filter(|weight| weight.is_matrix);
+        let (bytes, elements) = matrices.fold((0, 0), |(bytes, elements), weight| {
+            (bytes + weight.bytes, elements + weight.elements)
+        });
+        8.0 * bytes as f64 / elements.max(1) as f64
+    }
+
     /// Bytes of weights that a step of one token of each of `batch` sequences reads, and the
     /// experts of a layer that independent tokens touch.
     pub fn read_by(&self, config: &Config, batch: u32) -> (u64, f64) {

@@ -22,7 +22,7 @@ use clap::builder::RangedI64ValueParser;
 use hadal_conformance::Lacking;
 use hadal_device::Features;
 use hadal_engine::bandwidth::{self, Bandwidth, Effort};
-use hadal_engine::plan::MOST_SEQUENCES;
+use hadal_engine::plan::{Ask, MOST_SEQUENCES};
 use hadal_engine::{Engine, EngineError, EngineOptions, Model};
 use hadal_models::Config;
 use hadal_models::manifest::{mtp_copies, official_manifest};
@@ -145,7 +145,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
     // Before anything is measured, which takes a while.
     let trace = trace_file(args)?;
     let engines = engines(args, &interrupts, console)?;
-    let measured = measure_all(&engines, args, &interrupts, console)?;
+    let mut measured = measure_all(&engines, args, &interrupts, console)?;
     let kernels = match args.kernels || args.rows || trace.is_some() {
         true => kernels::measure(&engines, args, &interrupts.cancel)?,
         false => Vec::new(),
@@ -159,6 +159,11 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
         .map(|engine| bandwidth::of_device(engine.device().as_ref(), threads, Effort::THOROUGH))
         .collect::<hadal_device::Result<Vec<_>>>()
         .map_err(EngineError::from)?;
+    for row in &mut measured {
+        for ((row, engine), memory) in row.iter_mut().zip(&engines).zip(&memory) {
+            row.forecast = forecast(engine, memory, row.depth);
+        }
+    }
     let floors = floors(&engines, &memory, &kernels).map_err(EngineError::from)?;
     let found = Found {
         args,
@@ -216,6 +221,26 @@ fn engines(
         engines.push(engine);
     }
     Ok(engines)
+}
+
+/// Tokens a second that a plan expects at `depth`, from this bandwidth.
+fn forecast(engine: &Engine, memory: &Bandwidth, depth: usize) -> Option<f64> {
+    let depth = u32::try_from(depth).ok()?;
+    let options = EngineOptions {
+        context: Some(depth.max(1)),
+        ..EngineOptions::default()
+    };
+    let ask = Ask {
+        bandwidth: Some(bandwidth::Measured {
+            bytes_per_second: memory.bytes_per_second,
+            at: None,
+        }),
+        ..Ask::default()
+    };
+    let plan = hadal_engine::Plan::of(engine.model(), engine.device().info(), &options, &ask);
+    let expected = plan.ok()?.decoding.into_iter();
+    let mut expected = expected.filter(|it| it.batch == 1 && it.depth == depth);
+    expected.next().map(|it| it.tokens_per_second)
 }
 
 /// What bounds the kernels of each engine, where they were measured.

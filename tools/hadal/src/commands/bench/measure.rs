@@ -72,6 +72,9 @@ pub struct Measured {
     pub drafted: Option<Drafted>,
     /// Decoding several sequences together.
     pub together: Vec<Together>,
+    /// What `hadal plan` expects of decoding, in tokens a second, of the memory as it was measured
+    /// in this run; `None` until that is known, and where a plan tells nothing.
+    pub forecast: Option<f64>,
     /// Weights and cache that one decoded token reads.
     pub bytes_per_token: u64,
     /// What submitting one decoded token cost the processor, run by run; empty where the
@@ -127,6 +130,7 @@ pub fn at_depth(
         decode: Rates::default(),
         drafted: None,
         together: Vec::new(),
+        forecast: None,
         bytes_per_token: bytes_per_token(engine, depth + plan.decode / 2),
         submitting: Vec::new(),
     };

@@ -32,7 +32,7 @@ pub fn text(found: &Found<'_>) -> String {
     let config = &engine.model().config;
     let mut out = format!(
         "{}: {} layers, {} experts, weights {}\n{}\n\
-         {:>9} {:>7} {:>14} {:>14} {:>12} {:>10} {:>10}  {}\n",
+         {:>9} {:>7} {:>14} {:>14} {:>9} {:>12} {:>10} {:>10}  {}\n",
         super::name(found.args),
         config.num_hidden_layers,
         config.n_routed_experts,
@@ -42,6 +42,7 @@ pub fn text(found: &Found<'_>) -> String {
         "depth",
         "prefill tok/s",
         "decode tok/s",
+        "forecast",
         "bytes/token",
         "GB/s",
         "of memory",
@@ -58,11 +59,12 @@ pub fn text(found: &Found<'_>) -> String {
             )
         });
         out.push_str(&format!(
-            "{:>9} {:>7} {:>14} {:>14} {:>12} {:>10} {:>8} %  {drafts}\n",
+            "{:>9} {:>7} {:>14} {:>14} {:>9} {:>12} {:>10} {:>8} %  {drafts}\n",
             engine.device().info().id(),
             row.depth,
             rate(row.prefill.median()),
             rate(row.decode.median()),
+            rate(row.forecast),
             figures::bytes(row.bytes_per_token),
             rate(moved.map(|moved| moved / 1e9)),
             share.map_or("-".to_string(), |share| format!("{share:.0}")),
@@ -188,6 +190,7 @@ fn json_row(found: &Found<'_>, (engine, memory): (&Engine, &Bandwidth), row: &Me
         "decode_tokens": found.args.decode,
         "decode_tokens_per_second": row.decode.median(),
         "decode_samples": row.decode.samples,
+        "forecast_tokens_per_second": row.forecast,
         "together": row.together.iter().map(|together| json!({
             "sequences": together.sequences,
             "tokens_per_second": together.rates.median(),
