@@ -3,7 +3,8 @@
 
   tools/peers.py --checkpoint BF16_FOLDER --peer NAME=PATH/llama-bench [--peer ...]
 
-A peer is any program with the options of llama.cpp's `llama-bench` (ik_llama.cpp has it too).
+A peer is any program with the options of llama.cpp's `llama-bench` (ik_llama.cpp has it too); for
+--batch, `llama-batched-bench` has to lie beside it.
 Of the checkpoint (BF16, with a tokenizer, or peers refuse it) `hadal quantize` makes a GGUF file
 for each format once, without the next-token module, which
 the peers refuse; every engine then reads the same file. --fp8 FOLDER adds the FP8 form of the
@@ -23,6 +24,8 @@ import tempfile
 from pathlib import Path
 
 HADAL = "hadal"
+# Tokens in the cache of each sequence that is decoded together with others.
+BATCH_DEPTH = 128
 
 
 def parse():
@@ -39,15 +42,19 @@ def parse():
     ap.add_argument("--threads", type=int, default=os.cpu_count())
     ap.add_argument("--prefill", type=int, default=512)
     ap.add_argument("--decode", type=int, default=128)
-    ap.add_argument("--depth", type=int, default=0, help="tokens in the cache before decoding")
+    ap.add_argument("--depth", type=int, default=0, help="tokens in the cache before decoding; a prompt "
+                    "begins at 0")
+    ap.add_argument("--batch", default="", metavar="N,N,...", help="sequences decoded together, too, "
+                    "each 128 tokens deep")
     ap.add_argument("--rounds", type=int, default=3)
     ap.add_argument("--samples", type=int, default=2, help="samples a round")
     ap.add_argument("--json", metavar="FILE", help="write all samples there")
     return ap.parse_args()
 
 
-def run(command):
-    """A program's output and its peak memory in bytes; ends with its last words if it fails."""
+def run(command, with_words=False):
+    """A program's output (with_words: and what it says beside it) and its peak memory in bytes; ends
+    with its last words if it fails."""
     with tempfile.TemporaryFile() as words:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words, text=True)
         out = child.stdout.read()
@@ -57,6 +64,9 @@ def run(command):
             words.seek(0)
             tail = words.read().decode(errors="replace").strip().splitlines()[-3:]
             sys.exit(f"{' '.join(command)} failed ({child.returncode}):\n" + "\n".join(tail))
+        if with_words:
+            words.seek(0)
+            out += words.read().decode(errors="replace")
     return out, usage.ru_maxrss * 1024
 
 
@@ -74,18 +84,30 @@ def gguf(args, form):
 def ours(args, model, samples):
     """Samples of Hadal: prefill and decode, in tokens a second."""
     command = [args.hadal, "bench", "--model", model, "--device", "host", "--json",
-               "--threads", str(args.threads), "--depth", str(args.depth), "--prefill", str(args.prefill),
-               "--decode", str(args.decode), "--repeat", str(args.samples)]
+               "--threads", str(args.threads), "--repeat", str(args.samples)]
     if args.activations:
         command += ["--activations", args.activations]
-    out, peak = run(command)
-    report = json.loads(out)
+
+    def bench(depth, prefill, *more):
+        out, _ = run([*command, "--depth", str(depth), "--prefill", str(prefill), *more])
+        report = json.loads(out)
+        # Not of the process as a whole: its last half a gigabyte measures the memory.
+        samples["peak"].append(report["peak_process_bytes"])
+        return report
+
+    decode = ["--decode", str(args.decode)]
+    report = bench(0, args.prefill, *(["--decode", "0"] if args.depth else decode))
+    samples["prefill"] += report["rows"][0]["prefill_samples"]
+    if args.depth:
+        report = bench(args.depth, 0, *decode)
     row = report["rows"][0]
-    samples["prefill"] += row["prefill_samples"]
     samples["decode"] += row["decode_samples"]
-    samples["peak"].append(peak)
     samples["memory"].append(report["memory_bandwidth"][0]["bytes_per_second"])
     samples["bytes"] = row["bytes_per_token"]
+    if args.batch:
+        report = bench(BATCH_DEPTH, 0, *decode, "--batch", args.batch)
+        for row in report["rows"][0]["together"]:
+            samples.setdefault(f"batch {row['sequences']}", []).extend(row["samples"])
 
 
 def theirs(args, program, model, samples):
@@ -105,6 +127,23 @@ def theirs(args, program, model, samples):
         kind = "decode" if test["n_gen"] else "prefill"
         samples[kind] += test["samples_ts"]
     samples["peak"].append(peak)
+    for _ in range(args.samples if args.batch else 0):
+        together(args, program, model, samples)
+
+
+def together(args, program, model, samples):
+    """A sample of a peer's sequences decoded together: rows of a table between bars, of which column 2
+    is their number and column 7 the tokens a second."""
+    most = max(int(count) for count in args.batch.split(","))
+    context = most * (BATCH_DEPTH + args.decode)
+    # The first sequence touches what is read later: its time is not one of decoding.
+    out, _ = run([str(Path(program).parent / "llama-batched-bench"), "-m", model, "-t", str(args.threads),
+                  "-c", str(context), "-b", "2048", "-ub", "512", "-npp", str(BATCH_DEPTH),
+                  "-ntg", str(args.decode), "-npl", "1," + args.batch], with_words=True)
+    rows = [[word.strip() for word in line.strip().strip("|").split("|")]
+            for line in out.splitlines() if line.startswith("|")]
+    for row in [row for row in rows if row[0].isdigit()][1:]:
+        samples.setdefault(f"batch {row[2]}", []).append(float(row[7]))
 
 
 def help_of(program):
@@ -135,7 +174,11 @@ def table(args, name, found):
             line += f"  {read / 1e9:.1f} of {statistics.median(samples['memory']) / 1e9:.1f} GB/s read"
         lines.append(line)
     others = [samples for engine, samples in found.items() if engine != HADAL]
-    for kind in ("prefill", "decode") if others else ():
+    batches = [kind for kind in found[HADAL] if kind.startswith("batch ")]
+    for kind in batches:
+        medians = [f"{engine} {statistics.median(samples[kind]):.1f}" for engine, samples in found.items()]
+        lines.append(f"{name:>10} {kind}: {', '.join(medians)}")
+    for kind in ("prefill", "decode", *batches) if others else ():
         best = max(statistics.median(samples[kind]) for samples in others)
         ratio = statistics.median(found[HADAL][kind]) / best
         lines.append(f"{name:>10} {kind}: {ratio:.2f} x the fastest peer")
