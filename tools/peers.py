@@ -90,16 +90,17 @@ def ours(args, model, samples):
 
     def bench(depth, prefill, *more):
         out, _ = run([*command, "--depth", str(depth), "--prefill", str(prefill), *more])
-        report = json.loads(out)
-        # Not of the process as a whole: its last half a gigabyte measures the memory.
-        samples["peak"].append(report["peak_process_bytes"])
-        return report
+        return json.loads(out)
 
     decode = ["--decode", str(args.decode)]
     report = bench(0, args.prefill, *(["--decode", "0"] if args.depth else decode))
     samples["prefill"] += report["rows"][0]["prefill_samples"]
+    # Not of the process as a whole: its last half a gigabyte measures the memory.
+    peak = report["peak_process_bytes"]
     if args.depth:
         report = bench(args.depth, 0, *decode)
+        peak = max(peak, report["peak_process_bytes"])
+    samples["peak"].append(peak)
     row = report["rows"][0]
     samples["decode"] += row["decode_samples"]
     samples["memory"].append(report["memory_bandwidth"][0]["bytes_per_second"])
@@ -174,7 +175,8 @@ def table(args, name, found):
             line += f"  {read / 1e9:.1f} of {statistics.median(samples['memory']) / 1e9:.1f} GB/s read"
         lines.append(line)
     others = [samples for engine, samples in found.items() if engine != HADAL]
-    batches = [kind for kind in found[HADAL] if kind.startswith("batch ")]
+    batches = [kind for kind in found[HADAL] if kind.startswith("batch ")
+               and all(kind in samples for samples in found.values())]
     for kind in batches:
         medians = [f"{engine} {statistics.median(samples[kind]):.1f}" for engine, samples in found.items()]
         lines.append(f"{name:>10} {kind}: {', '.join(medians)}")
@@ -193,6 +195,9 @@ def main():
         name, _, program = peer.partition("=")
         if not os.access(program, os.X_OK):
             sys.exit(f"--peer {peer}: {program or 'no path'} is no program")
+        beside = Path(program).parent / "llama-batched-bench"
+        if args.batch and not os.access(beside, os.X_OK):
+            sys.exit(f"--batch: there is no {beside}")
         peers[name] = program
     kinds = [(form, gguf(args, form), gguf(args, form)) for form in args.formats.split(",") if form]
     if args.fp8:

@@ -97,7 +97,7 @@ step "summary"
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      END { printf "%d tests passed, %d failed, %d ignored\n", passed, failed, ignored }' "$log"
 # Why, beside the names: who reads a long log reads its end.
-awk '/^failures:$/ { listed = 1 } /^test result:/ { listed = 0 } listed' "$log" | head -n 100
+awk '/^failures:$/ { listed = 1 } /^test result:/ { listed = 0 } listed && lines++ < 100' "$log"
 grep -a '^test .* FAILED$' "$log" | sort -u || true
 missing=$(grep -aiE 'not run|did not (run|compare)' "$log" | sed 's/^[[:space:]]*//' | sort -u || true)
 if [ -z "$missing" ]; then

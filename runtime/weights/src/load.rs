@@ -3,6 +3,7 @@
 //! Decides the size of an upload step and what is undone when it stops. Must not decide
 //! where anything lies: that is `place.rs`.
 
+use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
@@ -17,8 +18,9 @@ use crate::{Placement, Result, Shard, Stored, TensorSource, WeightsError};
 /// not count and that a person who cancels is heard at once.
 const STEP_BYTES: usize = 8 << 20;
 
-/// Bytes that the disk reads ahead of what is being copied.
+/// Bytes that the disk reads ahead of what is being copied, and how many it is asked for at once.
 const AHEAD_BYTES: u64 = 128 << 20;
+const ASK_BYTES: u64 = 32 << 20;
 
 /// How far a load is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +56,7 @@ impl Placement {
             buffers: Vec::new(),
             progress,
             state,
-            asked: (usize::MAX, 0),
+            asked: BTreeMap::new(),
         };
         loading.report(0)?;
         for (number, planned) in self.buffers.iter().enumerate() {
@@ -85,8 +87,8 @@ struct Loading<'l> {
     buffers: Vec<BufferId>,
     progress: &'l mut dyn FnMut(Progress) -> ControlFlow<()>,
     state: Progress,
-    /// The shard that was copied from last, and up to where the disk was asked for it.
-    asked: (usize, u64),
+    /// Up to where the disk was asked, by shard.
+    asked: BTreeMap<usize, u64>,
 }
 
 impl Drop for Loading<'_> {
@@ -169,19 +171,14 @@ impl Loading<'_> {
         Ok(())
     }
 
-    /// Keeps the disk busy while a device copies, a quarter of [`AHEAD_BYTES`] at a time: tensors
-    /// are copied about in the order in which they lie.
+    /// Keeps the disk busy while a device copies.
     fn read_ahead(&mut self, number: usize, shard: &Shard, at: u64) {
-        let (last, end) = self.asked;
-        let (from, to) = match number == last && (at..at + AHEAD_BYTES).contains(&end) {
-            true => (end, at + AHEAD_BYTES),
-            false => (at, at + AHEAD_BYTES),
-        };
+        let asked = self.asked.entry(number).or_default();
         if let Some(file) = &shard.file
-            && to - from >= AHEAD_BYTES / 4
+            && let Some(next) = ahead(*asked, at)
         {
-            file.read_ahead(from as usize, (to - from) as usize);
-            self.asked = (number, to);
+            file.read_ahead(next.start as usize, ASK_BYTES as usize);
+            *asked = next.end;
         }
     }
 
@@ -199,6 +196,13 @@ impl Loading<'_> {
         )?;
         Ok(())
     }
+}
+
+/// What to ask the disk for next when byte `at` is copied and it was asked up to `asked`. Nothing is
+/// asked for twice: copies go over a layer once for each kind of its weights.
+fn ahead(asked: u64, at: u64) -> Option<Range<u64>> {
+    let from = asked.max(at);
+    (from + ASK_BYTES <= at + AHEAD_BYTES).then_some(from..from + ASK_BYTES)
 }
 
 /// Part of a shard as pages of its own.
@@ -220,4 +224,30 @@ fn moved(shard: usize) -> WeightsError {
         "shard {shard} is not as it was when the weights were placed"
     ))
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_is_asked_ahead_and_for_nothing_twice() {
+        let mut asked = 0;
+        let mut at = 0;
+        let mut asks = Vec::new();
+        while at < 1 << 30 {
+            if let Some(next) = ahead(asked, at) {
+                assert_eq!(next.start, asked.max(at));
+                assert!(next.end <= at + AHEAD_BYTES);
+                asked = next.end;
+                asks.push(next);
+            }
+            assert!(asked > at, "{at} comes before it was asked for");
+            at += STEP_BYTES as u64;
+        }
+        assert!(asks.windows(2).all(|two| two[0].end == two[1].start));
+        // Back to the beginning of a layer; far ahead, where the next one begins.
+        assert_eq!(ahead(asked, 0), None);
+        assert_eq!(ahead(asked, 5 << 30), Some(5 << 30..(5 << 30) + ASK_BYTES));
+    }
 }

@@ -60,14 +60,15 @@ impl Mapped {
 
     /// Asks the system to read these bytes from the disk, as many at a time as it can, before
     /// somebody touches them one page after the other.
+    #[cfg_attr(not(unix), expect(unused_variables))]
     pub(crate) fn read_ahead(&self, first: usize, bytes: usize) {
-        let bytes = bytes.min(self.map.len().saturating_sub(first));
         #[cfg(unix)]
-        if bytes > 0 {
-            // A wish.
-            let _ = self
-                .map
-                .advise_range(memmap2::Advice::WillNeed, first, bytes);
+        {
+            let bytes = bytes.min(self.map.len().saturating_sub(first));
+            // A wish; nothing is asked of what lies beyond the end.
+            let _ =
+                self.map
+                    .advise_range(memmap2::Advice::WillNeed, first.min(self.map.len()), bytes);
         }
     }
 }

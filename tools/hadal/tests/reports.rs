@@ -237,6 +237,7 @@ fn bench_measures_the_model_inside_and_made_up_shapes() {
         assert!(row["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
         assert!(row["prefill_tokens_per_second"].as_f64().unwrap() > 0.0);
         assert!(row["bandwidth_share"].as_f64().unwrap() > 0.0);
+        assert!(row["forecast_tokens_per_second"].as_f64().unwrap() > 0.0);
     }
     assert_eq!(rows[0]["submit"], Value::Null, "the host submits nothing");
     assert_eq!(rows[0]["together"], serde_json::json!([]), "nobody asked");

@@ -25,12 +25,16 @@ pub(super) unsafe fn swiglu<V: Lanes>(gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// Floats of the largest register.
+const LANES: usize = 16;
+
 /// `Core::scale`.
 ///
 /// # Safety
 /// See [`Lanes`].
 #[inline(always)]
 pub(super) unsafe fn scale<V: Lanes>(values: &mut [f32], factor: f32) -> f32 {
+    const { assert!(V::N <= LANES) };
     let whole = values.len() / V::N * V::N;
     let mut largest = f32::NEG_INFINITY;
     // SAFETY: registers lie below `whole`; `lanes` has room for one.
@@ -42,7 +46,7 @@ pub(super) unsafe fn scale<V: Lanes>(values: &mut [f32], factor: f32) -> f32 {
             scaled.store(at);
             most = scaled.max(most);
         }
-        let mut lanes = [f32::NEG_INFINITY; 16];
+        let mut lanes = [f32::NEG_INFINITY; LANES];
         most.store(lanes.as_mut_ptr());
         for lane in lanes {
             largest = largest.max(lane);

@@ -121,3 +121,20 @@ pub(crate) trait Core: 'static {
     /// Sum of squares.
     fn squares(values: &[f32]) -> f64;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_begins_with_a_cache_line_and_keeps_its_length() {
+        let mut floats = Grown::<f32>::default();
+        let mut wide = Grown::<f64>::default();
+        for count in [0, 1, 7, 64, 63, 1000] {
+            let taken = floats.take(count).unwrap();
+            assert_eq!((taken.len(), taken.as_ptr() as usize % LINE), (count, 0));
+            let taken = wide.take(count).unwrap();
+            assert_eq!((taken.len(), taken.as_ptr() as usize % LINE), (count, 0));
+        }
+    }
+}

@@ -15,7 +15,7 @@
 //! | four registers summed at once, tiles of 6 by 4 rows, panels of one size | 208 |
 //! | panels that begin with a cache line | 237 |
 //! | panels of 512 columns; of 256 | 234; 195 |
-//! | the panel's next rows asked for into the first-level cache (before the line above) | 166 |
+//! | the panel's next rows asked for into the first-level cache (before panels began with a line) | 166 |
 //!
 //! Every function here is `inline(always)`: it is compiled inside the functions of
 //! `vector_core` that carry the instruction set.
@@ -223,8 +223,8 @@ unsafe fn tiles<V: Lanes, W: Elements, const ADD: bool>(
                 1 => strip::<V, W, 1, 4, 2, ADD>(x.rows(r, 1), w, out, stride),
                 2 => strip::<V, W, 2, 4, 1, ADD>(x.rows(r, 2), w, out, stride),
                 3 => strip::<V, W, 3, 2, 1, ADD>(x.rows(r, 3), w, out, stride),
-                // No one or two rows are left for the end.
-                6.. if V::SIX && !matches!(left % 6, 1 | 2) => {
+                // So that no one or two rows are left for the end.
+                6.. if V::SIX && !matches!(left % 6, 1 | 2 | 5) => {
                     strip::<V, W, 6, 4, 1, ADD>(x.rows(r, 6), w, out, stride)
                 }
                 _ if V::TILE >= 4 => strip::<V, W, 4, 4, 1, ADD>(x.rows(r, 4), w, out, stride),
@@ -380,9 +380,7 @@ pub(super) unsafe fn mix<V: Lanes, W: Elements>(p: Rows<'_>, w: &Matrix<'_>, out
             r += match left {
                 1 => mix_rows::<V, W, 1>(p.rows(r, 1), w, out),
                 2 | 3 => mix_rows::<V, W, 2>(p.rows(r, 2), w, out),
-                6.. if V::SIX && !matches!(left % 6, 1 | 2) => {
-                    mix_rows::<V, W, 6>(p.rows(r, 6), w, out)
-                }
+                6.. if V::SIX && left % 6 != 1 => mix_rows::<V, W, 6>(p.rows(r, 6), w, out),
                 _ if V::TILE >= 4 => mix_rows::<V, W, 4>(p.rows(r, 4), w, out),
                 _ => mix_rows::<V, W, 2>(p.rows(r, 2), w, out),
             };

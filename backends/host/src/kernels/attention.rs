@@ -106,16 +106,18 @@ impl<'a> Cache<'a> {
     }
 }
 
-/// Divides `buffer` into arrays of these lengths.
+/// Divides `buffer` into arrays of these lengths, each from a cache line on.
 fn carve<const N: usize>(
     buffer: &mut Grown<f32>,
     lengths: [usize; N],
 ) -> Result<[&mut [f32]; N], Fault> {
-    let mut rest = buffer.take(lengths.iter().sum())?;
-    Ok(lengths.map(|length| {
-        let (array, after) = std::mem::take(&mut rest).split_at_mut(length);
+    let lines = lengths.map(|length| length.next_multiple_of(16));
+    let mut rest = buffer.take(lines.iter().sum())?;
+    let mut lengths = lengths.into_iter();
+    Ok(lines.map(|line| {
+        let (array, after) = std::mem::take(&mut rest).split_at_mut(line);
         rest = after;
-        array
+        &mut array[..lengths.next().unwrap_or(0)]
     }))
 }
 
@@ -306,7 +308,7 @@ impl Expanded<'_> {
     fn expand<C: Core>(&mut self, stored: &[f32], count: usize, p: &Params) {
         let (latent, nope, value) = (p.latent as usize, p.nope as usize, p.value as usize);
         let width = stored.len() / count;
-        turn(stored, width, self.page, PAGE_ROWS);
+        turn(stored, width, self.page);
         let (latents, rotated) = self.page.split_at(latent * PAGE_ROWS);
         let (keys, rotated_keys) = self.keys.split_at_mut(nope * PAGE_ROWS);
         rotated_keys.copy_from_slice(rotated);
@@ -326,11 +328,11 @@ impl Expanded<'_> {
     }
 }
 
-/// Turns rows of `width` values into columns of rows of `stride`: `to[c][r] = from[r][c]`, 0
-/// where there is no row `r`.
-fn turn(from: &[f32], width: usize, to: &mut [f32], stride: usize) {
+/// Turns rows of `width` values into columns of a page: `to[c][r] = from[r][c]`, 0 where there is
+/// no row `r`.
+fn turn(from: &[f32], width: usize, to: &mut [f32]) {
     let rows = from.len() / width;
-    for (c, to) in to.chunks_exact_mut(stride).enumerate() {
+    for (c, to) in to.chunks_exact_mut(PAGE_ROWS).enumerate() {
         for (to, from) in to.iter_mut().zip(from.chunks_exact(width)) {
             *to = from[c];
         }

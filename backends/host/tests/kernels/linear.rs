@@ -29,7 +29,7 @@ pub fn dot(x: &[f32], w: &Weights, row: usize) -> Sum {
     sum
 }
 
-const SHAPES: [(usize, usize, usize); 9] = [
+const SHAPES: [(usize, usize, usize); 11] = [
     // (real rows, k, outputs)
     (1, 1, 1),
     (1, 67, 33),
@@ -40,6 +40,9 @@ const SHAPES: [(usize, usize, usize); 9] = [
     (17, 259, 45),
     (33, 64, 129),
     (150, 96, 40),
+    // Several panels; two blocks of scales for as many rows as look-ups take.
+    (17, 1300, 45),
+    (6, 140, 150),
 ];
 
 #[test]

@@ -117,7 +117,7 @@ impl Planner<'_> {
         let rate = bandwidth.bytes_per_second.max(1.0);
         let efficiency = reach.of_bandwidth(self.weights.bits());
         let weights = weight_bytes as f64 / (rate * efficiency);
-        let by_bytes = cache_bytes as f64 / (rate * efficiency);
+        let by_bytes = cache_bytes as f64 / (rate * reach.efficiency);
         let by_macs = attention_macs as f64 / (rate * reach.macs_per_byte);
         let attention = by_bytes.max(by_macs);
         let dispatching = work.dispatches as f64 * reach.dispatch;

@@ -47,6 +47,7 @@ use measure::{Measured, Plan};
     hadal bench --dummy-weights models/fixtures/configs/deepseek_v3.json --layers 5 --experts 16\n  \
     hadal bench --dummy-weights models/fixtures/configs/v3_layer.json --kernels\n  \
     hadal bench --depth 0 --trace trace.json\n\n\
+    The forecast is what `hadal plan` expects of decoding, from the bandwidth measured here.\n\n\
     Several devices after --device are measured in turn, run by run. The share of the memory \
     bandwidth can pass 100 % where the weights fit a cache, as those of the small model do; \
     a kernel's time can then be below its floor.\n\n\
@@ -161,7 +162,7 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
         .map_err(EngineError::from)?;
     for row in &mut measured {
         for ((row, engine), memory) in row.iter_mut().zip(&engines).zip(&memory) {
-            row.forecast = forecast(engine, memory, row.depth);
+            row.forecast = forecast(args, engine, memory, row.depth);
         }
     }
     let floors = floors(&engines, &memory, &kernels).map_err(EngineError::from)?;
@@ -224,18 +225,18 @@ fn engines(
 }
 
 /// Tokens a second that a plan expects at `depth`, from this bandwidth.
-fn forecast(engine: &Engine, memory: &Bandwidth, depth: usize) -> Option<f64> {
+fn forecast(args: &BenchArgs, engine: &Engine, memory: &Bandwidth, depth: usize) -> Option<f64> {
     let depth = u32::try_from(depth).ok()?;
     let options = EngineOptions {
         context: Some(depth.max(1)),
-        ..EngineOptions::default()
+        ..open::engine_options(&args.engine, None)
     };
     let ask = Ask {
         bandwidth: Some(bandwidth::Measured {
             bytes_per_second: memory.bytes_per_second,
             at: None,
         }),
-        ..Ask::default()
+        drafts: false,
     };
     let plan = hadal_engine::Plan::of(engine.model(), engine.device().info(), &options, &ask);
     let expected = plan.ok()?.decoding.into_iter();
