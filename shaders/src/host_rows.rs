@@ -248,10 +248,11 @@ macro_rules! weightless {
     };
 }
 
-/// Rows that multiply FP8 weights in BF16, and blocks as integers.
+/// Rows that multiply BF16 in pairs, look FP8 weights up and multiply blocks as integers.
 macro_rules! special_products {
     ($(($op:ident, $name:literal, $launch:ident),)*) => {
         &[$(
+            row(OpKind::$op, concat!("host_", $name, "_bf16_avx512bf16"), Features::AVX512_BF16, bf16, $launch),
             row(OpKind::$op, concat!("host_", $name, "_f8_avx512vbmi"), Features::AVX512_VBMI, f8, $launch),
             row(OpKind::$op, concat!("host_", $name, "_blocks_avx512vnni"), Features::AVX512_VNNI, blocks, $launch),
         )*]

@@ -36,6 +36,16 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             linear(&*device, ("linear", &filter), dtype, [rows, 8192, 7168])?;
         }
         linear(&*device, ("short", &filter), dtype, [1, 65536, 1536])?;
+        if matches!(dtype, DType::F8E4M3 | DType::Bf16) {
+            for rows in [1, 2, 4, 8, 16, 128, 512] {
+                linear(
+                    &*device,
+                    (&format!("rough {dtype}"), &filter),
+                    dtype,
+                    [rows, 8192, 7168],
+                )?;
+            }
+        }
         for rows in [1, 512] {
             head(&*device, &filter, dtype, rows, true)?;
             head(&*device, &filter, dtype, rows, false)?;

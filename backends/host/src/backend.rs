@@ -31,17 +31,20 @@ pub enum Isa {
     Avx512Vnni,
     /// `Avx512Vnni` with the VBMI extension.
     Avx512Vbmi,
+    /// `Avx512Vbmi` with the BF16 extension.
+    Avx512Bf16,
 }
 
 impl Isa {
     /// All of them; of those that one processor can have, wider ones later.
-    pub const ALL: [Isa; 6] = [
+    pub const ALL: [Isa; 7] = [
         Isa::Scalar,
         Isa::Neon,
         Isa::Avx2,
         Isa::Avx512,
         Isa::Avx512Vnni,
         Isa::Avx512Vbmi,
+        Isa::Avx512Bf16,
     ];
 
     /// The name in reports.
@@ -53,14 +56,15 @@ impl Isa {
             Isa::Avx512 => "avx512",
             Isa::Avx512Vnni => "avx512-vnni",
             Isa::Avx512Vbmi => "avx512-vbmi",
+            Isa::Avx512Bf16 => "avx512-bf16",
         }
     }
 
-    /// The widest set that this processor has.
+    /// The widest set that this processor has, and that is faster than narrower ones.
     pub fn best() -> Isa {
         Isa::ALL
             .into_iter()
-            .rfind(|isa| isa.available())
+            .rfind(|isa| isa.available() && (*isa != Isa::Avx512Bf16 || has_fast_bf16()))
             .unwrap_or(Isa::Scalar)
     }
 
@@ -73,6 +77,7 @@ impl Isa {
             Isa::Avx512 => has_avx2() && has_avx512(),
             Isa::Avx512Vnni => Isa::Avx512.available() && has_avx512_vnni(),
             Isa::Avx512Vbmi => Isa::Avx512Vnni.available() && has_avx512_vbmi(),
+            Isa::Avx512Bf16 => Isa::Avx512Vbmi.available() && has_avx512_bf16(),
         }
     }
 
@@ -85,6 +90,7 @@ impl Isa {
             Isa::Avx512 => Features::AVX2.with(Features::AVX512),
             Isa::Avx512Vnni => Isa::Avx512.features().with(Features::AVX512_VNNI),
             Isa::Avx512Vbmi => Isa::Avx512Vnni.features().with(Features::AVX512_VBMI),
+            Isa::Avx512Bf16 => Isa::Avx512Vbmi.features().with(Features::AVX512_BF16),
         }
     }
 }
@@ -114,6 +120,20 @@ fn has_avx512_vbmi() -> bool {
     is_x86_feature_detected!("avx512vbmi")
 }
 
+#[cfg(target_arch = "x86_64")]
+fn has_avx512_bf16() -> bool {
+    is_x86_feature_detected!("avx512bf16")
+}
+
+/// Products of BF16 are faster than those of `f32`: twice as fast on Zen 4; on Sapphire Rapids they
+/// were measured to be slower.
+#[cfg(target_arch = "x86_64")]
+fn has_fast_bf16() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    let vendor = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes);
+    vendor.as_flattened() == b"AuthenticAMD"
+}
+
 #[cfg(not(target_arch = "x86_64"))]
 fn has_avx2() -> bool {
     false
@@ -131,6 +151,16 @@ fn has_avx512_vnni() -> bool {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn has_avx512_vbmi() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx512_bf16() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_fast_bf16() -> bool {
     false
 }
 

@@ -56,7 +56,7 @@ impl<E: Elements> Weight for E {
         out: &mut [f32],
         panel: &mut Panel,
     ) -> Result<(), Fault> {
-        C::dots::<E>(x, w, out, &mut panel.floats)
+        C::dots::<E>(x, w, out, panel)
     }
 
     fn mix<C: Core>(
@@ -271,7 +271,7 @@ pub(crate) struct Matrix<'a> {
     pub k: usize,
     /// Which block format rows are in, if they are.
     pub format: Option<DType>,
-    /// Activations may be rounded to 8 bits.
+    /// Activations may be rounded (`flags::ROUGH`).
     pub rough: bool,
     scales: Option<Scales<'a>>,
 }

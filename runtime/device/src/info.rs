@@ -87,6 +87,8 @@ features! {
     /// A vendor's library was found that multiplies E4M3 codes with scales for each 128 of the
     /// depth: [`crate::Body::Native`].
     CODES_LIBRARY = 29, "codes-library";
+    /// AVX-512 products of BF16.
+    AVX512_BF16 = 30, "avx512-bf16";
 }
 
 impl Features {

@@ -35,8 +35,10 @@ pub mod flags {
     /// `act_quant`: rows of `y` become E4M3 codes and scales; `linear`, `gate_up`,
     /// `grouped_linear`, `grouped_gate_up`: rows of `x` are such. See [`super::coded_words`].
     pub const CODED: u32 = 2048;
-    /// Products with weights in a block format: activations may be rounded to integers of 8
-    /// bits with a scale for each 256 or fewer. A kernel need not.
+    /// Products: activations may be rounded. With weights in a block format to integers of 8
+    /// bits with a scale for each 256 or fewer; with BF16 weights to BF16; with E4M3 weights to
+    /// integers of 12 bits with a scale for each 128 or fewer, and the weights, before their
+    /// scale, to sixteenths. A kernel need not.
     pub const ROUGH: u32 = 4096;
 
     /// The bits above say which block format the weight has: [`format_of`].

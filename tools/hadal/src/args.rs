@@ -147,8 +147,8 @@ pub struct EngineArgs {
     /// How experts read their tokens, where the usual choice is not wanted.
     #[arg(long, value_enum, hide_short_help = true)]
     pub moe: Option<MoeArg>,
-    /// fp8: round activations before FP8 products, as in training (W8A8). q8: round them to 8
-    /// bits before products with GGUF blocks, where that is faster.
+    /// fp8: round activations before FP8 products, as in training (W8A8). q8: round them to about
+    /// 8 bits before products with GGUF blocks, FP8 or BF16, where that is faster.
     #[arg(long, value_enum, value_name = "FORMAT", hide_short_help = true)]
     pub activations: Option<ActivationsArg>,
 }
@@ -163,6 +163,7 @@ pub enum IsaArg {
     Avx512,
     Avx512Vnni,
     Avx512Vbmi,
+    Avx512Bf16,
 }
 
 impl From<IsaArg> for Isa {
@@ -174,6 +175,7 @@ impl From<IsaArg> for Isa {
             IsaArg::Avx512 => Isa::Avx512,
             IsaArg::Avx512Vnni => Isa::Avx512Vnni,
             IsaArg::Avx512Vbmi => Isa::Avx512Vbmi,
+            IsaArg::Avx512Bf16 => Isa::Avx512Bf16,
         }
     }
 }
@@ -201,7 +203,8 @@ pub enum MoeArg {
 pub enum ActivationsArg {
     /// E4M3 with a scale for each 128 values.
     Fp8,
-    /// 8 bits with a scale for each 256 values.
+    /// 8 bits with a scale for each 256 values, or BF16, or 12 bits with a scale for each 128
+    /// values: whichever makes products with a weight's format faster; exact where none does.
     Q8,
     /// Not rounded.
     F32,

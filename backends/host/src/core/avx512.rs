@@ -4,6 +4,7 @@
 
 use std::arch::x86_64::*;
 
+use super::digits::Line;
 use super::lanes::{Lanes, exp};
 
 /// The AVX-512 core.
@@ -190,4 +191,45 @@ pub(super) fn four_totals([a, b, c, d]: [__m512; 4]) -> __m128 {
         _mm256_castps256_ps128(half),
         _mm256_extractf128_ps::<1>(half),
     )
+}
+
+/// Number `c` of line `r`, lines `step` apart, becomes number `r` of line `c`.
+///
+/// # Safety
+/// Sixteen lines can be read and written.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn transpose(from: *const Line, step: usize, to: *mut Line) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let row = |r: usize| _mm512_load_si512(from.add(r * step).cast());
+        // Of four rows, number `4 * quarter + c` of each in each quarter.
+        let fours: [[__m512i; 4]; 4] = std::array::from_fn(|i| {
+            let (a, b) = (row(4 * i), row(4 * i + 1));
+            let (c, d) = (row(4 * i + 2), row(4 * i + 3));
+            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+            let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+            [
+                _mm512_unpacklo_epi64(ab, cd),
+                _mm512_unpackhi_epi64(ab, cd),
+                _mm512_unpacklo_epi64(ab_high, cd_high),
+                _mm512_unpackhi_epi64(ab_high, cd_high),
+            ]
+        });
+        for c in 0..4 {
+            let [a, b, d, e] = [fours[0][c], fours[1][c], fours[2][c], fours[3][c]];
+            let even = [
+                _mm512_shuffle_i32x4::<0x88>(a, b),
+                _mm512_shuffle_i32x4::<0x88>(d, e),
+            ];
+            let odd = [
+                _mm512_shuffle_i32x4::<0xDD>(a, b),
+                _mm512_shuffle_i32x4::<0xDD>(d, e),
+            ];
+            let put = |line: usize, value| _mm512_store_si512(to.add(line + c).cast(), value);
+            put(0, _mm512_shuffle_i32x4::<0x88>(even[0], even[1]));
+            put(4, _mm512_shuffle_i32x4::<0x88>(odd[0], odd[1]));
+            put(8, _mm512_shuffle_i32x4::<0xDD>(even[0], even[1]));
+            put(12, _mm512_shuffle_i32x4::<0xDD>(odd[0], odd[1]));
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! AVX-512 with byte look-ups (VBMI besides F, BW, DQ, VL): few rows of activations against E4M3
-//! weights, which is decoding. Everything else is the AVX-512 core's.
+//! weights, which is decoding. Activations that may be rounded (`flags::ROUGH`) are integers, see
+//! `avx512_pairs`; everything else is the AVX-512 core's.
 //!
 //! E4M3 codes become `f32` with two table look-ups for 64 of them: BF16 holds every E4M3 number,
 //! and an `f32` is a BF16 number with zeros after it. Nothing is rounded.
@@ -21,6 +22,7 @@ use hadal_device::DType;
 
 use super::ahead::Ahead;
 use super::avx512::{as_avx512, four_totals};
+use super::avx512_pairs::{self, Integers};
 use super::{Avx512, Core, Grown, Panel};
 use crate::args::Fault;
 use crate::weight::{BLOCK, E4M3, Elements, Matrix, Rows};
@@ -37,6 +39,9 @@ const SUMS: usize = 2;
 const ALONE: usize = 4;
 /// Rows of activations for which each weight is decoded in registers, four rows at a time.
 const FEW: usize = 8;
+/// The same where activations may be rounded, and rows for which rounding them is no faster.
+const FEW_ROUGH: usize = 4;
+const FEW_EXACT: usize = 2;
 /// How far ahead of the loads weights are asked for, into the second-level cache.
 const PREFETCH_BYTES: usize = 4096;
 
@@ -45,15 +50,36 @@ impl Core for Avx512Vbmi {
         x: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
-        panel: &mut Grown<f32>,
+        panel: &mut Panel,
     ) -> Result<(), Fault> {
-        if x.count > FEW || W::DTYPE != DType::F8E4M3 {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+        fn rough<W: Elements>(
+            x: Rows<'_>,
+            w: &Matrix<'_>,
+            out: &mut [f32],
+            panel: &mut Panel,
+        ) -> Result<(), Fault> {
+            // SAFETY: compiled for the instruction set, see below.
+            unsafe {
+                match x.count <= FEW_ROUGH {
+                    true => avx512_pairs::few::<Integers, W>(x, w, out, panel),
+                    false => avx512_pairs::many::<Integers, W>(x, w, out, panel),
+                }
+            }
+        }
+        let rounds = w.rough && x.count > FEW_EXACT;
+        if W::DTYPE != DType::F8E4M3 || x.count > FEW && !rounds {
             return Avx512::dots::<W>(x, w, out, panel);
         }
         assert!(out.len() >= x.count * w.rows && x.k == w.k);
         // SAFETY: `HostDevice::pipeline` gives out kernels of this core only on a processor
-        // whose features were detected.
-        unsafe { few::<W>(x, w, out, panel) }
+        // whose features were detected, VNNI among them (`Isa::Avx512Vbmi`).
+        unsafe {
+            match rounds {
+                true => rough::<W>(x, w, out, panel),
+                false => few::<W>(x, w, out, &mut panel.floats),
+            }
+        }
     }
 
     fn block_dots(

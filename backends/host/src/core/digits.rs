@@ -38,22 +38,19 @@ impl Digits {
         self.known = None;
     }
 
-    /// `count` lines of `x` in `layout`, which `fill` fills if they are not known.
+    /// `count` lines for `x` in `layout`, and whether they are known: if not, the caller fills
+    /// them. (A closure that did would not be compiled for the caller's instruction set.)
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
     pub fn of(
         &mut self,
         x: Rows<'_>,
         layout: Layout,
         count: usize,
-        fill: impl FnOnce(&mut [Line]),
-    ) -> Result<&[Line], Fault> {
-        let known = x.place().map(|place| (place, layout));
+    ) -> Result<(&mut [Line], bool), Fault> {
+        let place = x.place().map(|place| (place, layout));
         let lines = self.lines.take(count)?;
-        if known.is_none() || self.known != known {
-            self.known = None;
-            fill(lines);
-            self.known = known;
-        }
-        Ok(lines)
+        let known = place.is_some() && self.known == place;
+        self.known = place;
+        Ok((lines, known))
     }
 }

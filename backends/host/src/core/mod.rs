@@ -9,6 +9,10 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
+#[cfg(target_arch = "x86_64")]
+mod avx512_pairs;
+#[cfg(target_arch = "x86_64")]
 mod avx512_vbmi;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
@@ -25,6 +29,8 @@ mod vector_core;
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512_bf16::Avx512Bf16;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512_vbmi::Avx512Vbmi;
 #[cfg(target_arch = "x86_64")]
@@ -95,7 +101,7 @@ pub(crate) trait Core: 'static {
         x: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
-        panel: &mut Grown<f32>,
+        panel: &mut Panel,
     ) -> Result<(), Fault>;
 
     /// As [`Core::dots`], for weights in a block format.

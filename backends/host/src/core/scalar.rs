@@ -1,6 +1,6 @@
 //! The plain core: obvious loops in a fixed order.
 
-use super::{Core, Grown, Panel};
+use super::{Core, Panel};
 use crate::args::Fault;
 use crate::weight::{BLOCK, Blocks, Elements, F32, Matrix, Rows, Weight};
 
@@ -12,7 +12,7 @@ impl Core for Scalar {
         x: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
-        _panel: &mut Grown<f32>,
+        _panel: &mut Panel,
     ) -> Result<(), Fault> {
         for r in 0..x.count {
             for i in 0..w.rows {

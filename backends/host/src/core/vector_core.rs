@@ -9,17 +9,19 @@ macro_rules! vector_core {
                 x: crate::weight::Rows<'_>,
                 w: &crate::weight::Matrix<'_>,
                 out: &mut [f32],
-                panel: &mut crate::core::Grown<f32>,
+                panel: &mut crate::core::Panel,
             ) -> Result<(), crate::args::Fault> {
                 #[target_feature(enable = $features)]
                 fn inner<W: crate::weight::Elements>(
                     x: crate::weight::Rows<'_>,
                     w: &crate::weight::Matrix<'_>,
                     out: &mut [f32],
-                    panel: &mut crate::core::Grown<f32>,
+                    panel: &mut crate::core::Panel,
                 ) -> Result<(), crate::args::Fault> {
                     // SAFETY: compiled for the instruction set, see below.
-                    unsafe { crate::core::products::dots::<$lanes, W>(x, w, out, panel) }
+                    unsafe {
+                        crate::core::products::dots::<$lanes, W>(x, w, out, &mut panel.floats)
+                    }
                 }
                 // SAFETY: `HostDevice::pipeline` gives out kernels of this core only on a
                 // processor whose features were detected.

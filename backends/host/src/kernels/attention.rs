@@ -162,7 +162,7 @@ pub(super) fn attend_latent<C: Core>(
             let keys = cache.page(sequence, page, count)?;
             let scores = &mut scores[..n * count];
             let key = Matrix::floats(keys, count, width, width);
-            C::dots::<F32>(q, &key, scores, &mut scratch.panel.floats)?;
+            C::dots::<F32>(q, &key, scores, &mut scratch.panel)?;
             let value = Matrix::floats(keys, count, latent, width);
             online.add::<C>(0, (scores, count), p.scale, &value);
         }

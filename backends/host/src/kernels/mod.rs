@@ -20,7 +20,7 @@ use crate::args::{Args, Fault};
 #[cfg(target_arch = "aarch64")]
 use crate::core::Neon;
 #[cfg(target_arch = "x86_64")]
-use crate::core::{Avx2, Avx512, Avx512Vbmi, Avx512Vnni};
+use crate::core::{Avx2, Avx512, Avx512Bf16, Avx512Vbmi, Avx512Vnni};
 use crate::core::{Scalar, Scratch};
 use crate::weight::{Bf16, Blocks, E4m3, F16, F32};
 
@@ -118,11 +118,13 @@ macro_rules! vectors {
     };
 }
 
-/// The products of the cores that look FP8 weights up and multiply blocks as integers.
+/// The products of the cores that multiply BF16 in pairs, look FP8 weights up and multiply blocks
+/// as integers.
 #[cfg(target_arch = "x86_64")]
 macro_rules! special_products {
     ($($name:literal, $operands:literal + $weights:literal, $optional:expr, $($path:ident)::+;)*) => {
         &[$(
+            formats!(@ $name, "bf16", "_avx512bf16", Features::AVX512_BF16, $operands, $optional, $($path)::+::<Avx512Bf16, Bf16>),
             formats!(@ $name, "f8", "_avx512vbmi", Features::AVX512_VBMI, $operands + $weights, $optional, $($path)::+::<Avx512Vbmi, E4m3>),
             formats!(@ $name, "blocks", "_avx512vnni", Features::AVX512_VNNI, $operands, $optional, $($path)::+::<Avx512Vnni, Blocks>),
         )*]

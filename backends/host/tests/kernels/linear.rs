@@ -266,6 +266,80 @@ fn a_nan_code_of_an_fp8_weight_gives_nan_in_its_output_alone() {
     }
 }
 
+/// What rounding one product may add to a sum: of FP8 weights, half a step of 1/2340 of the largest
+/// activation, and half a sixteenth of the weight before its scale; of others, half a step of eight
+/// bits of the activation. The steps.
+fn rounding(row: &[f32], w: &Weights, i: usize, c: usize) -> f64 {
+    let x = f64::from(row[c]);
+    if w.dtype != DType::F8E4M3 {
+        return x * w.at(i, c) / 128.0;
+    }
+    let largest = row.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let scale = w.scales[i / 128 * row.len().div_ceil(128) + c / 128];
+    (f64::from(largest) / 2340.0 * w.at(i, c)).hypot(x * f64::from(scale) / 16.0)
+}
+
+#[test]
+fn activations_of_fp8_and_bf16_weights_may_be_rounded() {
+    let mut random = Random(9);
+    // Less than a panel and more, several blocks of scales, every tile of rows.
+    let shapes = [
+        (3, 300, 40),
+        (4, 130, 7),
+        (9, 128, 16),
+        (12, 1, 150),
+        (17, 259, 45),
+        (27, 64, 150),
+        (150, 520, 33),
+    ];
+    for (rows, k, n, dtype) in shapes
+        .into_iter()
+        .flat_map(|(rows, k, n)| [DType::F8E4M3, DType::Bf16].map(|dtype| (rows, k, n, dtype)))
+    {
+        let mut x = random.floats(rows * k);
+        let mut w = Weights::random(&mut random, dtype, n, k);
+        // What is no number spoils its row, or its column.
+        let (spoilt_row, spoilt) = (rows - 2, n / 2);
+        x[spoilt_row * k + k / 2] = f32::NAN;
+        let bytes = dtype.block_bytes() as usize;
+        w.bytes[(spoilt * k + k / 2) * bytes..][..bytes].fill(0xFF);
+        let mut want = Vec::new();
+        for r in 0..rows {
+            let row = &x[r * k..][..k];
+            for i in 0..n {
+                let sum = dot(row, &w, i);
+                let steps = (0..k).map(|c| rounding(row, &w, i, c).abs());
+                let (all, squares) = steps.fold((0.0, 0.0), |(all, squares), step| {
+                    (all + step, squares + step * step)
+                });
+                // Half a step each, or five standard deviations of evenly spread errors.
+                let rounding = f64::min(0.5 * all, 5.0 * 0.29 * f64::sqrt(squares));
+                let error = sum.error() + rounding;
+                want.push(match r == spoilt_row || i == spoilt {
+                    true => Want::Nan,
+                    false => Want::Near(sum.value, error),
+                });
+            }
+        }
+        let params = Params {
+            rows: rows as u32,
+            count_word: Inputs::TOKENS,
+            count_scale: 1,
+            n: n as u32,
+            k: k as u32,
+            x_stride: k as u32,
+            y_stride: n as u32,
+            row_count: n as u32,
+            flags: flags::ROUGH,
+            ..Params::default()
+        };
+        let mut operands = vec![StepInputs::rows(rows, rows).operand(), activations(&x)];
+        operands.extend(w.whole());
+        operands.push(Operation::Out(want.len()));
+        check_all(OpKind::Linear, dtype, params, &operands, &[want]);
+    }
+}
+
 #[test]
 fn every_code_of_every_format_is_read_exactly() {
     for dtype in [DType::F16, DType::Bf16, DType::F8E4M3] {

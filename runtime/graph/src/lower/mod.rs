@@ -256,7 +256,8 @@ impl Lower<'_> {
         args: Vec<Arg>,
     ) -> hadal_device::Result<()> {
         let mut flags = params.flags | flags::format_bits(weight);
-        if self.request.rough && weight.is_blocks() {
+        let rounds = weight.is_blocks() || weight.has_block_scales() || weight == DType::Bf16;
+        if self.request.rough && rounds {
             flags |= flags::ROUGH;
         }
         let params = Params { flags, ..params };

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::format::{Format, GROUPS, Span};
-use super::split::Record;
+use super::split::{self, Record};
 use super::stored::Stored;
 use crate::core::ahead::Ahead;
 use crate::core::avx512::four_totals;
@@ -160,7 +160,11 @@ unsafe fn add<F: Format, const D: usize, const R: usize, const C: usize, const C
         }
         for r in 0..R {
             for c in 0..C {
-                let least = _mm512_load_ps(line(r, Record::sums(D)).cast());
+                let sums_of = line(r, Record::sums(D));
+                let least = match split::begins::<F, D>() {
+                    true => _mm512_cvtepi32_ps(_mm512_load_si512(sums_of.cast())),
+                    false => _mm512_load_ps(sums_of.cast()),
+                };
                 let part = _mm512_fmadd_ps(spans[c].minima, least, parts[r][c]);
                 let scale = _mm512_load_ps(line(r, Record::scale(D)).cast());
                 sums[r][c] = _mm512_fmadd_ps(part, scale, sums[r][c]);

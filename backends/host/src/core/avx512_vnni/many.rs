@@ -6,10 +6,11 @@
 use std::arch::x86_64::*;
 
 use super::format::{Format, GROUPS, Minima};
-use super::split::Record;
+use super::split::{self, Record};
 use super::stored::Stored;
 use crate::args::Fault;
 use crate::core::Grown;
+use crate::core::avx512::transpose;
 use crate::core::digits::Line;
 
 /// Weight rows of a panel.
@@ -99,47 +100,6 @@ fn pack<F: Format>(
     }
 }
 
-/// Number `c` of line `r`, lines `step` apart, becomes number `r` of line `c`.
-///
-/// # Safety
-/// Sixteen lines can be read and written.
-#[target_feature(enable = "avx512f")]
-unsafe fn transpose(from: *const Line, step: usize, to: *mut Line) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let row = |r: usize| _mm512_load_si512(from.add(r * step).cast());
-        // Of four rows, number `4 * quarter + c` of each in each quarter.
-        let fours: [[__m512i; 4]; 4] = std::array::from_fn(|i| {
-            let (a, b) = (row(4 * i), row(4 * i + 1));
-            let (c, d) = (row(4 * i + 2), row(4 * i + 3));
-            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-            let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-            [
-                _mm512_unpacklo_epi64(ab, cd),
-                _mm512_unpackhi_epi64(ab, cd),
-                _mm512_unpacklo_epi64(ab_high, cd_high),
-                _mm512_unpackhi_epi64(ab_high, cd_high),
-            ]
-        });
-        for c in 0..4 {
-            let [a, b, d, e] = [fours[0][c], fours[1][c], fours[2][c], fours[3][c]];
-            let even = [
-                _mm512_shuffle_i32x4::<0x88>(a, b),
-                _mm512_shuffle_i32x4::<0x88>(d, e),
-            ];
-            let odd = [
-                _mm512_shuffle_i32x4::<0xDD>(a, b),
-                _mm512_shuffle_i32x4::<0xDD>(d, e),
-            ];
-            let put = |line: usize, value| _mm512_store_si512(to.add(line + c).cast(), value);
-            put(0, _mm512_shuffle_i32x4::<0x88>(even[0], even[1]));
-            put(4, _mm512_shuffle_i32x4::<0x88>(odd[0], odd[1]));
-            put(8, _mm512_shuffle_i32x4::<0xDD>(even[0], even[1]));
-            put(12, _mm512_shuffle_i32x4::<0xDD>(odd[0], odd[1]));
-        }
-    }
-}
-
 /// Where sums of a span go.
 struct To {
     /// The first.
@@ -219,6 +179,12 @@ unsafe fn group<F: Format, const D: usize, const R: usize, const Q: usize>(
         // 34 bits.
         let mut highest = [_mm512_setzero_si512(); R];
         let mut products = [_mm512_setzero_si512(); R];
+        let lane = F::LANES[group];
+        if split::begins::<F, D>() {
+            for r in 0..R {
+                products[r] = _mm512_set1_epi32(word(r, Record::sums(D), lane));
+            }
+        }
         for digit in 0..D {
             if D == 3 && digit == 1 {
                 highest = products;
@@ -235,7 +201,6 @@ unsafe fn group<F: Format, const D: usize, const R: usize, const Q: usize>(
                 }
             }
         }
-        let lane = F::LANES[group];
         let factors = _mm512_load_ps(panel.add(FACTORS + lane).cast());
         let (line, lane) = match F::MINIMA {
             Minima::Offset => (FACTORS + lane, lane),
@@ -249,9 +214,11 @@ unsafe fn group<F: Format, const D: usize, const R: usize, const Q: usize>(
                 let highest = _mm512_cvtepi32_ps(highest[r]);
                 product = _mm512_fmadd_ps(highest, _mm512_set1_ps(65536.0), product);
             }
-            let sum = f32::from_bits(word(r, Record::sums(D), lane) as u32);
             sums[r] = _mm512_fmadd_ps(product, factors, sums[r]);
-            sums[r] = _mm512_fmadd_ps(minima, _mm512_set1_ps(sum), sums[r]);
+            if !split::begins::<F, D>() {
+                let sum = f32::from_bits(word(r, Record::sums(D), lane) as u32);
+                sums[r] = _mm512_fmadd_ps(minima, _mm512_set1_ps(sum), sums[r]);
+            }
         }
     }
 }

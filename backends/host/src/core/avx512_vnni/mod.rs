@@ -52,7 +52,7 @@ use self::super_blocks::{Iq4Xs, Q2K, Q3K, Q6K, Q45K, Tq2_0};
 use self::thirty_twos::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 use super::avx512::as_avx512;
 use super::digits::{Digits, Layout, Line};
-use super::{Avx512, Core, Grown, Panel};
+use super::{Avx512, Core, Panel};
 use crate::args::Fault;
 use crate::weight::{Elements, Matrix, Rows};
 
@@ -71,7 +71,7 @@ impl Core for Avx512Vnni {
         x: Rows<'_>,
         w: &Matrix<'_>,
         out: &mut [f32],
-        panel: &mut Grown<f32>,
+        panel: &mut Panel,
     ) -> Result<(), Fault> {
         Avx512::dots::<W>(x, w, out, panel)
     }
@@ -166,8 +166,10 @@ fn records<'d, F: Format, const D: usize>(
         format: F::TYPE,
         digits: D,
     };
-    digits.of(x, layout, count, |lines| {
+    let (lines, known) = digits.of(x, layout, count)?;
+    if !known {
         // SAFETY: as in `few_rows`.
-        unsafe { split::split::<F, D>(x, lines) }
-    })
+        unsafe { split::split::<F, D>(x, lines) };
+    }
+    Ok(lines)
 }

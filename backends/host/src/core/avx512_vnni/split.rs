@@ -38,6 +38,12 @@ const fn most(digits: usize) -> f32 {
     }
 }
 
+/// True if sums of products of 32 columns begin with the sums of a record, which are integers then:
+/// of one digit, whose sums nothing is multiplied with but factors.
+pub(super) const fn begins<F: Format, const D: usize>() -> bool {
+    D == 1 && matches!(F::MINIMA, Minima::Offset)
+}
+
 /// Records of all rows, the first span of each row before the second of any.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn split<F: Format, const D: usize>(x: Rows<'_>, to: &mut [Line]) {
@@ -87,7 +93,11 @@ unsafe fn span<F: Format, const D: usize>(values: &[f32; SPAN], to: *mut Line) {
                 whole = _mm512_srai_epi32::<8>(rounded);
             }
         }
-        *to.add(Record::sums(D)) = Line(by_lanes::<F>(sums).map(f32::to_bits));
+        let sums = by_lanes::<F>(sums);
+        *to.add(Record::sums(D)) = Line(match begins::<F, D>() {
+            true => sums.map(|sum| sum as i32 as u32),
+            false => sums.map(f32::to_bits),
+        });
         *to.add(Record::scale(D)) = Line([scale.to_bits(); 16]);
     }
 }
