@@ -281,8 +281,14 @@ const BY_ISA: &[&[KernelRow]] = &[
         (GroupedGateUp, "grouped_gate_up", by_experts),
         (ExpertLinear, "expert_linear", by_choices),
         (ExpertGateUp, "expert_gate_up", by_choices),
-        (AttendExpanded, "attend_expanded", by_expanded_heads),
     ],
+    &formats![(
+        AttendExpanded,
+        "attend_expanded",
+        "_avx512vnni",
+        AVX512_VNNI,
+        by_expanded_heads
+    ),],
     dense!("_avx512", AVX512),
     weightless!("_avx512", AVX512),
     vectors!(Norm, "norm", "_avx512", AVX512, by_rows),

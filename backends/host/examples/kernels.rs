@@ -75,8 +75,10 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         (512, 512),
         (512, 2048),
     ] {
-        attend(&*device, &filter, OpKind::AttendLatent, rows, cached)?;
-        attend(&*device, &filter, OpKind::AttendExpanded, rows, cached)?;
+        let attend = |what, op| attend(&*device, (what, &filter), op, rows, cached);
+        attend("attend", OpKind::AttendLatent)?;
+        attend("attend", OpKind::AttendExpanded)?;
+        attend("rough attend", OpKind::AttendExpanded)?;
     }
     steps(&*device, &filter)?;
     Ok(())
@@ -219,6 +221,15 @@ fn report(name: &str, shape: String, seconds: f64, bytes: f64, products: f64) {
     );
 }
 
+/// The flag of products that may be rounded, for a name that says so.
+fn rough(what: &str) -> u32 {
+    if what.starts_with("rough") {
+        flags::ROUGH
+    } else {
+        0
+    }
+}
+
 fn linear(
     device: &dyn Device,
     (what, filter): (&str, &str),
@@ -242,12 +253,7 @@ fn linear(
         x_stride: k,
         y_stride: n,
         row_count: n,
-        flags: flags::format_bits(dtype)
-            | if what.starts_with("rough") {
-                flags::ROUGH
-            } else {
-                0
-            },
+        flags: flags::format_bits(dtype) | rough(what),
         ..Params::default()
     };
     let (seconds, name) = bench.time(
@@ -333,8 +339,14 @@ fn head(
     Ok(())
 }
 
-fn attend(device: &dyn Device, filter: &str, op: OpKind, rows: u32, cached: u32) -> Result<()> {
-    if !"attend".contains(filter) {
+fn attend(
+    device: &dyn Device,
+    (what, filter): (&str, &str),
+    op: OpKind,
+    rows: u32,
+    cached: u32,
+) -> Result<()> {
+    if !what.contains(filter) {
         return Ok(());
     }
     let (heads, nope, rope, value, latent) = (16u32, 128u32, 64u32, 128u32, 512u32);
@@ -374,6 +386,7 @@ fn attend(device: &dyn Device, filter: &str, op: OpKind, rows: u32, cached: u32)
         latent,
         scale: 0.1,
         page_stride: pages,
+        flags: rough(what),
         ..Params::default()
     };
     let weight = if expanded { DType::Bf16 } else { DType::F32 };

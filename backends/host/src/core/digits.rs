@@ -3,7 +3,7 @@
 //! The pieces of a step that share rows of activations come to a thread one after the other:
 //! taking the rows apart once is enough. What is kept is known by where the rows lie, so it
 //! is forgotten when a step begins; rows outside of operands, which may change within a step,
-//! are never known.
+//! are never known, and have memory of their own.
 
 use hadal_device::DType;
 
@@ -30,6 +30,7 @@ pub(crate) struct Layout {
 pub(crate) struct Digits {
     known: Option<(Place, Layout)>,
     lines: Grown<Line>,
+    passing: Grown<Line>,
 }
 
 impl Digits {
@@ -47,10 +48,12 @@ impl Digits {
         layout: Layout,
         count: usize,
     ) -> Result<(&mut [Line], bool), Fault> {
-        let place = x.place().map(|place| (place, layout));
+        let Some(place) = x.place() else {
+            return Ok((self.passing.take(count)?, false));
+        };
         let lines = self.lines.take(count)?;
-        let known = place.is_some() && self.known == place;
-        self.known = place;
+        let known = self.known == Some((place, layout));
+        self.known = Some((place, layout));
         Ok((lines, known))
     }
 }

@@ -41,8 +41,10 @@ pub(crate) use lanes::Lanes;
 pub(crate) use neon::Neon;
 pub(crate) use scalar::Scalar;
 
+use std::ops::Range;
+
 use crate::args::Fault;
-use crate::weight::{Elements, Matrix, Rows};
+use crate::weight::{Elements, F32, Matrix, Rows};
 
 /// Memory of one thread that outlives a kernel, so that a warm loop allocates nothing.
 #[derive(Default)]
@@ -114,6 +116,34 @@ pub(crate) trait Core: 'static {
 
     /// `out[r * w.k + c] += sum_i p[r][i] * w[i][c]` for all rows of `p`; `p.k = w.rows`.
     fn mix<W: Elements>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]);
+
+    /// True if [`Core::rough_mix`] and [`Core::rough_dots`] are faster than what is exact.
+    const ROUGH: bool = false;
+
+    /// [`Core::mix`] of rows `some` of `p` and `f32` weights, both rounded to integers of twelve
+    /// bits or more with a scale for each 128 rows or fewer, if [`Core::ROUGH`].
+    fn rough_mix(
+        (p, some): (Rows<'_>, Range<usize>),
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        _panel: &mut Panel,
+    ) -> Result<(), Fault> {
+        Self::mix::<F32>(p.rows(some.start, some.len()), w, out);
+        Ok(())
+    }
+
+    /// `out[r * stride + i] = dot(x[r], w[i])` for `f32` weights, rounded like that.
+    fn rough_dots(
+        x: Rows<'_>,
+        w: &Matrix<'_>,
+        (out, stride): (&mut [f32], usize),
+        panel: &mut Panel,
+    ) -> Result<(), Fault> {
+        for r in 0..x.count {
+            Self::dots::<F32>(x.rows(r, 1), w, &mut out[r * stride..], panel)?;
+        }
+        Ok(())
+    }
 
     /// `gate[i] = silu(gate[i]) * up[i]`.
     fn swiglu(gate: &mut [f32], up: &[f32]);

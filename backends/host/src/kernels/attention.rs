@@ -17,21 +17,25 @@
 //! | eight heads share a page, and sixteen where there are rows enough | 0.67 | 18.3 | |
 //! | keys asked for 4 KiB ahead | 0.69 | 13.6 | |
 //!
+//! Where products may be rounded (`flags::ROUGH`), pairs of integers (`core/avx512_pairs`) take 66 of
+//! 98 ms for 512 rows at depth 2,048 on two cores of Zen 4.
+//!
 //! Papers: DeepSeek-V2 report, section 2.1; online softmax: Milakov and Gimelshein 2018.
 
 use std::ops::Range;
 
-use hadal_device::{PAGE, Params};
+use hadal_device::{PAGE, Params, flags};
 
 use super::at;
+use super::expanded::Expanded;
 use crate::args::{Args, Fault, Region, Steps};
-use crate::core::{Core, Grown, Scratch};
+use crate::core::{Core, Grown, Panel, Scratch};
 use crate::weight::{F32, Matrix, Rows, Weight};
 
-const PAGE_ROWS: usize = PAGE as usize;
-/// Values of the latents of a page that are multiplied together: 32 KiB, which a first-level
-/// cache holds.
-const TOGETHER: usize = 128;
+pub(super) const PAGE_ROWS: usize = PAGE as usize;
+/// Rows that see parts of a page that differ, and are multiplied together nevertheless: what all of
+/// them see at once, the rest for each by itself.
+const ABOUT: usize = 24;
 
 /// Sums over the positions seen so far, for each query.
 struct Online<'a> {
@@ -51,30 +55,38 @@ impl Online<'_> {
         self.mixed.fill(0.0);
     }
 
-    /// Adds positions: `scores` are those of whole queries, `stride` apart, the first
-    /// `values.rows` of which count, and are used up.
+    /// Adds positions: `scores` are those of whole queries, `stride` apart, and are used up. Query
+    /// `q` sees the first `seen(q)` of the positions, and all queries see `least`.
     fn add<C: Core>(
         &mut self,
         first: usize,
         (scores, stride): (&mut [f32], usize),
         scale: f32,
         values: &Matrix<'_>,
-    ) {
-        let queries = scores.len() / stride;
-        for (q, scores) in scores.chunks_exact_mut(stride).enumerate() {
-            let (q, scores) = (first + q, &mut scores[..values.rows]);
+        (least, seen): (usize, impl Fn(usize) -> Result<usize, Fault>),
+        rough: Option<&mut Panel>,
+    ) -> Result<(), Fault> {
+        let (queries, width) = (scores.len() / stride, self.width);
+        for (index, scores) in scores.chunks_exact_mut(stride).enumerate() {
+            let (q, seen) = (first + index, seen(index)?);
+            let scores = &mut scores[..seen];
             let most = C::scale(scores, scale).max(self.most[q]);
+            let mixed = &mut self.mixed[q * width..][..width];
             if most > self.most[q] {
                 let shrink = (self.most[q] - most).exp();
                 self.sum[q] *= shrink;
-                C::scale(&mut self.mixed[q * self.width..][..self.width], shrink);
+                C::scale(mixed, shrink);
                 self.most[q] = most;
             }
             self.sum[q] += C::exp(scores, most);
+            if seen > least {
+                let alone = Rows::packed(&scores[least..], 1, seen - least);
+                C::mix::<F32>(alone, &values.rows(least, seen - least)?, mixed);
+            }
         }
-        let weights = Rows::strided(scores, queries, values.rows, stride);
-        let mixed = &mut self.mixed[first * self.width..][..queries * self.width];
-        C::mix::<F32>(weights, values, mixed);
+        let weights = Rows::strided(scores, queries, least, stride);
+        let mixed = &mut self.mixed[first * width..][..queries * width];
+        mix::<C>((weights, 0..queries), &values.rows(0, least)?, mixed, rough)
     }
 
     /// The finished values of query `q`.
@@ -86,6 +98,20 @@ impl Online<'_> {
         }
         mixed
     }
+}
+
+/// `Core::mix` of rows `some` of `p`, or `Core::rough_mix` where there is memory for it.
+fn mix<C: Core>(
+    (p, some): (Rows<'_>, Range<usize>),
+    w: &Matrix<'_>,
+    out: &mut [f32],
+    rough: Option<&mut Panel>,
+) -> Result<(), Fault> {
+    if let Some(panel) = rough {
+        return C::rough_mix((p, some), w, out, panel);
+    }
+    C::mix::<F32>(p.rows(some.start, some.len()), w, out);
+    Ok(())
 }
 
 /// The cache of one layer, read page by page.
@@ -164,7 +190,14 @@ pub(super) fn attend_latent<C: Core>(
             let key = Matrix::floats(keys, count, width, width);
             C::dots::<F32>(q, &key, scores, &mut scratch.panel)?;
             let value = Matrix::floats(keys, count, latent, width);
-            online.add::<C>(0, (scores, count), p.scale, &value);
+            online.add::<C>(
+                0,
+                (scores, count),
+                p.scale,
+                &value,
+                (count, |_| Ok(count)),
+                None,
+            )?;
         }
         for (index, head) in heads.clone().enumerate() {
             let to = at(p.y_offset, row, p.y_stride) + at(0, head, p.y_head_stride);
@@ -215,6 +248,7 @@ pub(super) fn attend_expanded<C: Core, W: Weight>(
         online,
         scores,
         expanded,
+        rough: (C::ROUGH && p.flags & flags::ROUGH != 0).then_some(&mut scratch.panel),
     };
     head.attend::<C>()?;
     for row in rows.clone() {
@@ -252,7 +286,7 @@ fn room<'s>(
             n * PAGE_ROWS,
             nope * latent,
             latent * value,
-            (latent + rope) * PAGE_ROWS,
+            latent * PAGE_ROWS,
             (nope + rope) * PAGE_ROWS,
             PAGE_ROWS * value,
         ],
@@ -273,73 +307,6 @@ fn room<'s>(
     Ok((online, scores, expanded))
 }
 
-/// One head's keys and values of one page. Products that run along the columns need no sums across
-/// registers, which rows of a few hundred values would spend much time on.
-struct Expanded<'a> {
-    /// What expands keys, `[nope, latent]`.
-    for_keys: &'a mut [f32],
-    /// What expands values, `[latent, value]`.
-    for_values: &'a mut [f32],
-    /// The page, `[latent + rope, PAGE]`.
-    page: &'a mut [f32],
-    /// `[nope + rope, PAGE]`.
-    keys: &'a mut [f32],
-    /// `[PAGE, value]`.
-    values: &'a mut [f32],
-}
-
-impl Expanded<'_> {
-    /// Takes the weights of a head, the rows of `w` from `first` on; `row` has room for one.
-    fn weights<W: Weight>(&mut self, w: &Matrix<'_>, first: usize, row: &mut [f32]) {
-        let nope = self.for_keys.len() / w.k;
-        for (index, to) in self.for_keys.chunks_exact_mut(w.k).enumerate() {
-            W::decode_row(w, first + index, to);
-        }
-        let value = self.for_values.len() / w.k;
-        for index in 0..value {
-            W::decode_row(w, first + nope + index, row);
-            for (to, weight) in self.for_values.chunks_exact_mut(value).zip(&*row) {
-                to[index] = *weight;
-            }
-        }
-    }
-
-    /// Expands the `count` cache rows `stored`; keys beyond them become 0.
-    fn expand<C: Core>(&mut self, stored: &[f32], count: usize, p: &Params) {
-        let (latent, nope, value) = (p.latent as usize, p.nope as usize, p.value as usize);
-        let width = stored.len() / count;
-        turn(stored, width, self.page);
-        let (latents, rotated) = self.page.split_at(latent * PAGE_ROWS);
-        let (keys, rotated_keys) = self.keys.split_at_mut(nope * PAGE_ROWS);
-        rotated_keys.copy_from_slice(rotated);
-        let values = &mut self.values[..count * value];
-        keys.fill(0.0);
-        values.fill(0.0);
-        let for_keys = Rows::packed(self.for_keys, nope, latent);
-        let stored = Rows::packed(stored, count, width);
-        for first in (0..latent).step_by(TOGETHER) {
-            let some = TOGETHER.min(latent - first);
-            let latents = &latents[first * PAGE_ROWS..];
-            let latents = Matrix::floats(latents, some, PAGE_ROWS, PAGE_ROWS);
-            C::mix::<F32>(for_keys.columns(first, some), &latents, keys);
-            let weights = Matrix::floats(&self.for_values[first * value..], some, value, value);
-            C::mix::<F32>(stored.columns(first, some), &weights, values);
-        }
-    }
-}
-
-/// Turns rows of `width` values into columns of a page: `to[c][r] = from[r][c]`, 0 where there is
-/// no row `r`.
-fn turn(from: &[f32], width: usize, to: &mut [f32]) {
-    let rows = from.len() / width;
-    for (c, to) in to.chunks_exact_mut(PAGE_ROWS).enumerate() {
-        for (to, from) in to.iter_mut().zip(from.chunks_exact(width)) {
-            *to = from[c];
-        }
-        to[rows..].fill(0.0);
-    }
-}
-
 /// One head of a block of rows.
 struct Head<'a> {
     params: &'a Params,
@@ -350,6 +317,8 @@ struct Head<'a> {
     online: Online<'a>,
     scores: &'a mut [f32],
     expanded: Expanded<'a>,
+    /// Memory of a core where products may be rounded.
+    rough: Option<&'a mut Panel>,
 }
 
 impl Head<'_> {
@@ -365,7 +334,9 @@ impl Head<'_> {
                 let start = page * PAGE_ROWS;
                 let count = PAGE_ROWS.min(last + 1 - start);
                 let stored = self.cache.page(sequence, page, count)?;
-                self.expanded.expand::<C>(stored, count, self.params);
+                let rough = self.rough.as_deref_mut();
+                self.expanded
+                    .expand::<C>(stored, count, self.params, rough)?;
                 self.add_page::<C>(first..end, start, count)?;
             }
             first = end;
@@ -373,7 +344,8 @@ impl Head<'_> {
         Ok(())
     }
 
-    /// Adds the expanded page to the rows that see it, those together that see as much.
+    /// Adds the expanded page to the rows that see it: all those together that see as much, or
+    /// some that see about as much.
     fn add_page<C: Core>(
         &mut self,
         rows: Range<usize>,
@@ -382,26 +354,41 @@ impl Head<'_> {
     ) -> Result<(), Fault> {
         let p = self.params;
         let (key, value) = (p.nope as usize + p.rope as usize, p.value as usize);
+        let first = at(p.x_offset, self.rows.start, p.x_stride);
+        let first = first + at(0, self.index, p.x_head_stride);
+        let q = Rows::of(&self.q, first, self.rows.len(), key, p.x_stride as usize)?;
+        let seen = |row| seen_of_page(&self.cache.steps, row, start, count);
         let mut row = rows.start;
         while row < rows.end {
-            let seen = seen_of_page(&self.cache.steps, row, start, count)?;
+            let (mut least, mut most) = (seen(row)?, seen(row)?);
             let mut next = row + 1;
-            while next < rows.end && seen_of_page(&self.cache.steps, next, start, count)? == seen {
+            while next < rows.end {
+                let seen = seen(next)?;
+                if next - row >= ABOUT && (least, most) != (seen, seen) {
+                    break;
+                }
+                (least, most) = (least.min(seen), most.max(seen));
                 next += 1;
             }
-            if seen > 0 {
-                let first = at(p.x_offset, row, p.x_stride) + at(0, self.index, p.x_head_stride);
-                let q = Rows::of(&self.q, first, next - row, key, p.x_stride as usize)?;
+            if most > 0 {
                 // Whole registers: scores of what is not seen are made and not read.
-                let columns = seen.next_multiple_of(16);
+                let columns = most.next_multiple_of(16);
                 let scores = &mut self.scores[..(next - row) * columns];
                 scores.fill(0.0);
                 let keys = Matrix::floats(self.expanded.keys, key, columns, PAGE_ROWS);
-                C::mix::<F32>(q, &keys, scores);
-                let values = Matrix::floats(self.expanded.values, seen, value, value);
+                let some = row - self.rows.start..next - self.rows.start;
+                mix::<C>((q, some), &keys, scores, self.rough.as_deref_mut())?;
+                let values = Matrix::floats(self.expanded.values, most, value, value);
                 let first = row - self.rows.start;
-                self.online
-                    .add::<C>(first, (scores, columns), p.scale, &values);
+                let seen = (least, |query| seen(row + query));
+                self.online.add::<C>(
+                    first,
+                    (scores, columns),
+                    p.scale,
+                    &values,
+                    seen,
+                    self.rough.as_deref_mut(),
+                )?;
             }
             row = next;
         }

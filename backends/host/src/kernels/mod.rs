@@ -6,6 +6,7 @@
 //! stand in the kernel table of the shaders crate; a test resolves each.
 
 mod attention;
+mod expanded;
 mod experts;
 mod linear;
 mod order;
@@ -165,6 +166,9 @@ const KERNELS: &[&[HostKernel]] = &[
         "grouped_gate_up", 6 + 2, 0, experts::grouped_gate_up;
         "expert_linear", 5 + 1, 0, experts::expert_linear;
         "expert_gate_up", 6 + 2, 0, experts::expert_gate_up;
+    },
+    #[cfg(target_arch = "x86_64")]
+    formats! { "_avx512vnni", Features::AVX512_VNNI, Avx512Vnni;
         "attend_expanded", 5 + 1, 0, attention::attend_expanded;
     },
     #[cfg(target_arch = "x86_64")]

@@ -1,6 +1,6 @@
 //! `attend_latent`, `attend_expanded`, `cache_append`.
 
-use hadal_device::{DType, Inputs, OpKind, Params};
+use hadal_device::{DType, Inputs, OpKind, Params, flags};
 
 use crate::stage::*;
 
@@ -247,12 +247,12 @@ fn expanded(
             };
             let p = softmax(&seen.iter().map(|(k, _)| score(k)).collect::<Vec<_>>());
             // Expanded numbers are as large as a sum over the latent.
-            let off = shape.spread()
-                * tolerance(
-                    key + shape.latent,
-                    seen.len(),
-                    4.0 * (shape.latent as f64).sqrt(),
-                );
+            let bound = 4.0 * (shape.latent as f64).sqrt();
+            let mut off = shape.spread() * tolerance(key + shape.latent, seen.len(), bound);
+            if params.flags & flags::ROUGH != 0 {
+                // A few steps of the twelve bits that are left.
+                off += shape.spread() * bound * 3.0 / 2340.0;
+            }
             for c in 0..shape.value {
                 let mixed: f64 = p.iter().zip(seen).map(|(p, (_, v))| p * v[c]).sum();
                 want[(r * shape.heads + a) * shape.value + c] = Want::Near(mixed, off);
@@ -282,11 +282,14 @@ fn expanded_attention_rebuilds_keys_and_values_from_the_latent() {
                     y_head_stride: shape.value as u32,
                     ..params(shape, bucket)
                 };
-                let want = expanded(shape, &params, (&inputs, &cache, &w), &q);
-                let mut operands = vec![inputs.operand(), activations(&q), activations(&cache)];
-                operands.extend(w.whole());
-                operands.push(Operation::Out(want.len()));
-                check_all(OpKind::AttendExpanded, dtype, params, &operands, &[want]);
+                for flags in [0, flags::ROUGH] {
+                    let params = Params { flags, ..params };
+                    let want = expanded(shape, &params, (&inputs, &cache, &w), &q);
+                    let mut operands = vec![inputs.operand(), activations(&q), activations(&cache)];
+                    operands.extend(w.whole());
+                    operands.push(Operation::Out(want.len()));
+                    check_all(OpKind::AttendExpanded, dtype, params, &operands, &[want]);
+                }
             }
         }
     }

@@ -256,7 +256,10 @@ impl Lower<'_> {
         args: Vec<Arg>,
     ) -> hadal_device::Result<()> {
         let mut flags = params.flags | flags::format_bits(weight);
-        let rounds = weight.is_blocks() || weight.has_block_scales() || weight == DType::Bf16;
+        let rounds = weight.is_blocks()
+            || weight.has_block_scales()
+            || weight == DType::Bf16
+            || op == OpKind::AttendExpanded;
         if self.request.rough && rounds {
             flags |= flags::ROUGH;
         }

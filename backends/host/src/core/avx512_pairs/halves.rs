@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 
 use hadal_device::DType;
 
-use super::{Pairs, ROW};
+use super::many::{self, To};
+use super::{Pairs, ROW, sixteen};
 use crate::core::digits::Line;
 use crate::weight::BLOCK;
 
@@ -21,12 +22,11 @@ unsafe impl Pairs for Halves {
     unsafe fn tables() {}
 
     #[inline(always)]
-    unsafe fn activations(values: &[f32; BLOCK], to: &mut [Line; ROW]) -> f32 {
-        // SAFETY: the trait's contract; 128 floats are read and as many halves of them, four
-        // lines, written.
+    unsafe fn activations(from: &[f32], to: &mut [Line; ROW]) -> f32 {
+        // SAFETY: the trait's contract; 128 halves, four lines, are written.
         unsafe {
             for i in 0..BLOCK / 16 {
-                let halves = _mm512_cvtneps_pbh(_mm512_loadu_ps(values.as_ptr().add(16 * i)));
+                let halves = _mm512_cvtneps_pbh(sixteen(from, 16 * i));
                 let to = to.as_mut_ptr().cast::<__m256bh>().add(i);
                 to.write(halves);
             }
@@ -75,5 +75,27 @@ unsafe impl Pairs for Halves {
     unsafe fn total(sum: __m512i) -> __m512 {
         // SAFETY: the trait's contract.
         unsafe { _mm512_castsi512_ps(sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<const C: usize, const R: usize>(
+        panels: *const Line,
+        records: *const Line,
+        out: *mut f32,
+        to: To,
+    ) -> usize {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+        #[inline(never)]
+        unsafe fn alone<const C: usize, const R: usize>(
+            panels: *const Line,
+            records: *const Line,
+            out: *mut f32,
+            to: To,
+        ) -> usize {
+            // SAFETY: the caller's promise.
+            unsafe { many::tile::<Halves, C, R>(panels, records, out, to) }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { alone::<C, R>(panels, records, out, to) }
     }
 }

@@ -7,7 +7,8 @@ use std::arch::x86_64::*;
 
 use hadal_device::DType;
 
-use super::{Pairs, ROW};
+use super::many::{self, To};
+use super::{Pairs, ROW, sixteen};
 use crate::core::digits::Line;
 use crate::weight::{BLOCK, E4M3};
 
@@ -17,11 +18,11 @@ pub(crate) struct Integers;
 /// A weight of one.
 const UNIT: f32 = 16.0;
 /// The largest weight and the largest activation: a sum of 128 products stays within 31 bits.
-const MOST_WEIGHT: i32 = 448 * UNIT as i32;
+pub(super) const MOST_WEIGHT: i32 = 448 * UNIT as i32;
 const MOST: f32 = (i32::MAX / (BLOCK as i32 * MOST_WEIGHT)) as f32;
 /// Values below count as nothing where no larger one shares their scale: their reciprocals
 /// would be infinite.
-const LEAST: f32 = 1e-30;
+pub(super) const LEAST: f32 = 1e-30;
 
 /// Low and high bytes of the integers of the 128 magnitudes.
 static BYTES: [[u8; 128]; 2] = magnitude_bytes();
@@ -37,6 +38,14 @@ const fn magnitude_bytes() -> [[u8; 128]; 2] {
         code += 1;
     }
     bytes
+}
+
+impl Integers {
+    /// The first of the two columns of 128 that number `pair` of a register row is.
+    pub fn column(pair: usize) -> usize {
+        let (line, number) = (pair / 16, pair % 16);
+        64 * (line / 2) + 16 * (number / 4) + 8 * (line % 2) + 2 * (number % 4)
+    }
 }
 
 // SAFETY: AVX-512 F, BW, DQ, VL, VBMI and VNNI are used, here and below.
@@ -61,15 +70,14 @@ unsafe impl Pairs for Integers {
 
     /// A scale of NaN where one is an infinity or a NaN.
     #[inline(always)]
-    unsafe fn activations(values: &[f32; BLOCK], to: &mut [Line; ROW]) -> f32 {
-        // SAFETY: the trait's contract; 128 floats are read and 128 integers of 16 bits, four
-        // lines, written.
+    unsafe fn activations(from: &[f32], to: &mut [Line; ROW]) -> f32 {
+        // SAFETY: the trait's contract; 128 integers of 16 bits, four lines, are written.
         unsafe {
             let mut x = [_mm512_setzero_ps(); BLOCK / 16];
             // Magnitudes in order, NaN last.
             let mut largest = _mm512_setzero_si512();
             for (i, x) in x.iter_mut().enumerate() {
-                *x = _mm512_loadu_ps(values.as_ptr().add(16 * i));
+                *x = sixteen(from, 16 * i);
                 largest = _mm512_max_epu32(largest, _mm512_castps_si512(_mm512_abs_ps(*x)));
             }
             let largest = f32::from_bits(_mm512_reduce_max_epu32(largest));
@@ -135,6 +143,28 @@ unsafe impl Pairs for Integers {
     unsafe fn total(sum: __m512i) -> __m512 {
         // SAFETY: the trait's contract.
         unsafe { _mm512_cvtepi32_ps(sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<const C: usize, const R: usize>(
+        panels: *const Line,
+        records: *const Line,
+        out: *mut f32,
+        to: To,
+    ) -> usize {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+        #[inline(never)]
+        unsafe fn alone<const C: usize, const R: usize>(
+            panels: *const Line,
+            records: *const Line,
+            out: *mut f32,
+            to: To,
+        ) -> usize {
+            // SAFETY: the caller's promise.
+            unsafe { many::tile::<Integers, C, R>(panels, records, out, to) }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { alone::<C, R>(panels, records, out, to) }
     }
 }
 

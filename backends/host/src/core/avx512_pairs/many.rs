@@ -12,12 +12,12 @@ use crate::core::digits::Line;
 use crate::weight::{BLOCK, Elements, Matrix};
 
 /// Weight rows of a panel, and panels that are multiplied at once.
-const ROWS: usize = 16;
-const PANELS: usize = 2;
+pub(super) const ROWS: usize = 16;
+pub(super) const PANELS: usize = 2;
 /// Lines of a panel: two columns of all rows in each, then the factors of the rows.
-const PAIRS: usize = BLOCK / 2;
-const FACTORS: usize = PAIRS;
-const LINES: usize = PAIRS + 1;
+pub(super) const PAIRS: usize = BLOCK / 2;
+pub(super) const FACTORS: usize = PAIRS;
+pub(super) const LINES: usize = PAIRS + 1;
 
 /// How far ahead of the loads weights are asked for, in each row.
 const AHEAD: usize = 2 * BLOCK;
@@ -47,6 +47,7 @@ pub(super) unsafe fn dots<P: Pairs, W: Elements>(
                 stride: w.rows,
                 used,
                 fresh: block == 0,
+                pairs: pairs(w.k - block * BLOCK),
             };
             let out = &mut out[first..];
             // SAFETY: the caller's promise.
@@ -113,15 +114,26 @@ unsafe fn pack<P: Pairs, W: Elements>(
     }
 }
 
+/// Lines of a panel in which `columns` columns lie: all, or those of the first half.
+pub(super) fn pairs(columns: usize) -> usize {
+    if columns <= BLOCK / 2 {
+        PAIRS / 2
+    } else {
+        PAIRS
+    }
+}
+
 /// Where sums of a block go.
 #[derive(Clone, Copy)]
-struct To {
+pub(in crate::core) struct To {
     /// From one row of activations to the next.
-    stride: usize,
+    pub stride: usize,
     /// Weight rows that there are.
-    used: usize,
+    pub used: usize,
     /// Nothing is there yet.
-    fresh: bool,
+    pub fresh: bool,
+    /// Lines of a panel that are multiplied.
+    pub pairs: usize,
 }
 
 /// All rows of activations with `C` panels.
@@ -129,7 +141,7 @@ struct To {
 /// # Safety
 /// See [`Pairs`].
 #[inline(always)]
-unsafe fn all<P: Pairs, const C: usize>(
+pub(super) unsafe fn all<P: Pairs, const C: usize>(
     panels: &[Line],
     records: &[Line],
     count: usize,
@@ -137,7 +149,8 @@ unsafe fn all<P: Pairs, const C: usize>(
     to: To,
 ) {
     assert!(panels.len() >= C * LINES && records.len() >= count * RECORD);
-    assert!(to.used <= C * ROWS && out.len() >= count.saturating_sub(1) * to.stride + to.used);
+    assert!(to.pairs <= PAIRS && to.used <= C * ROWS);
+    assert!(out.len() >= count.saturating_sub(1) * to.stride + to.used);
     let mut r = 0;
     while r < count {
         let (panels, records) = (panels.as_ptr(), records[r * RECORD..].as_ptr());
@@ -145,11 +158,11 @@ unsafe fn all<P: Pairs, const C: usize>(
         // SAFETY: the caller's promise; rows r.. have records and outputs in each arm.
         unsafe {
             r += match count - r {
-                1 => tile::<P, C, 1>(panels, records, out, to),
-                2 | 3 => tile::<P, C, 2>(panels, records, out, to),
-                4..8 => tile::<P, C, 4>(panels, records, out, to),
-                8..12 => tile::<P, C, 8>(panels, records, out, to),
-                _ => tile::<P, C, 12>(panels, records, out, to),
+                1 => P::tile::<C, 1>(panels, records, out, to),
+                2 | 3 => P::tile::<C, 2>(panels, records, out, to),
+                4..8 => P::tile::<C, 4>(panels, records, out, to),
+                8..12 => P::tile::<C, 8>(panels, records, out, to),
+                _ => P::tile::<C, 12>(panels, records, out, to),
             };
         }
     }
@@ -160,7 +173,7 @@ unsafe fn all<P: Pairs, const C: usize>(
 /// # Safety
 /// See [`Pairs`]; there are lines of `C` panels, and records and outputs of `R` rows.
 #[inline(always)]
-unsafe fn tile<P: Pairs, const C: usize, const R: usize>(
+pub(super) unsafe fn tile<P: Pairs, const C: usize, const R: usize>(
     panels: *const Line,
     records: *const Line,
     out: *mut f32,
@@ -169,7 +182,7 @@ unsafe fn tile<P: Pairs, const C: usize, const R: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[_mm512_setzero_si512(); C]; R];
-        for pair in 0..PAIRS {
+        for pair in 0..to.pairs {
             let mut weights = [_mm512_setzero_si512(); C];
             for c in 0..C {
                 weights[c] = _mm512_load_si512(panels.add(c * LINES + pair).cast());

@@ -31,6 +31,7 @@ mod few;
 mod halves;
 mod integers;
 mod many;
+mod mixed;
 
 use std::arch::x86_64::*;
 
@@ -38,6 +39,7 @@ use hadal_device::DType;
 
 pub(super) use self::halves::Halves;
 pub(super) use self::integers::Integers;
+pub(super) use self::mixed::{dots, mix};
 use super::Panel;
 use super::digits::{Digits, Layout, Line};
 use crate::args::Fault;
@@ -63,8 +65,9 @@ pub(super) unsafe trait Pairs: 'static {
 
     unsafe fn tables() -> Self::Tables;
 
-    /// Writes 128 activations, in the order of [`Pairs::weights`]; returns what one counts.
-    unsafe fn activations(values: &[f32; BLOCK], to: &mut [Line; ROW]) -> f32;
+    /// Writes 128 activations, in the order of [`Pairs::weights`], of which `from` has the first
+    /// and the others are 0; returns what one counts.
+    unsafe fn activations(from: &[f32], to: &mut [Line; ROW]) -> f32;
 
     /// 64 weights at `from`, of which `count` can be read; those beyond are zeros. `worst` is
     /// what [`Pairs::are_numbers`] is asked at the end.
@@ -83,6 +86,30 @@ pub(super) unsafe trait Pairs: 'static {
 
     /// A sum as floats.
     unsafe fn total(sum: __m512i) -> __m512;
+
+    /// [`many::tile`] as a function of its own: among what else would be inlined beside it, its
+    /// loop gets too few registers.
+    ///
+    /// # Safety
+    /// See there.
+    unsafe fn tile<const C: usize, const R: usize>(
+        panels: *const Line,
+        records: *const Line,
+        out: *mut f32,
+        to: many::To,
+    ) -> usize;
+}
+
+/// Sixteen floats from number `first` on; 0 where there is none.
+///
+/// # Safety
+/// See [`Pairs`].
+#[inline(always)]
+unsafe fn sixteen(from: &[f32], first: usize) -> __m512 {
+    let left = from.len().saturating_sub(first).min(16);
+    let mask = (!0u32 << left) as u16 ^ !0;
+    // SAFETY: the caller's promise; masked floats are not read.
+    unsafe { _mm512_maskz_loadu_ps(mask, from.as_ptr().wrapping_add(first)) }
 }
 
 /// `Core::dots` for few rows of activations: weights stay in the registers they are taken apart in.
@@ -135,11 +162,9 @@ unsafe fn records<'d, P: Pairs>(x: Rows<'_>, digits: &'d mut Digits) -> Result<&
         for first in (0..x.k).step_by(BLOCK) {
             for (row, record) in (0..x.count).zip(&mut records) {
                 let part = &x.row(row)[first..x.k.min(first + BLOCK)];
-                let mut values = [0.0; BLOCK];
-                values[..part.len()].copy_from_slice(part);
                 let [lines @ .., scale] = record;
                 // SAFETY: the caller's promise.
-                let one = unsafe { P::activations(&values, lines) };
+                let one = unsafe { P::activations(part, lines) };
                 *scale = Line([one.to_bits(); 16]);
             }
         }

@@ -42,6 +42,8 @@ mod stored;
 mod super_blocks;
 mod thirty_twos;
 
+use std::ops::Range;
+
 use hadal_device::DType;
 
 use self::format::{Format, SPAN};
@@ -51,10 +53,11 @@ use self::stored::Stored;
 use self::super_blocks::{Iq4Xs, Q2K, Q3K, Q6K, Q45K, Tq2_0};
 use self::thirty_twos::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 use super::avx512::as_avx512;
+use super::avx512_pairs;
 use super::digits::{Digits, Layout, Line};
 use super::{Avx512, Core, Panel};
 use crate::args::Fault;
-use crate::weight::{Elements, Matrix, Rows};
+use crate::weight::{Elements, F32, Matrix, Rows};
 
 /// The AVX-512 core with products of integers.
 pub(crate) struct Avx512Vnni;
@@ -62,6 +65,8 @@ pub(crate) struct Avx512Vnni;
 /// Rows of activations from which a panel of weights pays: four rows of 1536 by 1024 Q4_K
 /// weights take 126 us with it and 153 without.
 const MANY_ROWS: usize = 4;
+/// Rows of factors from which rounded ones pay.
+const MIXED_ROWS: usize = 12;
 /// Length of a sum from which two digits are enough for many rows: of shorter ones, roundings
 /// of 16 bits do not average out below those of `f32`.
 const LONG: usize = 512;
@@ -109,6 +114,52 @@ impl Core for Avx512Vnni {
             _ => return Err(NO_BLOCKS),
         };
         product(x, w, out, panel)
+    }
+
+    const ROUGH: bool = true;
+
+    fn rough_mix(
+        (p, some): (Rows<'_>, Range<usize>),
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        panel: &mut Panel,
+    ) -> Result<(), Fault> {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+        fn rough(
+            p: (Rows<'_>, Range<usize>),
+            w: &Matrix<'_>,
+            out: &mut [f32],
+            panel: &mut Panel,
+        ) -> Result<(), Fault> {
+            // SAFETY: compiled for the instruction set, see below.
+            unsafe { avx512_pairs::mix(p, w, out, panel) }
+        }
+        if some.len() < MIXED_ROWS {
+            Avx512::mix::<F32>(p.rows(some.start, some.len()), w, out);
+            return Ok(());
+        }
+        // SAFETY: as in `few_rows`.
+        unsafe { rough((p, some), w, out, panel) }
+    }
+
+    fn rough_dots(
+        x: Rows<'_>,
+        w: &Matrix<'_>,
+        out: (&mut [f32], usize),
+        panel: &mut Panel,
+    ) -> Result<(), Fault> {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+        fn rough(
+            x: Rows<'_>,
+            w: &Matrix<'_>,
+            out: (&mut [f32], usize),
+            panel: &mut Panel,
+        ) -> Result<(), Fault> {
+            // SAFETY: compiled for the instruction set, see below.
+            unsafe { avx512_pairs::dots(x, w, out, panel) }
+        }
+        // SAFETY: as in `few_rows`.
+        unsafe { rough(x, w, out, panel) }
     }
 
     as_avx512!();
