@@ -5,9 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hadal_device::{
-    Backend, DeviceInfo, DeviceKind, Features, KernelRow, Limits, PipelineId, Problem, select,
+    Backend, DeviceInfo, DeviceKind, Features, KernelRow, Limits, PipelineId, Problem, Step, flags,
+    select,
 };
-use hadal_graph::{ActScale, Dtypes, Form, MoeForm, Request, Target, WorkLimit, lower, optimise};
+use hadal_graph::{
+    ActScale, Dtypes, Form, Lowered, MoeForm, Request, Target, WorkLimit, lower, optimise,
+};
 use hadal_models::Outputs;
 use hadal_tests::checkpoint::Family;
 use hadal_weights::{Checkpoint, Declared, Placement};
@@ -102,6 +105,27 @@ fn special(
     form: Form,
     (quantise, limit): (Option<ActScale>, Option<WorkLimit>),
 ) -> String {
+    let lowered = lowered(info, family, (bucket, form), (quantise, limit), false);
+    let slots: Vec<String> = lowered
+        .slots
+        .iter()
+        .map(|slot| format!("{slot:?}"))
+        .collect();
+    format!(
+        "{}slots {}\nscratch {} bytes\n",
+        lowered.program,
+        slots.join(" "),
+        lowered.scratch_bytes
+    )
+}
+
+fn lowered(
+    info: &DeviceInfo,
+    family: Family,
+    (bucket, form): (u32, Form),
+    (quantise, limit): (Option<ActScale>, Option<WorkLimit>),
+    rough: bool,
+) -> Lowered {
     let file = ("m".to_string(), Arc::new(family.safetensors(7)) as _);
     let source = Checkpoint::from_pages(vec![file]).expect("the small checkpoint opens");
     let dtypes = |name: &str| {
@@ -135,7 +159,7 @@ fn special(
         cache_rows: 64,
         context: 128,
         moe: MoeForm::Auto,
-        rough: false,
+        rough,
         limit,
     };
     let mut next = 0;
@@ -143,19 +167,7 @@ fn special(
         next += 1;
         Ok(PipelineId(next))
     };
-    let lowered =
-        lower(&graph, request, table, info, &placement, &mut pipelines).expect("it lowers");
-    let slots: Vec<String> = lowered
-        .slots
-        .iter()
-        .map(|slot| format!("{slot:?}"))
-        .collect();
-    format!(
-        "{}slots {}\nscratch {} bytes\n",
-        lowered.program,
-        slots.join(" "),
-        lowered.scratch_bytes
-    )
+    lower(&graph, request, table, info, &placement, &mut pipelines).expect("it lowers")
 }
 
 fn check(name: &str, text: &str) {
@@ -245,4 +257,29 @@ fn a_step_of_codes_quantises_with_the_norm() {
         "cuda_codes.txt",
         &special(&coded, Family::V3Fp8, 32, Form::Absorbed, (quantise, None)),
     );
+}
+
+#[test]
+fn where_activations_may_be_rounded_routers_still_see_them_exactly() {
+    let lowered = lowered(
+        &plain_host(),
+        Family::V3,
+        (8, Form::Absorbed),
+        (None, None),
+        true,
+    );
+    let mut rounded = 0;
+    for step in &lowered.program.steps {
+        let Step::Dispatch(dispatch) = step else {
+            continue;
+        };
+        let rough = dispatch.params.flags & flags::ROUGH != 0;
+        rounded += u32::from(rough);
+        assert!(
+            !(rough && dispatch.label.ends_with("mlp.gate")),
+            "{}",
+            dispatch.label
+        );
+    }
+    assert!(rounded > 10, "{rounded} products may be rounded");
 }

@@ -65,12 +65,21 @@ pub fn lower(
         concats: HashMap::new(),
         cache_rows: HashMap::new(),
         passed_over: HashSet::new(),
+        routed: graph
+            .nodes
+            .iter()
+            .filter(|node| matches!(node.op, Op::Route(_)))
+            .flat_map(|node| node.inputs.iter().copied())
+            .collect(),
+        exact: false,
         scope: String::new(),
     };
     lower.find_cache_rows();
     lower.find_destinations();
     for index in 0..graph.nodes.len() {
-        let value = lower.node(ValueId(index as u32))?;
+        let value = ValueId(index as u32);
+        lower.exact = lower.routed.contains(&value);
+        let value = lower.node(value)?;
         lower.values.push(value);
     }
     lower.finish()
@@ -129,6 +138,11 @@ struct Lower<'a> {
     cache_rows: HashMap<ValueId, CacheRow>,
     /// Values that are never made, because their readers do without.
     passed_over: HashSet<ValueId>,
+    /// What routers choose by: among scores that lie close to each other rounding would choose
+    /// other experts.
+    routed: HashSet<ValueId>,
+    /// What is being lowered must not be rounded.
+    exact: bool,
     scope: String,
 }
 
@@ -260,7 +274,7 @@ impl Lower<'_> {
             || weight.has_block_scales()
             || weight == DType::Bf16
             || op == OpKind::AttendExpanded;
-        if self.request.rough && rounds {
+        if self.request.rough && rounds && !self.exact {
             flags |= flags::ROUGH;
         }
         let params = Params { flags, ..params };

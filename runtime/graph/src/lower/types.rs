@@ -22,7 +22,7 @@ pub struct Request {
     pub context: u32,
     /// How experts read their tokens.
     pub moe: MoeForm,
-    /// Activations may be rounded ([`hadal_device::flags::ROUGH`]).
+    /// Activations may be rounded ([`hadal_device::flags::ROUGH`]), but for the router.
     pub rough: bool,
     /// Dispatches of more work are cut where they can be; `None`: only where a binding's
     /// limit demands it.

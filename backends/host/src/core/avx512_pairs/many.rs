@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::{Pairs, RECORD, ROW};
 use crate::args::Fault;
 use crate::core::Grown;
+use crate::core::ahead::Ahead;
 use crate::core::avx512::transpose;
 use crate::core::digits::Line;
 use crate::weight::{BLOCK, Elements, Matrix};
@@ -19,7 +20,7 @@ pub(super) const PAIRS: usize = BLOCK / 2;
 pub(super) const FACTORS: usize = PAIRS;
 pub(super) const LINES: usize = PAIRS + 1;
 
-/// How far ahead of the loads weights are asked for, in each row.
+/// How far ahead of the loads weights are asked for, in columns of each row.
 const AHEAD: usize = 2 * BLOCK;
 
 /// Products of all rows; records of the `count` rows of a block lie one after the other.
@@ -83,6 +84,8 @@ unsafe fn pack<P: Pairs, W: Elements>(
     let mut factors = [0.0f32; ROWS];
     let first = block * BLOCK;
     let count = BLOCK.min(w.k - first);
+    // The rows after those that share panels come next.
+    let next = Ahead::new(PANELS * ROWS, w.row_bytes, AHEAD * W::BYTES).at(first * W::BYTES);
     // SAFETY: the caller's promise; so many weights are left of each row, lines of a row are
     // written, and sixteen lines are read, as many apart as a row has, and as many written.
     unsafe {
@@ -93,8 +96,8 @@ unsafe fn pack<P: Pairs, W: Elements>(
             for half in 0..2 {
                 let from = from.wrapping_add(64 * half * W::BYTES);
                 for line in 0..W::BYTES {
-                    let ahead = from.wrapping_add(AHEAD * W::BYTES + 64 * line);
-                    _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                    let asked = from.wrapping_add(next + 64 * line);
+                    _mm_prefetch::<_MM_HINT_T1>(asked.cast());
                 }
                 let left = count.saturating_sub(64 * half);
                 let weights = P::weights(&tables, from, left, &mut worst);
