@@ -143,17 +143,10 @@ super::vector_core::vector_core!(
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 );
 
-/// What cores with more instructions leave to this one: everything but products.
+/// What cores with more instructions leave to this one: everything but `dots`, `block_dots` and
+/// `mix`.
 macro_rules! as_avx512 {
     () => {
-        fn mix<W: crate::weight::Elements>(
-            p: crate::weight::Rows<'_>,
-            w: &crate::weight::Matrix<'_>,
-            out: &mut [f32],
-        ) {
-            crate::core::Avx512::mix::<W>(p, w, out);
-        }
-
         fn swiglu(gate: &mut [f32], up: &[f32]) {
             crate::core::Avx512::swiglu(gate, up);
         }

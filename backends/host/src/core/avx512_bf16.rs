@@ -49,5 +49,9 @@ impl Core for Avx512Bf16 {
         Avx512::block_dots(x, w, out, panel)
     }
 
+    fn mix<W: Elements>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]) {
+        Avx512::mix::<W>(p, w, out);
+    }
+
     as_avx512!();
 }

@@ -16,6 +16,8 @@
 //!
 //! The first-level cache waits for some 24 lines at once, 1.5 KB; at 130 ns each that is 12 GB/s.
 
+mod mix;
+
 use std::arch::x86_64::*;
 
 use hadal_device::DType;
@@ -89,6 +91,15 @@ impl Core for Avx512Vbmi {
         panel: &mut Panel,
     ) -> Result<(), Fault> {
         Avx512::block_dots(x, w, out, panel)
+    }
+
+    fn mix<W: Elements>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]) {
+        if W::DTYPE != DType::F8E4M3 || p.count > FEW {
+            return Avx512::mix::<W>(p, w, out);
+        }
+        assert!(out.len() >= p.count * w.k && p.k == w.rows);
+        // SAFETY: as in `dots`.
+        unsafe { mix::few::<W>(p, w, out) }
     }
 
     as_avx512!();

@@ -162,6 +162,10 @@ impl Core for Avx512Vnni {
         unsafe { rough(x, w, out, panel) }
     }
 
+    fn mix<W: Elements>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]) {
+        Avx512::mix::<W>(p, w, out);
+    }
+
     as_avx512!();
 }
 
