@@ -191,6 +191,10 @@ pub(super) fn four_totals([a, b, c, d]: [__m512; 4]) -> __m128 {
 /// # Safety
 /// Sixteen lines can be read and written.
 #[target_feature(enable = "avx512f")]
+#[allow(
+    clippy::needless_range_loop,
+    reason = "a number of a column is an index of several arrays of registers"
+)]
 pub(super) unsafe fn transpose(from: *const Line, step: usize, to: *mut Line) {
     // SAFETY: the caller's promise.
     unsafe {

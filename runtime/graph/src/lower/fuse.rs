@@ -25,6 +25,30 @@ pub(super) struct CacheRow {
 }
 
 impl Lower<'_> {
+    /// Parts of a concatenation that are made by a kernel and read by nobody else need no
+    /// copy: their kernel writes into the concatenation.
+    pub(super) fn find_destinations(&mut self) {
+        let uses = self.graph.uses();
+        for (index, node) in self.graph.nodes.iter().enumerate() {
+            if node.op != Op::Concat {
+                continue;
+            }
+            let mut first = 0;
+            for &part in &node.inputs {
+                let made = self.graph.node(part);
+                let kernel = matches!(
+                    made.op,
+                    Op::Norm { .. } | Op::Rope | Op::HeadLinear { .. } | Op::Linear
+                );
+                if kernel && uses[part.0 as usize] == 1 {
+                    self.destinations
+                        .insert(part, (ValueId(index as u32), first));
+                }
+                first += last_dim(made);
+            }
+        }
+    }
+
     pub(super) fn runs(&self, problem: &Problem) -> bool {
         select(self.table, self.info, problem).is_ok()
     }

@@ -147,30 +147,6 @@ struct Lower<'a> {
 }
 
 impl Lower<'_> {
-    /// Parts of a concatenation that are made by a kernel and read by nobody else need no
-    /// copy: their kernel writes into the concatenation.
-    fn find_destinations(&mut self) {
-        let uses = self.graph.uses();
-        for (index, node) in self.graph.nodes.iter().enumerate() {
-            if node.op != Op::Concat {
-                continue;
-            }
-            let mut first = 0;
-            for &part in &node.inputs {
-                let made = self.graph.node(part);
-                let kernel = matches!(
-                    made.op,
-                    Op::Norm { .. } | Op::Rope | Op::HeadLinear { .. } | Op::Linear
-                );
-                if kernel && uses[part.0 as usize] == 1 {
-                    self.destinations
-                        .insert(part, (ValueId(index as u32), first));
-                }
-                first += last_dim(made);
-            }
-        }
-    }
-
     /// The slot of a use, made on first sight.
     fn slot(&mut self, wanted: SlotUse) -> Slot {
         let found = self.slots.iter().position(|slot| *slot == wanted);

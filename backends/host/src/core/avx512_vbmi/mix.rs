@@ -45,6 +45,10 @@ fn rows<W: Elements, const R: usize, const G: usize>(
 
 /// `R` rows of `p` and up to `G` times 64 columns from `first` on.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
+#[allow(
+    clippy::needless_range_loop,
+    reason = "a number of a row is an index of several arrays"
+)]
 fn columns<W: Elements, const R: usize, const G: usize>(
     p: [&[f32]; R],
     w: &Matrix<'_>,
