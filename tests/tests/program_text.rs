@@ -268,18 +268,18 @@ fn where_activations_may_be_rounded_routers_still_see_them_exactly() {
         (None, None),
         true,
     );
-    let mut rounded = 0;
+    let (mut rounded, mut routers) = (0, 0);
     for step in &lowered.program.steps {
         let Step::Dispatch(dispatch) = step else {
             continue;
         };
         let rough = dispatch.params.flags & flags::ROUGH != 0;
         rounded += u32::from(rough);
-        assert!(
-            !(rough && dispatch.label.ends_with("mlp.gate")),
-            "{}",
-            dispatch.label
-        );
+        if dispatch.label.ends_with("mlp.gate") {
+            routers += 1;
+            assert!(!rough, "{}", dispatch.label);
+        }
     }
     assert!(rounded > 10, "{rounded} products may be rounded");
+    assert_eq!(routers, 1);
 }

@@ -185,7 +185,7 @@ impl<'a> Operands<'a> {
         self.format
     }
 
-    /// Activations may be rounded to 8 bits.
+    /// Activations may be rounded (`flags::ROUGH`).
     pub fn rough(&self) -> bool {
         self.rough
     }

@@ -129,7 +129,12 @@ fn has_avx512_bf16() -> bool {
 /// were measured to be slower.
 #[cfg(target_arch = "x86_64")]
 fn has_fast_bf16() -> bool {
-    let leaf = std::arch::x86_64::__cpuid(0);
+    #[allow(
+        unused_unsafe,
+        reason = "the oldest compilers that build this ask for it"
+    )]
+    // SAFETY: every processor of 64 bits has the instruction.
+    let leaf = unsafe { std::arch::x86_64::__cpuid(0) };
     let vendor = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes);
     vendor.as_flattened() == b"AuthenticAMD"
 }

@@ -28,16 +28,20 @@ impl Core for Avx512Bf16 {
             w: &Matrix<'_>,
             out: &mut [f32],
             panel: &mut Panel,
-        ) -> Result<(), Fault> {
+        ) -> Result<bool, Fault> {
             // SAFETY: compiled for the instruction set, see below.
             unsafe { avx512_pairs::many::<Halves, W>(x, w, out, panel) }
         }
-        if W::DTYPE != DType::Bf16 || !w.rough || x.count <= FEW {
-            return Avx512::dots::<W>(x, w, out, panel);
-        }
         // SAFETY: `HostDevice::pipeline` gives out kernels of this core only on a processor
         // whose features were detected.
-        unsafe { rough::<W>(x, w, out, panel) }
+        let rounded = W::DTYPE == DType::Bf16
+            && w.rough
+            && x.count > FEW
+            && unsafe { rough::<W>(x, w, out, panel) }?;
+        match rounded {
+            true => Ok(()),
+            false => Avx512::dots::<W>(x, w, out, panel),
+        }
     }
 
     fn block_dots(

@@ -60,7 +60,7 @@ impl Core for Avx512Vbmi {
             w: &Matrix<'_>,
             out: &mut [f32],
             panel: &mut Panel,
-        ) -> Result<(), Fault> {
+        ) -> Result<bool, Fault> {
             // SAFETY: compiled for the instruction set, see below.
             unsafe {
                 match x.count <= FEW_ROUGH {
@@ -69,19 +69,21 @@ impl Core for Avx512Vbmi {
                 }
             }
         }
-        let rounds = w.rough && x.count > FEW_EXACT;
-        if W::DTYPE != DType::F8E4M3 || x.count > FEW && !rounds {
+        // SAFETY: `HostDevice::pipeline` gives out kernels of this core only on a processor
+        // whose features were detected, VNNI among them (`Isa::Avx512Vbmi`); here and below.
+        let rounded = W::DTYPE == DType::F8E4M3
+            && w.rough
+            && x.count > FEW_EXACT
+            && unsafe { rough::<W>(x, w, out, panel) }?;
+        if rounded {
+            return Ok(());
+        }
+        if W::DTYPE != DType::F8E4M3 || x.count > FEW {
             return Avx512::dots::<W>(x, w, out, panel);
         }
         assert!(out.len() >= x.count * w.rows && x.k == w.k);
-        // SAFETY: `HostDevice::pipeline` gives out kernels of this core only on a processor
-        // whose features were detected, VNNI among them (`Isa::Avx512Vbmi`).
-        unsafe {
-            match rounds {
-                true => rough::<W>(x, w, out, panel),
-                false => few::<W>(x, w, out, &mut panel.floats),
-            }
-        }
+        // SAFETY: see above.
+        unsafe { few::<W>(x, w, out, &mut panel.floats) }
     }
 
     fn block_dots(

@@ -53,6 +53,7 @@ impl Digits {
         };
         let lines = self.lines.take(count)?;
         let known = self.known == Some((place, layout));
+        // If filling them ends early, so does the step, and the next one forgets them.
         self.known = Some((place, layout));
         Ok((lines, known))
     }

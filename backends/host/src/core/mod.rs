@@ -66,9 +66,9 @@ pub(crate) struct Scratch {
 pub(crate) struct Panel {
     /// Weights as floats.
     pub floats: Grown<f32>,
-    /// Activations as integers.
+    /// Activations as integers or BF16.
     pub digits: Digits,
-    /// Weights as integers.
+    /// Weights as integers or BF16.
     pub lines: Grown<digits::Line>,
 }
 

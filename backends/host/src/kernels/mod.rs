@@ -126,7 +126,7 @@ macro_rules! special_products {
     ($($name:literal, $operands:literal + $weights:literal, $optional:expr, $($path:ident)::+;)*) => {
         &[$(
             formats!(@ $name, "bf16", "_avx512bf16", Features::AVX512_BF16, $operands, $optional, $($path)::+::<Avx512Bf16, Bf16>),
-            formats!(@ $name, "f8", "_avx512vbmi", Features::AVX512_VBMI, $operands + $weights, $optional, $($path)::+::<Avx512Vbmi, E4m3>),
+            formats!(@ $name, "f8", "_avx512vbmi", Features::AVX512_VBMI.with(Features::AVX512_VNNI), $operands + $weights, $optional, $($path)::+::<Avx512Vbmi, E4m3>),
             formats!(@ $name, "blocks", "_avx512vnni", Features::AVX512_VNNI, $operands, $optional, $($path)::+::<Avx512Vnni, Blocks>),
         )*]
     };

@@ -19,6 +19,11 @@ fn steps() -> Vec<Vec<(u32, u32)>> {
             .chain((0..9).map(|p| (0, 3 + p)))
             .chain([(1, 7)])
             .collect(),
+        // Before the end of a page and after it, the other way round, behind another sequence.
+        (0..15)
+            .map(|p| (0, p))
+            .chain((40..80).rev().map(|p| (1, p)))
+            .collect(),
     ]
 }
 

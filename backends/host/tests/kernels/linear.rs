@@ -164,12 +164,13 @@ fn gate_up_multiplies_the_silu_of_one_product_by_the_other() {
 }
 
 /// (rows, heads, head_rows, head_first, used rows, latent)
-const HEADS: [(usize, usize, usize, usize, usize, usize); 5] = [
+const HEADS: [(usize, usize, usize, usize, usize, usize); 6] = [
     (1, 2, 40, 0, 24, 64),
     (1, 3, 40, 24, 16, 130),
     (3, 4, 37, 5, 30, 200),
     (17, 2, 256, 128, 128, 33),
     (6, 1, 9, 1, 7, 515),
+    (1, 2, 140, 3, 130, 600),
 ];
 
 #[test]
@@ -282,15 +283,17 @@ fn rounding(row: &[f32], w: &Weights, i: usize, c: usize) -> f64 {
 #[test]
 fn activations_of_fp8_and_bf16_weights_may_be_rounded() {
     let mut random = Random(9);
-    // Less than a panel and more, several blocks of scales, every tile of rows.
+    // Less than a panel and more, several blocks of scales, every tile of rows, ends of blocks in
+    // both halves. Few columns of a last block could all be too small to be rounded.
     let shapes = [
         (3, 300, 40),
-        (4, 130, 7),
+        (4, 127, 7),
+        (4, 200, 130),
         (9, 128, 16),
-        (12, 1, 150),
-        (17, 259, 45),
+        (12, 40, 50),
+        (17, 200, 45),
         (27, 64, 150),
-        (150, 520, 33),
+        (150, 551, 33),
     ];
     for (rows, k, n, dtype) in shapes
         .into_iter()
@@ -321,22 +324,79 @@ fn activations_of_fp8_and_bf16_weights_may_be_rounded() {
                 });
             }
         }
-        let params = Params {
-            rows: rows as u32,
-            count_word: Inputs::TOKENS,
-            count_scale: 1,
-            n: n as u32,
-            k: k as u32,
-            x_stride: k as u32,
-            y_stride: n as u32,
-            row_count: n as u32,
-            flags: flags::ROUGH,
-            ..Params::default()
-        };
-        let mut operands = vec![StepInputs::rows(rows, rows).operand(), activations(&x)];
-        operands.extend(w.whole());
-        operands.push(Operation::Out(want.len()));
-        check_all(OpKind::Linear, dtype, params, &operands, &[want]);
+        check_rounded((rows, k, n), &x, &w, want);
+    }
+}
+
+/// A product that may be rounded, all rows of which are real.
+fn check_rounded((rows, k, n): (usize, usize, usize), x: &[f32], w: &Weights, want: Vec<Want>) {
+    let params = Params {
+        rows: rows as u32,
+        count_word: Inputs::TOKENS,
+        count_scale: 1,
+        n: n as u32,
+        k: k as u32,
+        x_stride: k as u32,
+        y_stride: n as u32,
+        row_count: n as u32,
+        flags: flags::ROUGH,
+        ..Params::default()
+    };
+    let mut operands = vec![StepInputs::rows(rows, rows).operand(), activations(x)];
+    operands.extend(w.whole());
+    operands.push(Operation::Out(want.len()));
+    check_all(OpKind::Linear, w.dtype, params, &operands, &[want]);
+}
+
+#[test]
+fn the_largest_fp8_weights_and_activations_do_not_overflow() {
+    let mut random = Random(10);
+    for (rows, k, one) in [(4, 128, 1.0), (16, 256, -1.0)] {
+        let n = 20;
+        let mut w = Weights::random(&mut random, DType::F8E4M3, n, k);
+        w.set_codes(|_| 0x7E);
+        let x = vec![one; rows * k];
+        let sums = (0..rows * n).map(|at| dot(&x[..k], &w, at % n));
+        // An activation and a weight are whole steps: nothing is rounded but by floats.
+        let want = sums
+            .map(|sum| Want::Near(sum.value, 4.0 * sum.error()))
+            .collect();
+        check_rounded((rows, k, n), &x, &w, want);
+    }
+}
+
+#[test]
+fn small_fp8_weights_beside_a_large_one_are_rounded_to_the_nearest_sixteenth() {
+    let mut random = Random(11);
+    for rows in [4, 16] {
+        let (k, n) = (2, 127);
+        let mut w = Weights::random(&mut random, DType::F8E4M3, n, k);
+        w.set_codes(|at| if at % 2 == 0 { 0x7E } else { (at / 2) as u8 });
+        let x: Vec<f32> = (0..rows * k).map(|at| (at % 2) as f32).collect();
+        let want = (0..rows * n)
+            .map(|at| Want::Near(w.at(at % n, 1), 1.001 / 32.0 * f64::from(w.scales[0])))
+            .collect();
+        check_rounded((rows, k, n), &x, &w, want);
+    }
+}
+
+#[test]
+fn fp8_weights_that_rounding_would_ruin_are_multiplied_exactly() {
+    let mut random = Random(12);
+    for (rows, k, n) in [(4, 300, 30), (20, 300, 30)] {
+        let mut w = Weights::random(&mut random, DType::F8E4M3, n, k);
+        // In one row, and there in its second block alone: below 4.
+        let mut small = Random(13);
+        let codes: Vec<u8> = w.bytes.clone();
+        w.set_codes(|at| match at / k == 17 && (128..256).contains(&(at % k)) {
+            true => small.below(0x48) as u8,
+            false => codes[at],
+        });
+        let x = random.floats(rows * k);
+        let want = (0..rows * n)
+            .map(|at| dot(&x[at / n * k..][..k], &w, at % n).want())
+            .collect();
+        check_rounded((rows, k, n), &x, &w, want);
     }
 }
 

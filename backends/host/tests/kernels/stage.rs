@@ -97,6 +97,16 @@ impl Weights {
         self.values[row * self.k + column]
     }
 
+    /// Other codes of FP8 weights, by their place; scales stay.
+    pub fn set_codes(&mut self, mut code: impl FnMut(usize) -> u8) {
+        let columns = self.k.div_ceil(128);
+        for at in 0..self.bytes.len() {
+            self.bytes[at] = code(at);
+            let scale = self.scales[at / self.k / 128 * columns + at % self.k / 128];
+            self.values[at] = f64::from(e4m3_to_f32(self.bytes[at])) * f64::from(scale);
+        }
+    }
+
     /// Rows `first..first + count`, with the scales of the whole tensor.
     pub fn shard(&self, first: usize, count: usize) -> Vec<Operation> {
         let row = self.dtype.row_bytes(self.k as u64) as usize;

@@ -246,11 +246,20 @@ impl Lower<'_> {
         args: Vec<Arg>,
     ) -> hadal_device::Result<()> {
         let mut flags = params.flags | flags::format_bits(weight);
-        let rounds = weight.is_blocks()
-            || weight.has_block_scales()
-            || weight == DType::Bf16
-            || op == OpKind::AttendExpanded;
-        if self.request.rough && rounds && !self.exact {
+        use OpKind::*;
+        let product = matches!(
+            op,
+            Linear
+                | GateUp
+                | HeadLinear
+                | GroupedLinear
+                | GroupedGateUp
+                | ExpertLinear
+                | ExpertGateUp
+                | NormLinear
+                | AttendExpanded
+        );
+        if self.request.rough && product && !self.exact {
             flags |= flags::ROUGH;
         }
         let params = Params { flags, ..params };

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Pairs, RECORD, ROW};
+use super::{Pairs, RECORD, ROW, Wrong};
 use crate::args::Fault;
 use crate::core::ahead::Ahead;
 use crate::core::digits::Line;
@@ -21,7 +21,8 @@ struct Activations<'a> {
     step: usize,
 }
 
-/// Products of all rows; records of the `count` rows of a block lie one after the other.
+/// Products of all rows; records of the `count` rows of a block lie one after the other. False
+/// where of some weights too few bits would be left.
 ///
 /// # Safety
 /// See [`Pairs`].
@@ -31,7 +32,7 @@ pub(super) unsafe fn dots<P: Pairs, W: Elements>(
     count: usize,
     w: &Matrix<'_>,
     out: &mut [f32],
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     let mut first = 0;
     while first < w.rows {
         let shared = w.same_scale(first);
@@ -44,21 +45,26 @@ pub(super) unsafe fn dots<P: Pairs, W: Elements>(
             };
             let out = &mut out[r * w.rows + first..];
             // SAFETY: the caller's promise.
-            unsafe {
-                r += match count - r {
+            let done = unsafe {
+                match count - r {
                     1 => strip::<P, W, 1>(x, &stored, out, w.rows),
                     2 => strip::<P, W, 2>(x, &stored, out, w.rows),
                     3 => strip::<P, W, 3>(x, &stored, out, w.rows),
                     _ => strip::<P, W, 4>(x, &stored, out, w.rows),
-                };
+                }
+            };
+            match done {
+                Some(rows) => r += rows,
+                None => return Ok(false),
             }
         }
         first += shared;
     }
-    Ok(())
+    Ok(true)
 }
 
-/// `R` rows of activations against all rows of `w`, which share scales; returns `R`.
+/// `R` rows of activations against all rows of `w`, which share scales; returns `R`, or nothing
+/// where of some weights too few bits would be left.
 ///
 /// # Safety
 /// See [`Pairs`].
@@ -68,29 +74,30 @@ unsafe fn strip<P: Pairs, W: Elements, const R: usize>(
     w: &Matrix<'_>,
     out: &mut [f32],
     stride: usize,
-) -> usize {
+) -> Option<usize> {
     let blocks = w.k.div_ceil(BLOCK);
     assert!(blocks == 0 || x.records.len() >= (blocks - 1) * x.step + R * RECORD);
     let ahead = Ahead::new(TILE, w.row_bytes, PREFETCH_BYTES);
     let whole = w.rows / TILE * TILE;
     for row in (0..whole).step_by(TILE) {
         // SAFETY: the caller's promise; there are records of all blocks.
-        let sums = unsafe { tile::<P, W, R, TILE>(x, w, row, ahead) };
+        let sums = unsafe { tile::<P, W, R, TILE>(x, w, row, ahead) }?;
         for (r, sums) in sums.into_iter().enumerate() {
             out[r * stride + row..][..TILE].copy_from_slice(&sums);
         }
     }
     for row in whole..w.rows {
         // SAFETY: as above.
-        let sums = unsafe { tile::<P, W, R, 1>(x, w, row, ahead) };
+        let sums = unsafe { tile::<P, W, R, 1>(x, w, row, ahead) }?;
         for (r, [sum]) in sums.into_iter().enumerate() {
             out[r * stride + row] = sum;
         }
     }
-    R
+    Some(R)
 }
 
-/// Products of `R` rows of activations and `C` weight rows from row `first` on.
+/// Products of `R` rows of activations and `C` weight rows from row `first` on, unless too few bits
+/// would be left of weights.
 ///
 /// # Safety
 /// See [`Pairs`]; there are records of all blocks.
@@ -100,7 +107,7 @@ unsafe fn tile<P: Pairs, W: Elements, const R: usize, const C: usize>(
     w: &Matrix<'_>,
     first: usize,
     ahead: Ahead,
-) -> [[f32; C]; R] {
+) -> Option<[[f32; C]; R]> {
     let rows: [*const u8; C] = std::array::from_fn(|c| w.row::<W>(first + c).as_ptr());
     // SAFETY: the caller's promise; weights beyond the last column are not read, and a prefetch
     // may have any address.
@@ -109,9 +116,10 @@ unsafe fn tile<P: Pairs, W: Elements, const R: usize, const C: usize>(
         // Unrolled, the loop over halves needs more registers than there are.
         let halves = std::hint::black_box(2);
         let mut totals = [[_mm512_setzero_ps(); C]; R];
-        let mut worst = [_mm512_setzero_si512(); C];
+        let mut wrong = [Wrong::default(); C];
         for block in 0..w.k.div_ceil(BLOCK) {
             let records = x.records.as_ptr().add(block * x.step);
+            let mut worst = [_mm512_setzero_si512(); C];
             let mut sums = [[_mm512_setzero_si512(); C]; R];
             for half in 0..halves {
                 let at = block * BLOCK + 64 * half;
@@ -133,6 +141,11 @@ unsafe fn tile<P: Pairs, W: Elements, const R: usize, const C: usize>(
                     }
                 }
             }
+            for c in 0..C {
+                let block = P::wrong(worst[c]);
+                wrong[c].no_number |= block.no_number;
+                wrong[c].small |= block.small;
+            }
             let scale = _mm512_set1_ps(w.scale(0, block) / P::UNIT);
             for r in 0..R {
                 let one = _mm512_load_ps(records.add(r * RECORD + ROW).cast());
@@ -145,12 +158,15 @@ unsafe fn tile<P: Pairs, W: Elements, const R: usize, const C: usize>(
         }
         let mut out = [[f32::NAN; C]; R];
         for c in 0..C {
-            if P::are_numbers(worst[c]) {
+            if wrong[c].small {
+                return None;
+            }
+            if !wrong[c].no_number {
                 for r in 0..R {
                     out[r][c] = _mm512_reduce_add_ps(totals[r][c]);
                 }
             }
         }
-        out
+        Some(out)
     }
 }

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use hadal_device::DType;
 
 use super::many::{self, To};
-use super::{Pairs, ROW, sixteen};
+use super::{Pairs, ROW, Wrong, sixteen};
 use crate::core::digits::Line;
 use crate::weight::BLOCK;
 
@@ -57,8 +57,8 @@ unsafe impl Pairs for Halves {
     }
 
     #[inline(always)]
-    unsafe fn are_numbers(_: __m512i) -> bool {
-        true
+    unsafe fn wrong(_: __m512i) -> Wrong {
+        Wrong::default()
     }
 
     #[inline(always)]

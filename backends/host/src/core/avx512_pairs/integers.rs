@@ -1,14 +1,15 @@
 //! E4M3 weights and activations as integers of 16 bits.
 //!
 //! 31 bits hold the sum of 128 products because weights count in sixteenths (so of a scale's 448
-//! the smallest weights lose what is below 1/32) and activations have twelve bits.
+//! the smallest weights lose what is below 1/32) and activations have twelve bits. Weights whose
+//! scale does not make the largest near 448 would lose all: those are left to exact products.
 
 use std::arch::x86_64::*;
 
 use hadal_device::DType;
 
 use super::many::{self, To};
-use super::{Pairs, ROW, sixteen};
+use super::{Pairs, ROW, Wrong, sixteen};
 use crate::core::digits::Line;
 use crate::weight::{BLOCK, E4M3};
 
@@ -20,6 +21,8 @@ const UNIT: f32 = 16.0;
 /// The largest weight and the largest activation: a sum of 128 products stays within 31 bits.
 pub(super) const MOST_WEIGHT: i32 = 448 * UNIT as i32;
 const MOST: f32 = (i32::MAX / (BLOCK as i32 * MOST_WEIGHT)) as f32;
+/// The code of 4: where it is larger than all codes, a sixteenth is more than 8 bits leave.
+const LEAST_LARGEST: u8 = 0x48;
 /// Values below count as nothing where no larger one shares their scale: their reciprocals
 /// would be infinite.
 pub(super) const LEAST: f32 = 1e-30;
@@ -48,7 +51,8 @@ impl Integers {
     }
 }
 
-// SAFETY: AVX-512 F, BW, DQ, VL, VBMI and VNNI are used, here and below.
+// SAFETY: AVX-512 F, BW, DQ, VL and VNNI are used, here and below, and VBMI by `tables` and
+// `weights` alone, which `mixed` leaves alone.
 unsafe impl Pairs for Integers {
     const TYPE: DType = DType::F8E4M3;
     const UNIT: f32 = UNIT;
@@ -128,9 +132,17 @@ unsafe impl Pairs for Integers {
     }
 
     #[inline(always)]
-    unsafe fn are_numbers(worst: __m512i) -> bool {
+    unsafe fn wrong(worst: __m512i) -> Wrong {
+        const NO_NUMBER: u8 = 2 * 0x7F;
         // SAFETY: the trait's contract.
-        unsafe { _mm512_cmpeq_epi8_mask(worst, _mm512_set1_epi8(0xFE_u8 as i8)) == 0 }
+        unsafe {
+            let zeros = _mm512_test_epi8_mask(worst, worst) == 0;
+            let least = _mm512_set1_epi8((2 * LEAST_LARGEST) as i8);
+            Wrong {
+                no_number: _mm512_cmpeq_epi8_mask(worst, _mm512_set1_epi8(NO_NUMBER as i8)) != 0,
+                small: !zeros && _mm512_cmpge_epu8_mask(worst, least) == 0,
+            }
+        }
     }
 
     #[inline(always)]

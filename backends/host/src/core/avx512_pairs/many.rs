@@ -23,7 +23,8 @@ pub(super) const LINES: usize = PAIRS + 1;
 /// How far ahead of the loads weights are asked for, in columns of each row.
 const AHEAD: usize = 2 * BLOCK;
 
-/// Products of all rows; records of the `count` rows of a block lie one after the other.
+/// Products of all rows; records of the `count` rows of a block lie one after the other. False
+/// where of some weights too few bits would be left.
 ///
 /// # Safety
 /// See [`Pairs`].
@@ -34,7 +35,7 @@ pub(super) unsafe fn dots<P: Pairs, W: Elements>(
     w: &Matrix<'_>,
     out: &mut [f32],
     room: &mut Grown<Line>,
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     if w.k == 0 {
         out[..count * w.rows].fill(0.0);
     }
@@ -53,9 +54,12 @@ pub(super) unsafe fn dots<P: Pairs, W: Elements>(
             let out = &mut out[first..];
             // SAFETY: the caller's promise.
             unsafe {
-                for (i, panel) in panels.chunks_exact_mut(LINES).enumerate() {
+                let some = panels.chunks_exact_mut(LINES).take(used.div_ceil(ROWS));
+                for (i, panel) in some.enumerate() {
                     let rows = [i, i + 1].map(|i| (first + i * ROWS).min(w.rows));
-                    pack::<P, W>(w, rows[0]..rows[1], block, loose, panel);
+                    if !pack::<P, W>(w, rows[0]..rows[1], block, loose, panel) {
+                        return Ok(false);
+                    }
                 }
                 match used > ROWS {
                     true => all::<P, PANELS>(panels, records, count, out, to),
@@ -64,10 +68,11 @@ pub(super) unsafe fn dots<P: Pairs, W: Elements>(
             }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
-/// Block `block` of weight rows `rows` as a panel; rows that are missing count nothing.
+/// Block `block` of weight rows `rows` as a panel; rows that are missing count nothing. False
+/// where of a row too few bits would be left.
 ///
 /// # Safety
 /// See [`Pairs`].
@@ -78,7 +83,7 @@ unsafe fn pack<P: Pairs, W: Elements>(
     block: usize,
     loose: &mut [Line],
     panel: &mut [Line],
-) {
+) -> bool {
     assert!(loose.len() == ROWS * ROW && panel.len() == LINES && rows.len() <= ROWS);
     loose[rows.len() * ROW..].fill(Line::default());
     let mut factors = [0.0f32; ROWS];
@@ -105,9 +110,13 @@ unsafe fn pack<P: Pairs, W: Elements>(
                     _mm512_store_si512(to.as_mut_ptr().add(2 * half + i).cast(), weights[i]);
                 }
             }
-            *factor = match P::are_numbers(worst) {
-                true => w.scale(row, block) / P::UNIT,
-                false => f32::NAN,
+            let wrong = P::wrong(worst);
+            if wrong.small {
+                return false;
+            }
+            *factor = match wrong.no_number {
+                true => f32::NAN,
+                false => w.scale(row, block) / P::UNIT,
             };
         }
         panel[FACTORS] = Line(factors.map(f32::to_bits));
@@ -115,6 +124,7 @@ unsafe fn pack<P: Pairs, W: Elements>(
             transpose(loose.as_ptr().add(i), ROW, panel.as_mut_ptr().add(ROWS * i));
         }
     }
+    true
 }
 
 /// Lines of a panel in which `columns` columns lie: all, or those of the first half.

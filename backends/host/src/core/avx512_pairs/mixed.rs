@@ -120,7 +120,8 @@ unsafe fn all<const BY_ROWS: bool>(
             let (count, out) = (x.some.len(), &mut out[first..]);
             // SAFETY: the caller's promise.
             unsafe {
-                for (i, panel) in panels.chunks_exact_mut(LINES).enumerate() {
+                let some = panels.chunks_exact_mut(LINES);
+                for (i, panel) in some.take(to.used.div_ceil(ROWS)).enumerate() {
                     match BY_ROWS {
                         true => pack_rows(w, first + i * ROWS, at, loose, panel),
                         false => pack(w, at, first + i * ROWS, panel, to.pairs),
@@ -150,6 +151,7 @@ unsafe fn pack_rows(
     panel: &mut [Line],
 ) {
     assert!(loose.len() == ROWS * ROW && panel.len() == LINES);
+    assert!(w.bytes.as_ptr().cast::<f32>().is_aligned() && w.row_bytes.is_multiple_of(4));
     let used = w.rows.saturating_sub(first).min(ROWS);
     loose[used * ROW..].fill(Line::default());
     let mut factors = [0.0f32; ROWS];

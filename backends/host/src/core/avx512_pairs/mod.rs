@@ -1,5 +1,5 @@
-//! Products that may be rounded (`flags::ROUGH`) of weights that have a code each: instructions
-//! multiply two columns of 16 bits at once, twice as many as of floats.
+//! Products that may be rounded (`flags::ROUGH`) of E4M3 and BF16 weights, and of `f32` in
+//! attention: instructions multiply two columns of 16 bits at once, twice as many as of floats.
 //!
 //! A product is written once over [`Pairs`], which says what 16 bits are: [`Integers`] for E4M3
 //! weights, [`Halves`] for BF16. 128 columns are added before a scale is met.
@@ -50,6 +50,15 @@ const ROW: usize = 4;
 /// Lines of 128 activations with what one of them counts, in all lanes.
 const RECORD: usize = ROW + 1;
 
+/// What is wrong with weights.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Wrong {
+    /// One is no number, which sums do not tell.
+    no_number: bool,
+    /// All are so small that too few bits are left of them.
+    small: bool,
+}
+
 /// What 16 bits of a pair are.
 ///
 /// # Safety
@@ -70,7 +79,7 @@ pub(super) unsafe trait Pairs: 'static {
     unsafe fn activations(from: &[f32], to: &mut [Line; ROW]) -> f32;
 
     /// 64 weights at `from`, of which `count` can be read; those beyond are zeros. `worst` is
-    /// what [`Pairs::are_numbers`] is asked at the end.
+    /// what [`Pairs::wrong`] is asked about.
     unsafe fn weights(
         tables: &Self::Tables,
         from: *const u8,
@@ -78,8 +87,8 @@ pub(super) unsafe trait Pairs: 'static {
         worst: &mut __m512i,
     ) -> [__m512i; 2];
 
-    /// True if all weights were numbers, or if sums tell.
-    unsafe fn are_numbers(worst: __m512i) -> bool;
+    /// What is wrong with 128 weights, of all of which `worst` was told.
+    unsafe fn wrong(worst: __m512i) -> Wrong;
 
     /// `sum` and the products of two columns in each lane.
     unsafe fn dot(sum: __m512i, weights: __m512i, activations: __m512i) -> __m512i;
@@ -113,6 +122,7 @@ unsafe fn sixteen(from: &[f32], first: usize) -> __m512 {
 }
 
 /// `Core::dots` for few rows of activations: weights stay in the registers they are taken apart in.
+/// False, and nothing is said of `out`, where of some weights too few bits would be left.
 ///
 /// # Safety
 /// See [`Pairs`], of whose format `w` is.
@@ -122,13 +132,13 @@ pub(super) unsafe fn few<P: Pairs, W: Elements>(
     w: &Matrix<'_>,
     out: &mut [f32],
     panel: &mut Panel,
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     assert!(out.len() >= x.count * w.rows && x.k == w.k);
     // SAFETY: the caller's promise.
     unsafe { few::dots::<P, W>(records::<P>(x, &mut panel.digits)?, x.count, w, out) }
 }
 
-/// `Core::dots` for many rows of activations.
+/// `Core::dots` for many rows of activations; see [`few`].
 ///
 /// # Safety
 /// See [`few`].
@@ -138,7 +148,7 @@ pub(super) unsafe fn many<P: Pairs, W: Elements>(
     w: &Matrix<'_>,
     out: &mut [f32],
     panel: &mut Panel,
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     assert!(out.len() >= x.count * w.rows && x.k == w.k);
     let Panel { digits, lines, .. } = panel;
     // SAFETY: the caller's promise.

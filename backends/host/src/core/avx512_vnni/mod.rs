@@ -1,7 +1,8 @@
 //! AVX-512 with VNNI: weights in block formats, which are integers, times activations as
 //! integers.
 //!
-//! Everything else is the AVX-512 core's. Read `format` first, then `split`.
+//! Products of attention that may be rounded are `avx512_pairs`; everything else is the AVX-512
+//! core's. Read `format` first, then `split`.
 //!
 //! The ladder, measured on one core of Zen 4 at 3.64 GHz with other work on the machine, for
 //! rows of 7168 (`examples/kernels.rs`; GB/s of weights for one row of activations, GFLOP/s for
@@ -25,8 +26,8 @@
 //!
 //! Weights in the second-level cache are read at 29, 16 and 21 GB/s. A function that a closure
 //! hides from the inliner costs three quarters of the speed: what holds instructions here is a
-//! loop or `inline(always)`. BF16 products of FP8 and BF16 weights cannot beat the `f32` panel
-//! for many rows: the unit does twice the products of `f32`, and an activation is two at least.
+//! loop or `inline(always)`. Exact BF16 products of FP8 and BF16 weights cannot beat the `f32`
+//! panel for many rows: the unit does twice the products of `f32`, and an activation is two at least.
 
 #![allow(
     clippy::needless_range_loop,
