@@ -50,8 +50,8 @@ pub struct EngineOptions {
     pub moe: MoeForm,
     /// Round activations to FP8 before FP8 products, as the training did (W8A8).
     pub quantise_activations: bool,
-    /// Round activations to about 8 bits where products with a weight's format are faster then
-    /// ([`hadal_device::flags::ROUGH`]).
+    /// Round activations to 8 bits or a little more where products and attention are faster then
+    /// ([`hadal_device::flags::ROUGH`]). Routers see them exactly.
     pub rough_activations: bool,
     /// Longest time that one dispatch and one submit may take on a device other than the
     /// host: longer work is cut, by its measured cost. `None`: as long as they like. On a

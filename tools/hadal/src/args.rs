@@ -147,8 +147,8 @@ pub struct EngineArgs {
     /// How experts read their tokens, where the usual choice is not wanted.
     #[arg(long, value_enum, hide_short_help = true)]
     pub moe: Option<MoeArg>,
-    /// fp8: round activations before FP8 products, as in training (W8A8). q8: round them to about
-    /// 8 bits before products with GGUF blocks, FP8 or BF16, where that is faster.
+    /// fp8: round activations before FP8 products, as in training (W8A8). q8: round them, to 8
+    /// bits or a little more, before products and attention where that is faster.
     #[arg(long, value_enum, value_name = "FORMAT", hide_short_help = true)]
     pub activations: Option<ActivationsArg>,
 }
@@ -203,8 +203,8 @@ pub enum MoeArg {
 pub enum ActivationsArg {
     /// E4M3 with a scale for each 128 values.
     Fp8,
-    /// 8 bits with a scale for each 256 values, or BF16, or 12 bits with a scale for each 128
-    /// values: whichever makes products with a weight's format faster; exact where none does.
+    /// 8 bits with a scale for each 256 values (GGUF blocks), BF16 (BF16 weights) or 12 bits with a
+    /// scale for each 128 values (FP8 weights, attention), where that is faster.
     Q8,
     /// Not rounded.
     F32,

@@ -53,7 +53,10 @@ fn run_refuses_with_the_plan_what_does_not_fit() {
         ],
     );
     hadal(&["plan", "--budget", "disk=1GB"]).fails(2, &["there is no memory"]);
-    hadal(&["plan", "no/such/config.json"]).fails(1, &["no/such/config.json"]);
+    for named in [&["plan"][..], &["plan", "--model"]] {
+        let ran = hadal(&[named, &["no/such/config.json"]].concat());
+        ran.fails(1, &["no/such/config.json"]);
+    }
 }
 
 #[test]

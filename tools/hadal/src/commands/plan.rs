@@ -21,14 +21,18 @@ use crate::{figures, open, plan_text};
     hadal plan\n  \
     hadal plan ~/DeepSeek-V3\n  \
     hadal plan config.json --context 32768 --batch 4\n  \
+    hadal plan ~/V3-Q4_K_M-00001-of-00009.gguf\n  \
     hadal plan ~/Moonlight-16B --device vulkan --budget device=20GiB --json\n\n\
     A folder of config.json and model.safetensors.index.json, or a config.json alone, is \
     enough. Sizes are then those of the published files.")]
 pub struct PlanArgs {
-    /// Folder of a checkpoint, whose weights may be absent, or a config.json. Without it: the
-    /// model inside this program.
+    /// Folder of a checkpoint, whose weights may be absent, a config.json or a GGUF file. Without
+    /// it: the model inside this program.
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
+    /// The same, as other commands take it.
+    #[arg(long = "model", value_name = "MODEL", conflicts_with = "model")]
+    named: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
     /// Sessions that decode together, each with a cache of its own.
@@ -57,7 +61,8 @@ fn bandwidth(text: &str) -> std::result::Result<f64, String> {
 
 /// Runs the command.
 pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
-    let (model, described) = model(args.model.as_deref())?;
+    let path = args.model.as_deref().or(args.named.as_deref());
+    let (model, described) = model(path)?;
     let chosen = open::device(&args.device, console)?;
     let options = EngineOptions {
         batch: args.batch,
@@ -68,7 +73,7 @@ pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
         ..Ask::default()
     };
     let plan = Plan::of(&model, chosen.device.info(), &options, &ask)?;
-    let name = match &args.model {
+    let name = match path {
         Some(path) => path.display().to_string(),
         None => hadal_tiny::NAME.to_string(),
     };
