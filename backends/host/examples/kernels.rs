@@ -131,9 +131,14 @@ impl<'d> Bench<'d> {
     }
 
     /// An operand of bytes that are small numbers in every format.
+    /// Numbers that are small in every format.
     fn operand(&mut self, bytes: u64, access: Access) -> Result<BufferId> {
+        self.filled(bytes, access, [0x21, 0x3C])
+    }
+
+    fn filled(&mut self, bytes: u64, access: Access, pair: [u8; 2]) -> Result<BufferId> {
         let id = self.device.alloc(&BufferDesc::new("bench", bytes))?;
-        let fill: Vec<u8> = (0..bytes as usize).map(|i| [0x21, 0x3C][i % 2]).collect();
+        let fill: Vec<u8> = (0..bytes as usize).map(|i| pair[i % 2]).collect();
         self.device.write(
             Span {
                 buffer: id,
@@ -154,8 +159,12 @@ impl<'d> Bench<'d> {
     }
 
     fn weight(&mut self, dtype: DType, rows: u64, k: u64) -> Result<()> {
-        self.operand(rows * dtype.row_bytes(k), Access::Read)?;
-        if dtype.has_block_scales() {
+        let bytes = rows * dtype.row_bytes(k);
+        if !dtype.has_block_scales() {
+            self.operand(bytes, Access::Read)?;
+        } else {
+            // Large codes, as scales make them: of small ones nothing is rounded.
+            self.filled(bytes, Access::Read, [0x21, 0x5C])?;
             self.operand(rows.div_ceil(128) * k.div_ceil(128) * 4, Access::Read)?;
         }
         Ok(())
