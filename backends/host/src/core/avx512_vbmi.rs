@@ -226,23 +226,27 @@ fn ordered(x: &[f32], w: &Matrix<'_>, to: &mut [f32]) {
                 let scaled = _mm512_mul_ps(_mm512_loadu_ps(columns.as_ptr().add(at)), scale);
                 _mm512_permutexvar_ps(parted, scaled)
             });
-            let ab = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
-            let cd = _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d);
-            let first = [
-                _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
-                _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
-            ];
-            let ab = _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
-            let cd = _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d);
-            let last = [
-                _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
-                _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
-            ];
-            for (i, sixteen) in first.into_iter().chain(last).enumerate() {
+            for (i, sixteen) in quarters([a, b, c, d]).into_iter().enumerate() {
                 _mm512_storeu_ps(to.as_mut_ptr().add(16 * i), sixteen);
             }
         }
     }
+}
+
+/// Of four registers the first quarters in one, and so on.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn quarters([a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
+    let ab = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+    let cd = _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d);
+    let ab_high = _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
+    let cd_high = _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d);
+    [
+        _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
+        _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
+        _mm512_shuffle_f32x4::<0b10_00_10_00>(ab_high, cd_high),
+        _mm512_shuffle_f32x4::<0b11_01_11_01>(ab_high, cd_high),
+    ]
 }
 
 /// 64 codes as numbers. Unpacking bytes leaves of each 16 the first 8 in one register and the last

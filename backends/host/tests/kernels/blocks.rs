@@ -1,7 +1,7 @@
 //! Weights in the block formats of GGUF: every format, and activations that are hard to take
 //! apart.
 
-use hadal_device::{DType, Inputs, OpKind, Params, flags};
+use hadal_device::{DType, OpKind, Params, flags};
 
 use crate::linear::{dot, strided};
 use crate::stage::*;
@@ -31,21 +31,6 @@ fn blocks(random: &mut Random, dtype: DType, rows: usize, k: usize) -> Weights {
     weights
 }
 
-fn params(dtype: DType, rows: usize, n: usize, k: usize) -> Params {
-    Params {
-        rows: rows as u32,
-        count_word: Inputs::TOKENS,
-        count_scale: 1,
-        n: n as u32,
-        k: k as u32,
-        x_stride: k as u32,
-        y_stride: n as u32,
-        row_count: n as u32,
-        flags: flags::format_bits(dtype),
-        ..Params::default()
-    }
-}
-
 /// Lengths of rows: whole blocks, but of the short ones not whole 256.
 fn lengths(dtype: DType) -> &'static [usize] {
     match dtype.block_values() {
@@ -70,7 +55,7 @@ fn products_of_every_block_format_are_those_of_the_decoded_values() {
                     x_stride: x_stride as u32,
                     y_offset: 2,
                     y_stride: y_stride as u32,
-                    ..params(dtype, bucket, n, k)
+                    ..product_params(dtype, bucket, n, k)
                 };
                 let mut want = vec![Want::Poison; 2 + bucket * y_stride];
                 for r in 0..rows {
@@ -111,7 +96,7 @@ fn activations_may_be_rounded_to_eight_bits() {
                 let mut operands = vec![StepInputs::rows(rows, rows).operand(), activations(&x)];
                 operands.extend(w.whole());
                 operands.push(Operation::Out(want.len()));
-                let mut params = params(dtype, rows, n, k);
+                let mut params = product_params(dtype, rows, n, k);
                 params.flags |= flags::ROUGH;
                 check_all(OpKind::Linear, dtype, params, &operands, &[want]);
             }
@@ -142,7 +127,7 @@ fn experts_of_every_block_format_share_rows_of_activations() {
                 experts: experts as u32,
                 expert_count: experts as u32,
                 flags: flags::ROW_PER_TOKEN | flags::format_bits(dtype),
-                ..params(dtype, rows * top_k, n, k)
+                ..product_params(dtype, rows * top_k, n, k)
             };
             let mut want = Vec::new();
             for (p, e) in idx.iter().enumerate() {
@@ -186,7 +171,7 @@ fn check_row(dtype: DType, row: impl Fn(&mut Random, usize) -> Vec<f32>, want: f
             let mut operands = vec![StepInputs::rows(rows, rows).operand(), activations(&x)];
             operands.extend(w.whole());
             operands.push(Operation::Out(wants.len()));
-            let params = params(dtype, rows, n, k);
+            let params = product_params(dtype, rows, n, k);
             check_all(OpKind::Linear, dtype, params, &operands, &[wants]);
         }
     }

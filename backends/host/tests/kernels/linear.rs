@@ -331,16 +331,8 @@ fn activations_of_fp8_and_bf16_weights_may_be_rounded() {
 /// A product that may be rounded, all rows of which are real.
 fn check_rounded((rows, k, n): (usize, usize, usize), x: &[f32], w: &Weights, want: Vec<Want>) {
     let params = Params {
-        rows: rows as u32,
-        count_word: Inputs::TOKENS,
-        count_scale: 1,
-        n: n as u32,
-        k: k as u32,
-        x_stride: k as u32,
-        y_stride: n as u32,
-        row_count: n as u32,
         flags: flags::ROUGH,
-        ..Params::default()
+        ..product_params(w.dtype, rows, n, k)
     };
     let mut operands = vec![StepInputs::rows(rows, rows).operand(), activations(x)];
     operands.extend(w.whole());

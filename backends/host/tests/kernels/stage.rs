@@ -442,3 +442,19 @@ pub fn gated(gate: Sum, up: Sum) -> Want {
         + 1e-12;
     Want::Near(value, error)
 }
+
+/// Parameters of a product of `rows` rows one after the other.
+pub fn product_params(dtype: DType, rows: usize, n: usize, k: usize) -> Params {
+    Params {
+        rows: rows as u32,
+        count_word: Inputs::TOKENS,
+        count_scale: 1,
+        n: n as u32,
+        k: k as u32,
+        x_stride: k as u32,
+        y_stride: n as u32,
+        row_count: n as u32,
+        flags: hadal_device::flags::format_bits(dtype),
+        ..Params::default()
+    }
+}

@@ -61,10 +61,7 @@ pub(super) unsafe fn dots<P: Pairs, W: Elements>(
                         return Ok(false);
                     }
                 }
-                match used > ROWS {
-                    true => all::<P, PANELS>(panels, records, count, out, to),
-                    false => all::<P, 1>(panels, records, count, out, to),
-                }
+                all::<P>(panels, records, count, out, to);
             }
         }
     }
@@ -91,8 +88,8 @@ unsafe fn pack<P: Pairs, W: Elements>(
     let count = BLOCK.min(w.k - first);
     // The rows after those that share panels come next.
     let next = Ahead::new(PANELS * ROWS, w.row_bytes, AHEAD * W::BYTES).at(first * W::BYTES);
-    // SAFETY: the caller's promise; so many weights are left of each row, lines of a row are
-    // written, and sixteen lines are read, as many apart as a row has, and as many written.
+    // SAFETY: the caller's promise; so many weights are left of each row, and lines of a row are
+    // written.
     unsafe {
         let tables = P::tables();
         for ((row, to), factor) in rows.zip(loose.as_chunks_mut::<ROW>().0).zip(&mut factors) {
@@ -119,12 +116,24 @@ unsafe fn pack<P: Pairs, W: Elements>(
                 false => w.scale(row, block) / P::UNIT,
             };
         }
-        panel[FACTORS] = Line(factors.map(f32::to_bits));
-        for i in 0..ROW {
-            transpose(loose.as_ptr().add(i), ROW, panel.as_mut_ptr().add(ROWS * i));
-        }
+        turn(loose, factors, panel);
     }
     true
+}
+
+/// Makes a panel of the lines of sixteen rows, and of their factors.
+///
+/// # Safety
+/// See [`Pairs`].
+#[inline(always)]
+pub(super) unsafe fn turn(loose: &[Line], factors: [f32; ROWS], panel: &mut [Line]) {
+    assert!(loose.len() == ROWS * ROW && panel.len() == LINES);
+    panel[FACTORS] = Line(factors.map(f32::to_bits));
+    for i in 0..ROW {
+        // SAFETY: the caller's promise; sixteen lines are read, as many apart as a row has, and as
+        // many written.
+        unsafe { transpose(loose.as_ptr().add(i), ROW, panel.as_mut_ptr().add(ROWS * i)) };
+    }
 }
 
 /// Lines of a panel in which `columns` columns lie: all, or those of the first half.
@@ -149,12 +158,33 @@ pub(in crate::core) struct To {
     pub pairs: usize,
 }
 
+/// All rows of activations with the panels in which there are weight rows.
+///
+/// # Safety
+/// See [`Pairs`].
+#[inline(always)]
+pub(super) unsafe fn all<P: Pairs>(
+    panels: &[Line],
+    records: &[Line],
+    count: usize,
+    out: &mut [f32],
+    to: To,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match to.used > ROWS {
+            true => tiles::<P, PANELS>(panels, records, count, out, to),
+            false => tiles::<P, 1>(panels, records, count, out, to),
+        }
+    }
+}
+
 /// All rows of activations with `C` panels.
 ///
 /// # Safety
 /// See [`Pairs`].
 #[inline(always)]
-pub(super) unsafe fn all<P: Pairs, const C: usize>(
+unsafe fn tiles<P: Pairs, const C: usize>(
     panels: &[Line],
     records: &[Line],
     count: usize,

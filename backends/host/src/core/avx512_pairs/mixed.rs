@@ -9,7 +9,6 @@ use super::integers::{Integers, LEAST, MOST_WEIGHT};
 use super::many::{self, FACTORS, LINES, PANELS, ROWS, To};
 use super::{Pairs, RECORD, ROW, records};
 use crate::args::Fault;
-use crate::core::avx512::transpose;
 use crate::core::digits::Line;
 use crate::core::{Grown, Panel};
 use crate::weight::{BLOCK, F32, Matrix, Rows};
@@ -127,10 +126,7 @@ unsafe fn all<const BY_ROWS: bool>(
                         false => pack(w, at, first + i * ROWS, panel, to.pairs),
                     }
                 }
-                match to.used > ROWS {
-                    true => many::all::<Integers, PANELS>(panels, records, count, out, to),
-                    false => many::all::<Integers, 1>(panels, records, count, out, to),
-                }
+                many::all::<Integers>(panels, records, count, out, to);
             }
         }
     }
@@ -156,8 +152,7 @@ unsafe fn pack_rows(
     loose[used * ROW..].fill(Line::default());
     let mut factors = [0.0f32; ROWS];
     let count = BLOCK.min(w.k - column);
-    // SAFETY: the caller's promise; so many columns are left of each row, sixteen lines are read,
-    // as many apart as a row has, and as many written.
+    // SAFETY: the caller's promise; so many columns are left of each row.
     unsafe {
         for (i, to) in loose.as_chunks_mut::<ROW>().0[..used]
             .iter_mut()
@@ -166,10 +161,7 @@ unsafe fn pack_rows(
             let from = w.row::<F32>(first + i).as_ptr().cast::<f32>().add(column);
             factors[i] = Integers::activations(std::slice::from_raw_parts(from, count), to);
         }
-        panel[FACTORS] = Line(factors.map(f32::to_bits));
-        for i in 0..ROW {
-            transpose(loose.as_ptr().add(i), ROW, panel.as_mut_ptr().add(ROWS * i));
-        }
+        many::turn(loose, factors, panel);
     }
 }
 

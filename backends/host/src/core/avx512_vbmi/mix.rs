@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Codes, GROUP, load_codes, weights};
+use super::{Codes, GROUP, load_codes, quarters, weights};
 use crate::weight::{BLOCK, Elements, Matrix, Rows};
 
 /// How many weight rows ahead of the loads weights are asked for.
@@ -101,20 +101,10 @@ fn columns<W: Elements, const R: usize, const G: usize>(
 #[target_feature(enable = "avx512f,avx512dq")]
 fn in_order([even, odd, last_even, last_odd]: [__m512; 4]) -> [__m512; 4] {
     // Four neighbours in each 128 bits, of sixteen columns the first, second, third, fourth.
-    let [a, b, c, d] = [
+    quarters([
         _mm512_unpacklo_ps(even, odd),
         _mm512_unpackhi_ps(even, odd),
         _mm512_unpacklo_ps(last_even, last_odd),
         _mm512_unpackhi_ps(last_even, last_odd),
-    ];
-    let ab = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
-    let cd = _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d);
-    let ab_high = _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
-    let cd_high = _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d);
-    [
-        _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
-        _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
-        _mm512_shuffle_f32x4::<0b10_00_10_00>(ab_high, cd_high),
-        _mm512_shuffle_f32x4::<0b11_01_11_01>(ab_high, cd_high),
-    ]
+    ])
 }
