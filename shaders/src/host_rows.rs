@@ -16,6 +16,11 @@ const READ: u64 = 128 << 10;
 const SHARES: u32 = 32;
 /// Rows of activations a group computes: decoding a weight is shared by these.
 const ROWS: u32 = 128;
+/// Outputs of a group of tiles at most.
+const TILE_OUTPUTS: u32 = 256;
+/// Bytes that activations as tiles may take of each thread: six for each, or 2.
+const TILE_BYTES: u32 = 16 << 20;
+const PIECES_BYTES: u32 = 6;
 /// Rows that share the expansion of a cache page: as many as a step may have.
 const EXPANDED_ROWS: u32 = 512;
 /// Heads that share the reading of a cache page, where rows are work enough for the threads; and
@@ -67,6 +72,40 @@ fn by_outputs(problem: &Problem, _: &DeviceInfo) -> Launch {
     let outputs = outputs(problem, p.row_count, p.rows, 1);
     let groups = [p.row_count.div_ceil(outputs), p.rows.div_ceil(ROWS), 1];
     launch(groups, outputs, ROWS)
+}
+
+/// Outputs that a group of tiles computes: more than a few share the activations in a cache.
+fn tile_outputs(n: u32) -> u32 {
+    (n / SHARES)
+        .next_multiple_of(OUTPUTS)
+        .clamp(OUTPUTS, TILE_OUTPUTS)
+}
+
+/// Rows of activations that a group of tiles computes, whose weights are taken apart once.
+fn tile_rows(k: u32) -> u32 {
+    let row_bytes = k.max(1).saturating_mul(PIECES_BYTES);
+    (TILE_BYTES / row_bytes / 32 * 32).clamp(64, EXPANDED_ROWS)
+}
+
+fn by_tiles(problem: &Problem, device: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    if p.rows <= FEW {
+        return by_outputs(problem, device);
+    }
+    let (outputs, rows) = (tile_outputs(p.row_count), tile_rows(p.k));
+    let groups = [p.row_count.div_ceil(outputs), p.rows.div_ceil(rows), 1];
+    launch(groups, outputs, rows)
+}
+
+fn by_expert_tiles(problem: &Problem, _: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    let outputs =
+        tile_outputs(p.n.saturating_mul(p.expert_count)).min(p.n.next_multiple_of(OUTPUTS));
+    launch(
+        [p.n.div_ceil(outputs), p.expert_count, 1],
+        outputs,
+        tile_rows(p.k),
+    )
 }
 
 fn by_heads(problem: &Problem, _: &DeviceInfo) -> Launch {
@@ -248,10 +287,13 @@ macro_rules! weightless {
     };
 }
 
-/// Rows that multiply BF16 in pairs, look FP8 weights up and multiply blocks as integers.
+/// Rows that multiply tiles, BF16 in pairs, look FP8 weights up and multiply blocks as integers.
 macro_rules! special_products {
-    ($(($op:ident, $name:literal, $launch:ident),)*) => {
+    ($(($op:ident, $name:literal, $launch:ident, $tiles:ident),)*) => {
         &[$(
+            row(OpKind::$op, concat!("host_", $name, "_bf16_amx"), Features::AMX, bf16, $tiles),
+            row(OpKind::$op, concat!("host_", $name, "_f8_amx"), Features::AMX, f8, $tiles),
+            row(OpKind::$op, concat!("host_", $name, "_blocks_amx"), Features::AMX, blocks, $tiles),
             row(OpKind::$op, concat!("host_", $name, "_bf16_avx512bf16"), Features::AVX512_BF16, bf16, $launch),
             row(OpKind::$op, concat!("host_", $name, "_f8_avx512vbmi"), Features::AVX512_VBMI, f8, $launch),
             row(OpKind::$op, concat!("host_", $name, "_blocks_avx512vnni"), Features::AVX512_VNNI, blocks, $launch),
@@ -274,14 +316,26 @@ pub fn rows() -> Vec<KernelRow> {
 
 const BY_ISA: &[&[KernelRow]] = &[
     special_products![
-        (Linear, "linear", by_outputs),
-        (GateUp, "gate_up", by_outputs),
-        (HeadLinear, "head_linear", by_heads),
-        (GroupedLinear, "grouped_linear", by_experts),
-        (GroupedGateUp, "grouped_gate_up", by_experts),
-        (ExpertLinear, "expert_linear", by_choices),
-        (ExpertGateUp, "expert_gate_up", by_choices),
+        (Linear, "linear", by_outputs, by_tiles),
+        (GateUp, "gate_up", by_outputs, by_tiles),
+        (HeadLinear, "head_linear", by_heads, by_heads),
+        (GroupedLinear, "grouped_linear", by_experts, by_expert_tiles),
+        (
+            GroupedGateUp,
+            "grouped_gate_up",
+            by_experts,
+            by_expert_tiles
+        ),
+        (ExpertLinear, "expert_linear", by_choices, by_choices),
+        (ExpertGateUp, "expert_gate_up", by_choices, by_choices),
     ],
+    &formats![(
+        AttendExpanded,
+        "attend_expanded",
+        "_amx",
+        AMX,
+        by_expanded_heads
+    ),],
     &formats![(
         AttendExpanded,
         "attend_expanded",

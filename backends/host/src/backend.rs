@@ -33,11 +33,13 @@ pub enum Isa {
     Avx512Vbmi,
     /// `Avx512Vbmi` with the BF16 extension.
     Avx512Bf16,
+    /// `Avx512Bf16` with matrix units of BF16.
+    Amx,
 }
 
 impl Isa {
     /// All of them; of those that one processor can have, wider ones later.
-    pub const ALL: [Isa; 7] = [
+    pub const ALL: [Isa; 8] = [
         Isa::Scalar,
         Isa::Neon,
         Isa::Avx2,
@@ -45,6 +47,7 @@ impl Isa {
         Isa::Avx512Vnni,
         Isa::Avx512Vbmi,
         Isa::Avx512Bf16,
+        Isa::Amx,
     ];
 
     /// The name in reports.
@@ -57,6 +60,7 @@ impl Isa {
             Isa::Avx512Vnni => "avx512-vnni",
             Isa::Avx512Vbmi => "avx512-vbmi",
             Isa::Avx512Bf16 => "avx512-bf16",
+            Isa::Amx => "amx",
         }
     }
 
@@ -78,6 +82,7 @@ impl Isa {
             Isa::Avx512Vnni => Isa::Avx512.available() && has_avx512_vnni(),
             Isa::Avx512Vbmi => Isa::Avx512Vnni.available() && has_avx512_vbmi(),
             Isa::Avx512Bf16 => Isa::Avx512Vbmi.available() && has_avx512_bf16(),
+            Isa::Amx => Isa::Avx512Bf16.available() && has_amx(),
         }
     }
 
@@ -91,6 +96,8 @@ impl Isa {
             Isa::Avx512Vnni => Isa::Avx512.features().with(Features::AVX512_VNNI),
             Isa::Avx512Vbmi => Isa::Avx512Vnni.features().with(Features::AVX512_VBMI),
             Isa::Avx512Bf16 => Isa::Avx512Vbmi.features().with(Features::AVX512_BF16),
+            // Products of pairs are slow where there are tiles.
+            Isa::Amx => Isa::Avx512Vbmi.features().with(Features::AMX),
         }
     }
 }
@@ -123,6 +130,11 @@ fn has_avx512_vbmi() -> bool {
 #[cfg(target_arch = "x86_64")]
 fn has_avx512_bf16() -> bool {
     is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_amx() -> bool {
+    crate::core::amx_allowed()
 }
 
 /// Products of BF16 are faster than those of `f32`: twice as fast on Zen 4; on Sapphire Rapids they
@@ -161,6 +173,11 @@ fn has_avx512_vbmi() -> bool {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn has_avx512_bf16() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_amx() -> bool {
     false
 }
 

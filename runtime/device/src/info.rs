@@ -89,6 +89,8 @@ features! {
     CODES_LIBRARY = 29, "codes-library";
     /// AVX-512 products of BF16.
     AVX512_BF16 = 30, "avx512-bf16";
+    /// Intel's matrix units of BF16.
+    AMX = 31, "amx";
 }
 
 impl Features {

@@ -5,6 +5,8 @@
 
 mod ahead;
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -25,6 +27,8 @@ mod products;
 mod scalar;
 mod vector_core;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::{Amx, allowed as amx_allowed};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
@@ -70,6 +74,9 @@ pub(crate) struct Panel {
     pub digits: Digits,
     /// Weights as integers or BF16.
     pub lines: Grown<digits::Line>,
+    /// Sums of tiles.
+    #[cfg(target_arch = "x86_64")]
+    pub sums: Grown<digits::Line>,
 }
 
 /// Bytes of a cache line.

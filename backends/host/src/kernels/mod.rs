@@ -21,7 +21,7 @@ use crate::args::{Args, Fault};
 #[cfg(target_arch = "aarch64")]
 use crate::core::Neon;
 #[cfg(target_arch = "x86_64")]
-use crate::core::{Avx2, Avx512, Avx512Bf16, Avx512Vbmi, Avx512Vnni};
+use crate::core::{Amx, Avx2, Avx512, Avx512Bf16, Avx512Vbmi, Avx512Vnni};
 use crate::core::{Scalar, Scratch};
 use crate::weight::{Bf16, Blocks, E4m3, F16, F32};
 
@@ -119,12 +119,21 @@ macro_rules! vectors {
     };
 }
 
-/// The products of the cores that multiply BF16 in pairs, look FP8 weights up and multiply blocks
-/// as integers.
+/// What the core of tiles uses: it leaves few rows to the others.
+#[cfg(target_arch = "x86_64")]
+const AMX: Features = Features::AMX
+    .with(Features::AVX512_VNNI)
+    .with(Features::AVX512_VBMI);
+
+/// The products of the cores that multiply tiles, BF16 in pairs, look FP8 weights up and multiply
+/// blocks as integers.
 #[cfg(target_arch = "x86_64")]
 macro_rules! special_products {
     ($($name:literal, $operands:literal + $weights:literal, $optional:expr, $($path:ident)::+;)*) => {
         &[$(
+            formats!(@ $name, "bf16", "_amx", AMX, $operands, $optional, $($path)::+::<Amx, Bf16>),
+            formats!(@ $name, "f8", "_amx", AMX, $operands + $weights, $optional, $($path)::+::<Amx, E4m3>),
+            formats!(@ $name, "blocks", "_amx", AMX, $operands, $optional, $($path)::+::<Amx, Blocks>),
             formats!(@ $name, "bf16", "_avx512bf16", Features::AVX512_BF16, $operands, $optional, $($path)::+::<Avx512Bf16, Bf16>),
             formats!(@ $name, "f8", "_avx512vbmi", Features::AVX512_VBMI.with(Features::AVX512_VNNI), $operands + $weights, $optional, $($path)::+::<Avx512Vbmi, E4m3>),
             formats!(@ $name, "blocks", "_avx512vnni", Features::AVX512_VNNI, $operands, $optional, $($path)::+::<Avx512Vnni, Blocks>),
@@ -166,6 +175,10 @@ const KERNELS: &[&[HostKernel]] = &[
         "grouped_gate_up", 6 + 2, 0, experts::grouped_gate_up;
         "expert_linear", 5 + 1, 0, experts::expert_linear;
         "expert_gate_up", 6 + 2, 0, experts::expert_gate_up;
+    },
+    #[cfg(target_arch = "x86_64")]
+    formats! { "_amx", AMX, Amx;
+        "attend_expanded", 5 + 1, 0, attention::attend_expanded;
     },
     #[cfg(target_arch = "x86_64")]
     formats! { "_avx512vnni", Features::AVX512_VNNI, Avx512Vnni;

@@ -1,6 +1,6 @@
 //! `linear`, `gate_up`, `head_linear`.
 
-use hadal_device::{DType, Inputs, OpKind, Params, flags};
+use hadal_device::{DType, Features, Inputs, KernelRow, OpKind, Params, flags};
 
 use crate::stage::*;
 
@@ -267,13 +267,42 @@ fn a_nan_code_of_an_fp8_weight_gives_nan_in_its_output_alone() {
     }
 }
 
-/// What rounding one product may add to a sum: of FP8 weights, half a step of 1/2340 of the largest
-/// activation, and half a sixteenth of the weight before its scale; of others, half a step of eight
-/// bits of the activation. The steps.
-fn rounding(row: &[f32], w: &Weights, i: usize, c: usize) -> f64 {
+/// How activations and weights are rounded.
+#[derive(Clone, Copy, PartialEq)]
+enum Rounded {
+    /// To integers: E4M3 weights without tiles.
+    Integers,
+    /// To numbers of eight bits.
+    Halves,
+}
+
+impl Rounded {
+    /// How weights of `dtype` may be.
+    fn of(dtype: DType) -> &'static [Rounded] {
+        match dtype {
+            DType::F8E4M3 => &[Rounded::Integers, Rounded::Halves],
+            _ => &[Rounded::Halves],
+        }
+    }
+
+    /// True if kernel `row` rounds like that, if it does.
+    fn by(self, dtype: DType, row: &KernelRow) -> bool {
+        let halves = dtype != DType::F8E4M3 || row.needs.has(Features::AMX);
+        halves == (self == Rounded::Halves)
+    }
+}
+
+/// What rounding one product may add to a sum: by integers, half a step of 1/2340 of the largest
+/// activation, and half a sixteenth of the weight before its scale; by numbers of eight bits, half a
+/// step of the activation, and of an E4M3 weight with its scale. The steps.
+fn rounding(how: Rounded, row: &[f32], w: &Weights, i: usize, c: usize) -> f64 {
     let x = f64::from(row[c]);
-    if w.dtype != DType::F8E4M3 {
-        return x * w.at(i, c) / 128.0;
+    if how == Rounded::Halves {
+        let step = x * w.at(i, c) / 128.0;
+        return match w.dtype {
+            DType::F8E4M3 => step.hypot(step),
+            _ => step,
+        };
     }
     let largest = row.iter().fold(0f32, |most, x| most.max(x.abs()));
     let scale = w.scales[i / 128 * row.len().div_ceil(128) + c / 128];
@@ -306,12 +335,12 @@ fn activations_of_fp8_and_bf16_weights_may_be_rounded() {
         x[spoilt_row * k + k / 2] = f32::NAN;
         let bytes = dtype.block_bytes() as usize;
         w.bytes[(spoilt * k + k / 2) * bytes..][..bytes].fill(0xFF);
-        let mut want = Vec::new();
-        for r in 0..rows {
-            let row = &x[r * k..][..k];
-            for i in 0..n {
+        for &how in Rounded::of(dtype) {
+            let mut want = Vec::new();
+            for (r, i) in (0..rows).flat_map(|r| (0..n).map(move |i| (r, i))) {
+                let row = &x[r * k..][..k];
                 let sum = dot(row, &w, i);
-                let steps = (0..k).map(|c| rounding(row, &w, i, c).abs());
+                let steps = (0..k).map(|c| rounding(how, row, &w, i, c).abs());
                 let (all, squares) = steps.fold((0.0, 0.0), |(all, squares), step| {
                     (all + step, squares + step * step)
                 });
@@ -323,13 +352,19 @@ fn activations_of_fp8_and_bf16_weights_may_be_rounded() {
                     false => Want::Near(sum.value, error),
                 });
             }
+            check_rounded(how, (rows, k, n), &x, &w, want);
         }
-        check_rounded((rows, k, n), &x, &w, want);
     }
 }
 
-/// A product that may be rounded, all rows of which are real.
-fn check_rounded((rows, k, n): (usize, usize, usize), x: &[f32], w: &Weights, want: Vec<Want>) {
+/// A product that may be rounded, all rows of which are real, where it is rounded like that.
+fn check_rounded(
+    how: Rounded,
+    (rows, k, n): (usize, usize, usize),
+    x: &[f32],
+    w: &Weights,
+    want: Vec<Want>,
+) {
     let params = Params {
         flags: flags::ROUGH,
         ..product_params(w.dtype, rows, n, k)
@@ -337,7 +372,8 @@ fn check_rounded((rows, k, n): (usize, usize, usize), x: &[f32], w: &Weights, wa
     let mut operands = vec![StepInputs::rows(rows, rows).operand(), activations(x)];
     operands.extend(w.whole());
     operands.push(Operation::Out(want.len()));
-    check_all(OpKind::Linear, w.dtype, params, &operands, &[want]);
+    let some = |row: &KernelRow| how.by(w.dtype, row);
+    check_some(some, OpKind::Linear, w.dtype, params, &operands, &[want]);
 }
 
 #[test]
@@ -353,7 +389,7 @@ fn the_largest_fp8_weights_and_activations_do_not_overflow() {
         let want = sums
             .map(|sum| Want::Near(sum.value, 4.0 * sum.error()))
             .collect();
-        check_rounded((rows, k, n), &x, &w, want);
+        check_rounded(Rounded::Integers, (rows, k, n), &x, &w, want);
     }
 }
 
@@ -368,7 +404,7 @@ fn small_fp8_weights_beside_a_large_one_are_rounded_to_the_nearest_sixteenth() {
         let want = (0..rows * n)
             .map(|at| Want::Near(w.at(at % n, 1), 1.001 / 32.0 * f64::from(w.scales[0])))
             .collect();
-        check_rounded((rows, k, n), &x, &w, want);
+        check_rounded(Rounded::Integers, (rows, k, n), &x, &w, want);
     }
 }
 
@@ -388,7 +424,7 @@ fn fp8_weights_that_rounding_would_ruin_are_multiplied_exactly() {
         let want = (0..rows * n)
             .map(|at| dot(&x[at / n * k..][..k], &w, at % n).want())
             .collect();
-        check_rounded((rows, k, n), &x, &w, want);
+        check_rounded(Rounded::Integers, (rows, k, n), &x, &w, want);
     }
 }
 

@@ -5,15 +5,15 @@ use std::arch::x86_64::*;
 use hadal_device::DType;
 
 /// Columns taken at once: the block of most formats, eight blocks of the others.
-pub(super) const SPAN: usize = 256;
+pub(in crate::core) const SPAN: usize = 256;
 /// Sixteens of columns in a span.
-pub(super) const GROUPS: usize = SPAN / 16;
+pub(in crate::core) const GROUPS: usize = SPAN / 16;
 /// Room of a span in any format: of Q8_0, 8 blocks of 34 bytes.
 pub(super) const MOST_BYTES: usize = 292;
 
 /// 256 weights taken apart: a weight is `factor * (code - OFFSET)`, less its minimum.
 #[derive(Clone, Copy)]
-pub(super) struct Span {
+pub(in crate::core) struct Span {
     /// Codes of 8 bits without sign, sixteen by sixteen in the order [`Format::ORDER`].
     pub codes: [__m512i; 4],
     /// Factors; which lane is whose, [`Format::LANES`] says.
@@ -56,7 +56,7 @@ impl Span {
 
 /// What is taken off products of codes, for each code.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Minima {
+pub(in crate::core) enum Minima {
     /// The factor, [`Format::OFFSET`] times.
     Offset,
     /// A minimum for each sixteen columns, in their order, beside the factors.
@@ -72,7 +72,7 @@ pub(super) enum Minima {
 /// # Safety
 /// `span` may be called on a processor with AVX-512 F, BW, DQ, VL only, from a function
 /// compiled for it.
-pub(super) unsafe trait Format: 'static {
+pub(in crate::core) unsafe trait Format: 'static {
     /// Which format.
     const TYPE: DType;
     /// Which sixteen columns lie at each sixteen codes.

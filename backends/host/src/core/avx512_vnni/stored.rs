@@ -6,7 +6,7 @@ use super::format::{Format, GROUPS, MOST_BYTES, SPAN, Span};
 use crate::weight::Matrix;
 
 /// Rows in a block format.
-pub(super) struct Stored<'a> {
+pub(in crate::core) struct Stored<'a> {
     w: &'a Matrix<'a>,
     /// Spans of a row, the last of which may have fewer blocks than the others.
     pub spans: usize,

@@ -1,0 +1,181 @@
+//! Rows of activations as tiles of BF16: an activation is the sum of so many numbers of 8 bits,
+//! its pieces. Three of them are all that a float holds.
+
+use std::arch::x86_64::*;
+
+use hadal_device::DType;
+
+use super::tiles::{COLUMNS, STRIP, TILE};
+use crate::args::Fault;
+use crate::core::avx512::transpose;
+use crate::core::digits::{Digits, Layout, Line};
+use crate::weight::Rows;
+
+/// Columns of a chunk are multiples of this: a block of any format.
+const WHOLE: usize = 256;
+/// Columns of a chunk at most: of two pieces, 256 KiB of weights.
+const MOST_COLUMNS: usize = 512;
+/// Bytes of a chunk of activations, which stay in a second-level cache while all weight rows meet
+/// them.
+const CHUNK_BYTES: usize = 768 << 10;
+
+/// How rows of activations are divided: into chunks of columns, each into groups of rows, each into
+/// pieces, each into steps of 32 columns, of which every sixteen rows are a tile.
+#[derive(Clone, Copy)]
+pub(super) struct Division {
+    /// Rows, and columns of each.
+    count: usize,
+    k: usize,
+    /// Pieces of an activation.
+    pub pieces: usize,
+    /// Tiles of a group: 1 or 2.
+    pub wide: usize,
+    /// Groups.
+    pub groups: usize,
+    /// Steps of a chunk, the last excepted.
+    pub steps: usize,
+}
+
+impl Division {
+    pub fn new(x: Rows<'_>, pieces: usize) -> Division {
+        let wide = if x.count > TILE { 2 } else { 1 };
+        let groups = x.count.div_ceil(wide * TILE);
+        let column_bytes = groups * wide * TILE * pieces * 2;
+        let columns = CHUNK_BYTES / column_bytes / WHOLE * WHOLE;
+        let columns = columns.clamp(WHOLE, MOST_COLUMNS);
+        Division {
+            count: x.count,
+            k: x.k,
+            pieces,
+            wide,
+            groups,
+            steps: columns.min(x.k.next_multiple_of(COLUMNS)) / COLUMNS,
+        }
+    }
+
+    /// Lines of a step of a piece of a group.
+    pub fn step_lines(&self) -> usize {
+        self.wide * TILE
+    }
+
+    /// Lines of the sums of a group with a strip of weight rows.
+    pub fn sum_lines(&self) -> usize {
+        STRIP * self.wide
+    }
+
+    /// Steps of all columns.
+    fn all_steps(&self) -> usize {
+        self.k.div_ceil(COLUMNS)
+    }
+
+    /// First steps and numbers of steps of all chunks.
+    pub fn chunks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (all, steps) = (self.all_steps(), self.steps);
+        (0..all)
+            .step_by(steps.max(1))
+            .map(move |first| (first, steps.min(all - first)))
+    }
+
+    /// Where group `group` of the chunk with these steps begins.
+    pub fn group(&self, (first, steps): (usize, usize), group: usize) -> usize {
+        (first * self.groups + group * steps) * self.pieces * self.step_lines()
+    }
+
+    /// The tiles of `x`, kept while a step of the program lasts.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    pub fn tiles<'d>(&self, x: Rows<'_>, digits: &'d mut Digits) -> Result<&'d [Line], Fault> {
+        let layout = Layout {
+            // Whatever the weights are.
+            format: DType::F32,
+            digits: self.pieces,
+        };
+        let count = self.all_steps() * self.groups * self.pieces * self.step_lines();
+        let (lines, known) = digits.of(x, layout, count)?;
+        if !known {
+            for chunk in self.chunks() {
+                for group in 0..self.groups {
+                    let from = self.group(chunk, group);
+                    match self.pieces {
+                        1 => self.fill::<1>(x, chunk, group, &mut lines[from..]),
+                        2 => self.fill::<2>(x, chunk, group, &mut lines[from..]),
+                        _ => self.fill::<3>(x, chunk, group, &mut lines[from..]),
+                    }
+                }
+            }
+        }
+        Ok(lines)
+    }
+
+    /// One group of a chunk.
+    #[allow(
+        clippy::needless_range_loop,
+        reason = "a number of a row is an index of several arrays"
+    )]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn fill<const P: usize>(
+        &self,
+        x: Rows<'_>,
+        (first, steps): (usize, usize),
+        group: usize,
+        to: &mut [Line],
+    ) {
+        let mut loose = [[Line::default(); TILE]; P];
+        for tile in 0..self.wide {
+            let row = (group * self.wide + tile) * TILE;
+            let used = self.count.saturating_sub(row).min(TILE);
+            if used < TILE {
+                loose = [[Line::default(); TILE]; P];
+            }
+            for step in 0..steps {
+                let column = (first + step) * COLUMNS;
+                for r in 0..used {
+                    let part = &x.row(row + r)[column..self.k.min(column + COLUMNS)];
+                    for (piece, line) in taken_apart::<P>(part).into_iter().enumerate() {
+                        loose[piece][r] = line;
+                    }
+                }
+                for (piece, loose) in loose.iter().enumerate() {
+                    let at = (piece * steps + step) * self.step_lines() + tile * TILE;
+                    let to = &mut to[at..][..TILE];
+                    // SAFETY: sixteen lines are read and as many written.
+                    unsafe { transpose(loose.as_ptr(), 1, to.as_mut_ptr()) };
+                }
+            }
+        }
+    }
+}
+
+/// The pieces of 32 activations, of which `from` has the first; the others are 0.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[inline]
+fn taken_apart<const P: usize>(from: &[f32]) -> [Line; P] {
+    let mut lines = [Line::default(); P];
+    let mut rest = [0, 16].map(|first| {
+        let left = from.len().saturating_sub(first).min(16);
+        let mask = (!0u32 << left) as u16 ^ !0;
+        // SAFETY: masked floats are not read.
+        unsafe { _mm512_maskz_loadu_ps(mask, from.as_ptr().wrapping_add(first)) }
+    });
+    for line in &mut lines {
+        let [low, high] = rest;
+        let piece = _mm512_cvtne2ps_pbh(high, low);
+        // SAFETY: all are 64 bytes without padding.
+        let words = unsafe {
+            *line = std::mem::transmute::<__m512bh, Line>(piece);
+            std::mem::transmute::<__m512bh, __m512i>(piece)
+        };
+        let halves = [
+            _mm512_castsi512_si256(words),
+            _mm512_extracti64x4_epi64::<1>(words),
+        ];
+        for (rest, words) in rest.iter_mut().zip(halves) {
+            let floats = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(words));
+            let left = _mm512_sub_ps(*rest, _mm512_castsi512_ps(floats));
+            // Nothing is left of an infinity, and of no number.
+            let magnitude = _mm512_abs_ps(_mm512_castsi512_ps(floats));
+            let finite = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(magnitude, _mm512_set1_ps(f32::INFINITY));
+            *rest = _mm512_maskz_mov_ps(finite, left);
+        }
+    }
+    lines
+}

@@ -1,0 +1,160 @@
+//! Intel's matrix units (AMX): tiles of BF16 numbers, sixteen weight rows of 32 columns times 32
+//! columns of sixteen rows of activations, 8192 products in sixteen cycles.
+//!
+//! One product serves all formats, as weights become BF16 numbers on the way to a tile:
+//! - BF16 and E4M3 weights are such numbers; an activation is three of them, all 24 bits of a
+//!   float. Scales of E4M3 are met by the sums of 128 columns. Nothing is lost but in sums, which
+//!   are floats.
+//! - A weight of a block format is two, 16 bits, and so is an activation: three products.
+//! - Where activations may be rounded (`flags::ROUGH`) both are rounded to one.
+//!
+//! Few rows of activations are read faster than tiles are filled: those are other cores'.
+
+mod activations;
+mod product;
+mod tiles;
+mod weights;
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use hadal_device::DType;
+
+use self::weights::{Codes, Halves, Spans};
+use super::avx512::as_avx512;
+use super::avx512_vnni::{Format, Visitor, visit};
+use super::{Avx512, Avx512Vbmi, Avx512Vnni, Core, Panel};
+use crate::args::Fault;
+use crate::weight::{Elements, Matrix, Rows};
+
+/// The AVX-512 core with tiles.
+pub(crate) struct Amx;
+
+/// Rows of activations from which tiles pay: of BF16, E4M3 and blocks; and of blocks the length of
+/// a sum below which 16 bits of a number are too few, as in `avx512_vnni`.
+const FROM_HALVES: usize = 5;
+const FROM_CODES: usize = 5;
+const FROM_BLOCKS: usize = 5;
+const LONG: usize = 512;
+
+/// True if this processor has tiles of BF16, and the system lets this process use them.
+pub(crate) fn allowed() -> bool {
+    static ALLOWED: OnceLock<bool> = OnceLock::new();
+    *ALLOWED.get_or_init(|| has_tiles() && permitted())
+}
+
+/// What the processor says, and whether the system saves tiles when threads are switched.
+fn has_tiles() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+    const SAVES: u32 = 1 << 27;
+    const BF16: u32 = 1 << 22;
+    const TILES: u32 = 1 << 24;
+    const STATE: u64 = 1 << 17 | 1 << 18;
+    #[target_feature(enable = "xsave")]
+    fn saved() -> u64 {
+        // SAFETY: the system allows the instruction, as SAVES says.
+        unsafe { _xgetbv(0) }
+    }
+    #[allow(
+        unused_unsafe,
+        reason = "the oldest compilers that build this ask for it"
+    )]
+    // SAFETY: every processor of 64 bits has the instruction; the leaf is there.
+    unsafe {
+        __cpuid(0).eax >= 7
+            && __cpuid(1).ecx & SAVES != 0
+            && __cpuid_count(7, 0).edx & (BF16 | TILES) == BF16 | TILES
+            && saved() & STATE == STATE
+    }
+}
+
+/// Linux gives the memory that tiles are saved in to processes that ask for it.
+#[cfg(target_os = "linux")]
+fn permitted() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
+    const XTILE_DATA: libc::c_ulong = 18;
+    // SAFETY: the call has no effect but that this process may use tiles.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILE_DATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn permitted() -> bool {
+    false
+}
+
+impl Core for Amx {
+    fn dots<W: Elements>(
+        x: Rows<'_>,
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        panel: &mut Panel,
+    ) -> Result<(), Fault> {
+        // SAFETY: `HostDevice::pipeline` gives out kernels of this core only on a processor whose
+        // features were detected, and where `allowed` said so; here and below.
+        unsafe {
+            match W::DTYPE {
+                _ if x.k == 0 => Avx512::dots::<W>(x, w, out, panel),
+                DType::Bf16 if x.count >= FROM_HALVES => match w.rough {
+                    true => product::dots::<Halves<true>>(x, w, out, panel),
+                    false => product::dots::<Halves<false>>(x, w, out, panel),
+                },
+                DType::F8E4M3 if x.count >= FROM_CODES => match w.rough {
+                    true => product::dots::<Codes<true>>(x, w, out, panel),
+                    false => product::dots::<Codes<false>>(x, w, out, panel),
+                },
+                _ => Avx512Vbmi::dots::<W>(x, w, out, panel),
+            }
+        }
+    }
+
+    fn block_dots(
+        x: Rows<'_>,
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        panel: &mut Panel,
+    ) -> Result<(), Fault> {
+        struct Product<'a, 'b>(Rows<'a>, &'a Matrix<'a>, &'b mut [f32], &'b mut Panel);
+        impl Visitor for Product<'_, '_> {
+            fn visit<F: Format>(self) -> Result<(), Fault> {
+                let Product(x, w, out, panel) = self;
+                // SAFETY: as in `dots`.
+                unsafe {
+                    match w.rough {
+                        true => product::dots::<Spans<F, true>>(x, w, out, panel),
+                        false => product::dots::<Spans<F, false>>(x, w, out, panel),
+                    }
+                }
+            }
+        }
+        if x.count < FROM_BLOCKS || x.k < LONG {
+            return Avx512Vnni::block_dots(x, w, out, panel);
+        }
+        visit(w.format, Product(x, w, out, panel))
+    }
+
+    fn mix<W: Elements>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]) {
+        Avx512Vbmi::mix::<W>(p, w, out);
+    }
+
+    const ROUGH: bool = true;
+
+    fn rough_mix(
+        p: (Rows<'_>, Range<usize>),
+        w: &Matrix<'_>,
+        out: &mut [f32],
+        panel: &mut Panel,
+    ) -> Result<(), Fault> {
+        Avx512Vnni::rough_mix(p, w, out, panel)
+    }
+
+    fn rough_dots(
+        x: Rows<'_>,
+        w: &Matrix<'_>,
+        out: (&mut [f32], usize),
+        panel: &mut Panel,
+    ) -> Result<(), Fault> {
+        Avx512Vnni::rough_dots(x, w, out, panel)
+    }
+
+    as_avx512!();
+}
