@@ -136,6 +136,7 @@ pub fn all() -> Vec<Named> {
     devices.extend(named("wgpu in pieces", &WgpuBackend::new(pieces)));
     let options = VulkanOptions {
         checked: true,
+        adopt: Some(true),
         ..VulkanOptions::default()
     };
     let vulkan = named("vulkan checked", &VulkanBackend::new(options));

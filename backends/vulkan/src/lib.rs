@@ -60,7 +60,7 @@ pub struct VulkanOptions {
     /// Device memory to use at most, where less than the driver's budget is wanted.
     pub memory_bytes: Option<u64>,
     /// Whether host memory is used in place (`Device::adopt`) where the driver can; `None`:
-    /// on devices that share it.
+    /// on GPUs that share it.
     pub adopt: Option<bool>,
     /// Size of subgroups on devices that offer a range, brought to the nearest power of two
     /// that they offer; `None`: the device's usual one.

@@ -87,18 +87,16 @@ fn subgroup(device: &PhysicalDevice, wanted: Option<u32>) -> Option<Subgroup> {
     })
 }
 
-/// Weights are used where they lie only on devices that share the host's memory: a discrete
-/// one would fetch them over its bus in every step. The option overrules it, which serves
-/// models larger than a discrete device's memory.
+/// Weights are used where they lie only on GPUs that share the host's memory: a discrete one would
+/// fetch them over its bus in every step, and of a file that shrinks, a software driver's threads,
+/// which block the signal that says so, would end the process. The option overrules it, which
+/// serves models larger than a discrete device's memory.
 fn import_align(device: &PhysicalDevice, wanted: Option<bool>) -> Option<u64> {
     // Behind the last page of a mapping anything or nothing may be mapped, and no system has
     // smaller pages.
     const SMALLEST_PAGE: u64 = 4096;
     let p = device.properties();
-    let shares = matches!(
-        p.device_type,
-        PhysicalDeviceType::IntegratedGpu | PhysicalDeviceType::Cpu
-    );
+    let shares = p.device_type == PhysicalDeviceType::IntegratedGpu;
     let can = device.supported_extensions().ext_external_memory_host;
     let align = p.min_imported_host_pointer_alignment?;
     (can && wanted.unwrap_or(shares) && align <= SMALLEST_PAGE).then_some(align.max(1))
