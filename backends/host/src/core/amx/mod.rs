@@ -126,7 +126,7 @@ impl Core for Amx {
                 }
             }
         }
-        if x.count < FROM_BLOCKS || x.k < LONG {
+        if x.count < FROM_BLOCKS || (x.k < LONG && !w.rough) {
             return Avx512Vnni::block_dots(x, w, out, panel);
         }
         visit(w.format, Product(x, w, out, panel))
