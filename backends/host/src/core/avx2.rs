@@ -9,7 +9,7 @@ pub(crate) struct Avx2;
 
 /// Eight floats.
 #[derive(Clone, Copy)]
-pub(super) struct Ymm(__m256);
+pub(super) struct Ymm(pub(super) __m256);
 
 // SAFETY: the methods use AVX2, FMA and F16C, which the trait's caller vouches for, and read
 // or write 8 elements at any alignment.
@@ -124,4 +124,4 @@ unsafe impl Lanes for Ymm {
     }
 }
 
-super::vector_core::vector_core!(Avx2, Ymm, "avx2,fma,f16c");
+super::vector_core::vector_core!(Avx2, Ymm, crate::core::blocks::Bytes, "avx2,fma,f16c");

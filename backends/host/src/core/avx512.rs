@@ -140,6 +140,7 @@ unsafe impl Lanes for Zmm {
 super::vector_core::vector_core!(
     Avx512,
     Zmm,
+    crate::core::blocks::Bytes,
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 );
 

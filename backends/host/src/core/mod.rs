@@ -18,6 +18,7 @@ mod avx512_pairs;
 mod avx512_vbmi;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
+mod blocks;
 mod digits;
 mod elementwise;
 mod lanes;

@@ -20,11 +20,11 @@
 //! Every function here is `inline(always)`: it is compiled inside the functions of
 //! `vector_core` that carry the instruction set.
 
+use super::Grown;
 use super::ahead::Ahead;
 use super::lanes::Lanes;
-use super::{Grown, Panel};
 use crate::args::Fault;
-use crate::weight::{BLOCK, Blocks, Elements, F32, Matrix, Rows, Weight};
+use crate::weight::{BLOCK, Elements, F32, Matrix, Rows};
 
 /// Columns of a panel: 32 rows of it are 128 KiB, which a second-level cache holds.
 const PANEL_COLUMNS: usize = 8 * BLOCK;
@@ -35,8 +35,6 @@ const PANEL_PADDING: usize = 16;
 const SHORT: usize = 2048;
 /// How far ahead of the loads weights are asked for.
 const PREFETCH_BYTES: usize = 4096;
-/// Rows of blocks that are floats at once: of V3, 115 KiB.
-const TAKEN_ROWS: usize = 4;
 
 /// `Core::dots`.
 ///
@@ -58,34 +56,6 @@ pub(super) unsafe fn dots<V: Lanes, W: Elements>(
             many::<V, W>(x, w, out, panel)
         }
     }
-}
-
-/// `Core::block_dots`: rows are taken out of their blocks, four at a time, and multiplied as
-/// floats.
-///
-/// # Safety
-/// See [`Lanes`].
-#[inline(always)]
-pub(super) unsafe fn block_dots<V: Lanes>(
-    x: Rows<'_>,
-    w: &Matrix<'_>,
-    out: &mut [f32],
-    panel: &mut Panel,
-) -> Result<(), Fault> {
-    assert!(out.len() >= x.count * w.rows && x.k == w.k);
-    out[..x.count * w.rows].fill(0.0);
-    let stride = w.k + PANEL_PADDING;
-    for first in (0..w.rows).step_by(TAKEN_ROWS) {
-        let rows = TAKEN_ROWS.min(w.rows - first);
-        let floats = panel.floats.take(rows * stride)?;
-        for (row, floats) in floats.chunks_exact_mut(stride).enumerate() {
-            Blocks::decode_row(w, first + row, &mut floats[..w.k]);
-        }
-        let floats = Matrix::floats(floats, rows, w.k, stride);
-        // SAFETY: the caller's promise.
-        unsafe { tiles::<V, F32, true>(x, &floats, &mut out[first..], w.rows) };
-    }
-    Ok(())
 }
 
 #[inline(always)]
@@ -203,8 +173,11 @@ unsafe fn decode<V: Lanes, W: Elements>(w: &Matrix<'_>, row: usize, first: usize
 
 /// `out[r * stride + i] = dot(x[r], w[i])`, or added to it under `ADD`. For scaled formats
 /// `x` holds the scale and the unit already.
+///
+/// # Safety
+/// See [`Lanes`].
 #[inline(always)]
-unsafe fn tiles<V: Lanes, W: Elements, const ADD: bool>(
+pub(super) unsafe fn tiles<V: Lanes, W: Elements, const ADD: bool>(
     x: Rows<'_>,
     w: &Matrix<'_>,
     out: &mut [f32],

@@ -1,9 +1,10 @@
 //! Makes a `Core` of an implementation of `Lanes`: the one place where functions are
 //! compiled for an instruction set, and where it is said why that is sound.
 
-/// Makes a core of an instruction set: `$core` is the type, `$lanes` its registers.
+/// Makes a core of an instruction set: `$core` is the type, `$lanes` its registers, `$codes` those
+/// of codes of block formats.
 macro_rules! vector_core {
-    ($core:ident, $lanes:ty, $features:literal) => {
+    ($core:ident, $lanes:ty, $codes:ty, $features:literal) => {
         impl crate::core::Core for $core {
             fn dots<W: crate::weight::Elements>(
                 x: crate::weight::Rows<'_>,
@@ -42,7 +43,7 @@ macro_rules! vector_core {
                     panel: &mut crate::core::Panel,
                 ) -> Result<(), crate::args::Fault> {
                     // SAFETY: as in `dots`.
-                    unsafe { crate::core::products::block_dots::<$lanes>(x, w, out, panel) }
+                    unsafe { crate::core::blocks::dots::<$lanes, $codes>(x, w, out, panel) }
                 }
                 // SAFETY: as in `dots`.
                 unsafe { inner(x, w, out, panel) }

@@ -1,0 +1,163 @@
+//! Weights in block formats times activations, without instructions made for it: AVX2 and
+//! Advanced SIMD.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "a number of a row or a column is an index of several arrays of registers"
+)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod codes;
+mod few;
+mod format;
+mod many;
+mod patterns;
+mod record;
+mod super_blocks;
+mod thirty_twos;
+
+use hadal_device::DType;
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use self::avx2::Bytes;
+pub(super) use self::codes::Codes;
+use self::format::{Format, SPAN};
+use self::patterns::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs};
+use self::record::{LINES, Record};
+use self::super_blocks::{Iq4Xs, Q2K, Q3K, Q6K, Q45K, Tq1_0, Tq2_0};
+use self::thirty_twos::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+use super::digits::Layout;
+use super::lanes::Lanes;
+use super::{Panel, products};
+use crate::args::Fault;
+use crate::weight::{F32, Matrix, Rows};
+
+/// Rows of activations up to which weights stay in registers.
+const FEW_ROWS: usize = 8;
+/// Length of a sum from which activations of 16 bits are enough: of shorter ones, their roundings
+/// do not average out below those of `f32`.
+const LONG: usize = 512;
+/// Rows of weights that are floats at once: of V3, 115 KiB.
+const TAKEN_ROWS: usize = 4;
+/// Keeps rows of a panel off each other's cache sets.
+const PADDING: usize = 16;
+
+/// What is compiled for a format.
+struct Compiled {
+    format: DType,
+    few: unsafe fn(&[Record], usize, &Matrix<'_>, &mut [f32]),
+    decode: unsafe fn(&[u8], &mut [f32]),
+}
+
+impl Compiled {
+    fn of<C: Codes, F: Format>() -> Compiled {
+        Compiled {
+            format: F::TYPE,
+            few: C::few::<F>,
+            decode: C::decode::<F>,
+        }
+    }
+
+    fn find<C: Codes>(format: Option<DType>) -> Result<Compiled, Fault> {
+        Ok(match format {
+            Some(DType::Q8_0) => Compiled::of::<C, Q8_0>(),
+            Some(DType::Q4_0) => Compiled::of::<C, Q4_0>(),
+            Some(DType::Q4_1) => Compiled::of::<C, Q4_1>(),
+            Some(DType::Q5_0) => Compiled::of::<C, Q5_0>(),
+            Some(DType::Q5_1) => Compiled::of::<C, Q5_1>(),
+            Some(DType::Iq4Nl) => Compiled::of::<C, Iq4Nl>(),
+            Some(DType::Q2K) => Compiled::of::<C, Q2K>(),
+            Some(DType::Q3K) => Compiled::of::<C, Q3K>(),
+            Some(DType::Q4K) => Compiled::of::<C, Q45K<0>>(),
+            Some(DType::Q5K) => Compiled::of::<C, Q45K<32>>(),
+            Some(DType::Q6K) => Compiled::of::<C, Q6K>(),
+            Some(DType::Iq4Xs) => Compiled::of::<C, Iq4Xs>(),
+            Some(DType::Tq1_0) => Compiled::of::<C, Tq1_0>(),
+            Some(DType::Tq2_0) => Compiled::of::<C, Tq2_0>(),
+            Some(DType::Iq2Xxs) => Compiled::of::<C, Iq2Xxs>(),
+            Some(DType::Iq2Xs) => Compiled::of::<C, Iq2Xs>(),
+            Some(DType::Iq2S) => Compiled::of::<C, Iq2S>(),
+            Some(DType::Iq3Xxs) => Compiled::of::<C, Iq3Xxs>(),
+            Some(DType::Iq3S) => Compiled::of::<C, Iq3S>(),
+            Some(DType::Iq1S) => Compiled::of::<C, Iq1S>(),
+            Some(DType::Iq1M) => Compiled::of::<C, Iq1M>(),
+            _ => return Err(Fault::Shape("the weights are in no block format")),
+        })
+    }
+}
+
+/// `Core::block_dots`.
+///
+/// # Safety
+/// See [`Lanes`] and [`Codes`].
+#[inline(always)]
+pub(super) unsafe fn dots<V: Lanes, C: Codes>(
+    x: Rows<'_>,
+    w: &Matrix<'_>,
+    out: &mut [f32],
+    panel: &mut Panel,
+) -> Result<(), Fault> {
+    let compiled = Compiled::find::<C>(w.format)?;
+    assert!(out.len() >= x.count * w.rows && x.k == w.k);
+    assert!(w.row_bytes as u64 == compiled.format.row_bytes(w.k as u64));
+    // SAFETY: the caller's promise.
+    unsafe {
+        match x.count <= FEW_ROWS && x.k >= LONG {
+            true => few_rows::<C>(&compiled, x, w, out, panel),
+            false => many_rows::<V>(&compiled, x, w, out, panel),
+        }
+    }
+}
+
+/// Integer products with weights in registers.
+#[inline(always)]
+unsafe fn few_rows<C: Codes>(
+    compiled: &Compiled,
+    x: Rows<'_>,
+    w: &Matrix<'_>,
+    out: &mut [f32],
+    panel: &mut Panel,
+) -> Result<(), Fault> {
+    let layout = Layout {
+        // All formats have columns as they come.
+        format: DType::F32,
+        digits: 2,
+    };
+    let lines = x.k.div_ceil(SPAN) * x.count * LINES;
+    let (lines, known) = panel.digits.of(x, layout, lines)?;
+    let records = record::records(lines);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !known {
+            C::split(x, records);
+        }
+        (compiled.few)(records, x.count, w, out);
+    }
+    Ok(())
+}
+
+/// Rows are taken out of their blocks, four at a time, and multiplied as floats.
+#[inline(always)]
+unsafe fn many_rows<V: Lanes>(
+    compiled: &Compiled,
+    x: Rows<'_>,
+    w: &Matrix<'_>,
+    out: &mut [f32],
+    panel: &mut Panel,
+) -> Result<(), Fault> {
+    out[..x.count * w.rows].fill(0.0);
+    let stride = w.k + PADDING;
+    for first in (0..w.rows).step_by(TAKEN_ROWS) {
+        let rows = TAKEN_ROWS.min(w.rows - first);
+        let floats = panel.floats.take(rows * stride)?;
+        for (row, floats) in floats.chunks_exact_mut(stride).enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { (compiled.decode)(w.stored(first + row), &mut floats[..w.k]) };
+        }
+        let floats = Matrix::floats(floats, rows, w.k, stride);
+        // SAFETY: as above.
+        unsafe { products::tiles::<V, F32, true>(x, &floats, &mut out[first..], w.rows) };
+    }
+    Ok(())
+}
