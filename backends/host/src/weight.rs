@@ -272,6 +272,7 @@ pub(crate) struct Matrix<'a> {
     /// Which block format rows are in, if they are.
     pub format: Option<DType>,
     /// Activations may be rounded (`flags::ROUGH`).
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
     pub rough: bool,
     scales: Option<Scales<'a>>,
 }
@@ -383,6 +384,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The blocks of row `row` and of all rows after it.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
     #[inline]
     pub fn stored_from(&self, row: usize) -> &'a [u8] {
         &self.bytes[row * self.row_bytes..self.rows * self.row_bytes]

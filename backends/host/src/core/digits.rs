@@ -41,7 +41,6 @@ impl Digits {
 
     /// `count` lines for `x` in `layout`, and whether they are known: if not, the caller fills
     /// them. (A closure that did would not be compiled for the caller's instruction set.)
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
     pub fn of(
         &mut self,
         x: Rows<'_>,

@@ -74,6 +74,7 @@ pub(crate) struct Panel {
     /// Activations as integers or BF16.
     pub digits: Digits,
     /// Weights as integers or BF16.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
     pub lines: Grown<digits::Line>,
     /// Sums of tiles.
     #[cfg(target_arch = "x86_64")]

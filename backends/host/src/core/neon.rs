@@ -9,7 +9,7 @@ pub(crate) struct Neon;
 
 /// Four floats.
 #[derive(Clone, Copy)]
-pub(super) struct Quad(float32x4_t);
+pub(super) struct Quad(pub(super) float32x4_t);
 
 // SAFETY: the methods use Advanced SIMD, which every 64-bit Arm processor has, and read or
 // write 4 elements at any alignment.
@@ -126,4 +126,4 @@ unsafe impl Lanes for Quad {
     unsafe fn prefetch(_at: *const u8) {}
 }
 
-super::vector_core::vector_core!(Neon, Quad, "neon");
+super::vector_core::vector_core!(Neon, Quad, crate::core::blocks::Bytes, "neon");

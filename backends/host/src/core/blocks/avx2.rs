@@ -145,12 +145,14 @@ unsafe impl Codes for Bytes {
                 high,
                 _mm_srli_si128::<8>(high),
             ];
-            eights.map(|eight| {
-                _mm256_cvtepi32_ps(match signed {
+            let mut floats = [_mm256_setzero_ps(); 4];
+            for (to, eight) in floats.iter_mut().zip(eights) {
+                *to = _mm256_cvtepi32_ps(match signed {
                     true => _mm256_cvtepi8_epi32(eight),
                     false => _mm256_cvtepu8_epi32(eight),
-                })
-            })
+                });
+            }
+            floats
         }
     }
 

@@ -72,7 +72,7 @@ pub(crate) unsafe trait Codes: Copy + 'static {
     /// `few::dots`, compiled for it.
     unsafe fn few<F: Format>(records: &[Record], count: usize, w: &Matrix<'_>, out: &mut [f32]);
     /// `many::decode`, compiled for it.
-    unsafe fn decode<F: Format>(stored: &[u8], to: &mut [f32]);
+    unsafe fn decode<F: Format>(stored: &[u8], ahead: usize, to: &mut [f32]);
 }
 
 /// The members of [`Codes`] that are compiled for an instruction set.
@@ -110,14 +110,22 @@ macro_rules! compiled {
             unsafe { inner::<F>(records, count, w, out) }
         }
 
-        unsafe fn decode<F: crate::core::blocks::format::Format>(stored: &[u8], to: &mut [f32]) {
+        unsafe fn decode<F: crate::core::blocks::format::Format>(
+            stored: &[u8],
+            ahead: usize,
+            to: &mut [f32],
+        ) {
             #[target_feature(enable = $features)]
-            fn inner<F: crate::core::blocks::format::Format>(stored: &[u8], to: &mut [f32]) {
+            fn inner<F: crate::core::blocks::format::Format>(
+                stored: &[u8],
+                ahead: usize,
+                to: &mut [f32],
+            ) {
                 // SAFETY: compiled for the instruction set.
-                unsafe { crate::core::blocks::many::decode::<$codes, F>(stored, to) }
+                unsafe { crate::core::blocks::many::decode::<$codes, F>(stored, ahead, to) }
             }
             // SAFETY: the caller's promise.
-            unsafe { inner::<F>(stored, to) }
+            unsafe { inner::<F>(stored, ahead, to) }
         }
     };
 }

@@ -3,7 +3,7 @@
 //! The products of the 32 or sixteen columns that share a factor are added in integers.
 
 use super::codes::Codes;
-use super::format::{Added, Format, MOST_BYTES, PARTS, SPAN, Scales};
+use super::format::{Added, Format, MOST_BYTES, SPAN, Scales, each_part};
 use super::record::Record;
 use crate::core::ahead::Ahead;
 use crate::weight::Matrix;
@@ -104,7 +104,13 @@ unsafe fn tile<C: Codes, F: Format, const R: usize, const N: usize>(
                 }
             }
         }
-        sums.map(|sums| sums.map(|sum| C::sum(sum)))
+        let mut totals = [[0.0; N]; R];
+        for r in 0..R {
+            for n in 0..N {
+                totals[r][n] = C::sum(sums[r][n]);
+            }
+        }
+        totals
     }
 }
 
@@ -136,18 +142,7 @@ unsafe fn span<C: Codes, F: Format, const R: usize>(
     unsafe {
         let scales = Scales::of::<C, F>(at);
         let mut parts = [C::splat(0.0); R];
-        for part in 0..PARTS {
-            let codes = F::codes::<C>(at, part).wide(F::SIGNED);
-            let factor = match F::WIDE {
-                true => C::splat(scales.factors[part]),
-                false => C::two(scales.factors[2 * part..].as_ptr()),
-            };
-            for r in 0..R {
-                let numbers = (&raw const (*records.add(r)).numbers).cast::<i16>();
-                let products = C::products(codes, numbers.add(32 * part));
-                parts[r] = C::fma(parts[r], products, factor);
-            }
-        }
+        each_part!(part => add::<C, F, R>(at, &scales, records, part, &mut parts));
         if F::ADDED != Added::Nothing {
             for r in 0..R {
                 let (sums, count) = match F::WIDE {
@@ -161,5 +156,32 @@ unsafe fn span<C: Codes, F: Format, const R: usize>(
             }
         }
         parts
+    }
+}
+
+/// Adds the products of part `part` of the span at `at`.
+///
+/// # Safety
+/// See [`span`].
+#[inline(always)]
+unsafe fn add<C: Codes, F: Format, const R: usize>(
+    at: *const u8,
+    scales: &Scales,
+    records: *const Record,
+    part: usize,
+    parts: &mut [C::Eight; R],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let codes = F::codes::<C>(at, part).wide(F::SIGNED);
+        let factor = match F::WIDE {
+            true => C::splat(scales.factors[part]),
+            false => C::two(scales.factors[2 * part..].as_ptr()),
+        };
+        for r in 0..R {
+            let numbers = (&raw const (*records.add(r)).numbers).cast::<i16>();
+            let products = C::products(codes, numbers.add(32 * part));
+            parts[r] = C::fma(parts[r], products, factor);
+        }
     }
 }

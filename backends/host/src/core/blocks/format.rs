@@ -6,10 +6,23 @@ use super::codes::Codes;
 
 /// Columns taken at once: the block of most formats, eight blocks of the others.
 pub(super) const SPAN: usize = 256;
-/// Parts of a span whose codes are taken at once, 32 columns each.
-pub(super) const PARTS: usize = SPAN / 32;
 /// Room of a span in any format of blocks of 32: of Q8_0, 8 blocks of 34 bytes.
 pub(super) const MOST_BYTES: usize = 272;
+
+/// Something for each 32 columns of a span. As a loop it would be left to the compiler, which
+/// unrolls some and not others: with the number of a part in a register, shifts take twice as long.
+macro_rules! each_part {
+    ($part:ident => $what:expr) => {
+        each_part!($part => $what, 0 1 2 3 4 5 6 7)
+    };
+    ($part:ident => $what:expr, $($number:literal)*) => {
+        $({
+            let $part = $number;
+            $what;
+        })*
+    };
+}
+pub(super) use each_part;
 
 /// What is added to the products of codes with factors, for each code.
 #[derive(Clone, Copy, PartialEq)]

@@ -12,6 +12,8 @@ mod codes;
 mod few;
 mod format;
 mod many;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod patterns;
 mod record;
 mod super_blocks;
@@ -23,6 +25,8 @@ use hadal_device::DType;
 pub(super) use self::avx2::Bytes;
 pub(super) use self::codes::Codes;
 use self::format::{Format, SPAN};
+#[cfg(target_arch = "aarch64")]
+pub(super) use self::neon::Bytes;
 use self::patterns::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs};
 use self::record::{LINES, Record};
 use self::super_blocks::{Iq4Xs, Q2K, Q3K, Q6K, Q45K, Tq1_0, Tq2_0};
@@ -38,8 +42,9 @@ const FEW_ROWS: usize = 8;
 /// Length of a sum from which activations of 16 bits are enough: of shorter ones, their roundings
 /// do not average out below those of `f32`.
 const LONG: usize = 512;
-/// Rows of weights that are floats at once: of V3, 115 KiB.
-const TAKEN_ROWS: usize = 4;
+/// Columns of weights that are floats at once: 32 rows of them are 128 KiB, which a second-level
+/// cache holds beside as many columns of activations.
+const COLUMNS: usize = 4 * SPAN;
 /// Keeps rows of a panel off each other's cache sets.
 const PADDING: usize = 16;
 
@@ -47,7 +52,7 @@ const PADDING: usize = 16;
 struct Compiled {
     format: DType,
     few: unsafe fn(&[Record], usize, &Matrix<'_>, &mut [f32]),
-    decode: unsafe fn(&[u8], &mut [f32]),
+    decode: unsafe fn(&[u8], usize, &mut [f32]),
 }
 
 impl Compiled {
@@ -137,7 +142,7 @@ unsafe fn few_rows<C: Codes>(
     Ok(())
 }
 
-/// Rows are taken out of their blocks, four at a time, and multiplied as floats.
+/// Rows are taken out of their blocks, so many columns at a time, and multiplied as floats.
 #[inline(always)]
 unsafe fn many_rows<V: Lanes>(
     compiled: &Compiled,
@@ -147,17 +152,20 @@ unsafe fn many_rows<V: Lanes>(
     panel: &mut Panel,
 ) -> Result<(), Fault> {
     out[..x.count * w.rows].fill(0.0);
-    let stride = w.k + PADDING;
-    for first in (0..w.rows).step_by(TAKEN_ROWS) {
-        let rows = TAKEN_ROWS.min(w.rows - first);
-        let floats = panel.floats.take(rows * stride)?;
+    // The next columns of a row come when these of all rows were multiplied.
+    let ahead = compiled.format.row_bytes(COLUMNS as u64) as usize;
+    for first in (0..w.k).step_by(COLUMNS) {
+        let k = COLUMNS.min(w.k - first);
+        let begin = compiled.format.row_bytes(first as u64) as usize;
+        let stride = k + PADDING;
+        let floats = panel.floats.take(w.rows * stride)?;
         for (row, floats) in floats.chunks_exact_mut(stride).enumerate() {
             // SAFETY: the caller's promise.
-            unsafe { (compiled.decode)(w.stored(first + row), &mut floats[..w.k]) };
+            unsafe { (compiled.decode)(&w.stored(row)[begin..], ahead, &mut floats[..k]) };
         }
-        let floats = Matrix::floats(floats, rows, w.k, stride);
+        let floats = Matrix::floats(floats, w.rows, k, stride);
         // SAFETY: as above.
-        unsafe { products::tiles::<V, F32, true>(x, &floats, &mut out[first..], w.rows) };
+        unsafe { products::tiles::<V, F32, true>(x.columns(first, k), &floats, out, w.rows) };
     }
     Ok(())
 }
