@@ -7,6 +7,7 @@ use hadal_blocks::grids;
 use hadal_device::DType;
 
 use super::format::*;
+use crate::core::blocks;
 
 /// `iq2_xxs`.
 pub(super) struct Iq2Xxs;
@@ -32,22 +33,9 @@ const XXS: [u8; 16] = [4, 12, 20, 28, 36, 44, 52, 62, 0, 0, 0, 0, 0, 0, 0, 0];
 /// The same of `iq3_s`.
 const ODD: [u8; 16] = [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31];
 
-/// Eight signs of seven bits: the eighth makes their number even.
-static SIGNS: [u8; 128] = signs();
-
-const fn signs() -> [u8; 128] {
-    let mut signs = [0; 128];
-    let mut seven = 0u8;
-    while seven < 128 {
-        signs[seven as usize] = seven | (seven.count_ones() as u8 & 1) << 7;
-        seven += 1;
-    }
-    signs
-}
-
 #[inline(always)]
 fn sign(seven: u32) -> u64 {
-    u64::from(SIGNS[(seven & 127) as usize])
+    u64::from(blocks::sign(seven))
 }
 
 #[inline(always)]

@@ -59,7 +59,7 @@ static IQ3S: [u32; 512] = fours(&grids::IQ3S, false);
 /// In eighths, which are moved up or down by one.
 static IQ1S: [u64; 2048] = eights(&grids::IQ1S, [-8, 0, 8, 0]);
 
-/// Eight signs of seven bits: the eighth makes their number even.
+/// Signs of seven bits: the eighth makes their number even.
 static SIGNS: [u8; 128] = signs();
 
 const fn signs() -> [u8; 128] {
@@ -72,8 +72,9 @@ const fn signs() -> [u8; 128] {
     signs
 }
 
+/// Eight signs of the lowest seven bits.
 #[inline(always)]
-fn sign(seven: u32) -> u32 {
+pub(in crate::core) fn sign(seven: u32) -> u32 {
     u32::from(SIGNS[(seven & 127) as usize])
 }
 
