@@ -31,9 +31,20 @@ impl ManifestTensor {
 /// block scales of FP8 matrices right behind them and with the copies of embedding and head
 /// that each next-token-prediction module carries.
 pub fn official_manifest(config: &Config) -> Vec<ManifestTensor> {
+    let mut tensors = Vec::new();
+    visit_manifest(config, config.n_routed_experts, &mut |tensor| {
+        tensors.push(tensor);
+    });
+    tensors
+}
+
+/// The same one after the other, with only the first `experts` experts of each layer: all of them
+/// are alike, and nearly all that the largest models have.
+pub fn visit_manifest(config: &Config, experts: u32, visit: &mut dyn FnMut(ManifestTensor)) {
     let mut list = List {
         config,
-        tensors: Vec::new(),
+        experts,
+        visit,
     };
     let (vocab, hidden) = (config.vocab_size, config.hidden_size);
     list.plain("model.embed_tokens.weight", &[vocab, hidden]);
@@ -47,7 +58,6 @@ pub fn official_manifest(config: &Config) -> Vec<ManifestTensor> {
     if !config.tie_word_embeddings {
         list.plain("lm_head.weight", &[vocab, hidden]);
     }
-    list.tensors
 }
 
 /// A tensor of a next-token-prediction module that repeats one of the main model.
@@ -87,13 +97,14 @@ pub fn mtp_copies(config: &Config) -> Vec<Copied> {
 
 struct List<'c> {
     config: &'c Config,
-    tensors: Vec<ManifestTensor>,
+    experts: u32,
+    visit: &'c mut dyn FnMut(ManifestTensor),
 }
 
 impl List<'_> {
     fn push(&mut self, name: String, shape: &[u32], dtype: DType) {
         let shape = shape.iter().map(|edge| u64::from(*edge)).collect();
-        self.tensors.push(ManifestTensor { name, shape, dtype });
+        (self.visit)(ManifestTensor { name, shape, dtype });
     }
 
     fn plain(&mut self, name: impl Into<String>, shape: &[u32]) {
@@ -131,7 +142,7 @@ impl List<'_> {
             let name = format!("{at}.mlp.gate.e_score_correction_bias");
             self.push(name, &[c.n_routed_experts], DType::F32);
         }
-        for expert in 0..c.n_routed_experts {
+        for expert in 0..self.experts {
             self.mlp(
                 &format!("{at}.mlp.experts.{expert}"),
                 c.moe_intermediate_size,

@@ -5,6 +5,7 @@
 pub mod devices;
 pub mod dispatch;
 pub mod golden;
+pub mod headers;
 pub mod shipped;
 pub mod unit;
 

@@ -3,15 +3,12 @@
 //! anything is allocated.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hadal_conformance::pass_on;
-use hadal_device::{BufferDesc, BufferId, DType, Device, Pages, Result};
+use hadal_device::{BufferDesc, BufferId, Device, Pages, Result};
 use hadal_engine::plan::{Ask, Memory, Nearest, PartKind};
 use hadal_engine::{
     Batch, Budget, Cancel, Decoder, Described, Engine, EngineError, EngineOptions, Model, Observe,
@@ -19,11 +16,9 @@ use hadal_engine::{
 };
 use hadal_models::Config;
 use hadal_models::counts::Counts;
-use hadal_models::manifest::official_manifest;
 use hadal_tests::checkpoint::Family;
-use hadal_tests::devices;
+use hadal_tests::{devices, headers};
 use hadal_weights::Checkpoint;
-use serde_json::json;
 
 /// A device that notes what is allocated and adopted.
 struct Counting {
@@ -254,10 +249,7 @@ fn a_plan_survives_json() {
     let model = model(Family::V3);
     let host = devices::host().device;
     let ask = Ask {
-        bandwidth: Some(hadal_engine::bandwidth::Measured {
-            bytes_per_second: 1e10,
-            at: None,
-        }),
+        bandwidth: Some(hadal_engine::bandwidth::Measured::given(1e10)),
         ..Ask::default()
     };
     let plan = Plan::of(&model, host.info(), &batch_of(3), &ask);
@@ -269,46 +261,6 @@ fn a_plan_survives_json() {
     assert_eq!(again, plan);
 }
 
-/// The published configuration of this name.
-fn config(name: &str) -> String {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/fixtures/configs");
-    std::fs::read_to_string(format!("{folder}/{name}.json")).expect("it is part of the repository")
-}
-
-/// Files of `per_file` tensors each with whole headers and holes for data, and their index.
-fn write_headers(folder: &Path, config: &Config, per_file: usize) -> usize {
-    let manifest = official_manifest(config);
-    let mut index = serde_json::Map::new();
-    for (number, tensors) in manifest.chunks(per_file).enumerate() {
-        let name = format!("model-{number:05}.safetensors");
-        let mut header = serde_json::Map::new();
-        let mut end = 0;
-        for tensor in tensors {
-            let dtype = match tensor.dtype {
-                DType::F8E4M3 => "F8_E4M3",
-                DType::Bf16 => "BF16",
-                _ => "F32",
-            };
-            let begin = end;
-            end += tensor.bytes();
-            let entry =
-                json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [begin, end]});
-            header.insert(tensor.name.clone(), entry);
-            index.insert(tensor.name.clone(), name.clone().into());
-        }
-        let header = serde_json::Value::Object(header).to_string();
-        let mut file = File::create(folder.join(&name)).expect("the folder is new");
-        file.write_all(&(header.len() as u64).to_le_bytes())
-            .expect("there is room");
-        file.write_all(header.as_bytes()).expect("there is room");
-        file.set_len(8 + header.len() as u64 + end)
-            .expect("holes take no room");
-    }
-    let index = json!({"metadata": {}, "weight_map": index}).to_string();
-    std::fs::write(folder.join("model.safetensors.index.json"), index).expect("there is room");
-    manifest.len()
-}
-
 #[test]
 fn the_largest_models_are_planned_from_headers_alone() {
     let host = devices::host().device;
@@ -318,9 +270,9 @@ fn the_largest_models_are_planned_from_headers_alone() {
         ("moonlight_16b", None),
     ] {
         let folder = tempfile::tempdir().expect("there is room");
-        let text = config(name);
+        let text = headers::config(name);
         std::fs::write(folder.path().join("config.json"), &text).expect("there is room");
-        let count = write_headers(folder.path(), &Config::from_json(&text).unwrap(), 600);
+        let count = headers::write(folder.path(), &Config::from_json(&text).unwrap(), 600);
         assert!(tensors.is_none_or(|tensors| tensors == count), "{count}");
         let plan = |wanted: Described| {
             let started = Instant::now();
@@ -363,13 +315,10 @@ fn a_forecast_reads_the_bytes_of_the_published_roofline() {
     let host = devices::host().device;
     let folder = tempfile::tempdir().expect("there is room");
     let file = folder.path().join("config.json");
-    std::fs::write(&file, config("deepseek_v3")).expect("there is room");
+    std::fs::write(&file, headers::config("deepseek_v3")).expect("there is room");
     let (model, _) = describe(&file).expect("it is described");
     let ask = Ask {
-        bandwidth: Some(hadal_engine::bandwidth::Measured {
-            bytes_per_second: 1e12,
-            at: None,
-        }),
+        bandwidth: Some(hadal_engine::bandwidth::Measured::given(1e12)),
         ..Ask::default()
     };
     let plan = Plan::of(&model, host.info(), &batch_of(2), &ask);

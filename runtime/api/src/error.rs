@@ -229,7 +229,9 @@ fn of_weights(error: &WeightsError) -> ErrorCode {
         WeightsError::Io { source, .. } if source.kind() == ErrorKind::OutOfMemory => {
             ErrorCode::OutOfMemory
         }
-        WeightsError::Io { .. } | WeightsError::NoWeights { .. } => ErrorCode::File,
+        WeightsError::Io { .. }
+        | WeightsError::NoWeights { .. }
+        | WeightsError::MissingParts { .. } => ErrorCode::File,
         _ => ErrorCode::DamagedModel,
     }
 }

@@ -1,14 +1,17 @@
 //! How fast the memory of a device is: the bound of decoding.
 //!
 //! Every device can copy a buffer. On the host reading alone is the larger figure, since what
-//! is written is read first: there every thread sums a buffer of its own that no cache holds.
+//! is written is read first: there every thread sums a buffer of its own, all of them together
+//! larger than what a cache keeps for one program. A cache that holds hundreds of megabytes would
+//! make memory look faster; so a figure says how many bytes it was read over.
 //! The best of several passes counts, since everything else that runs only makes it slower.
-//! [`Store`] keeps what was measured, so that it is measured once.
+//! [`Store`] keeps what was measured for a day.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, OnceLock};
 use std::thread::Builder;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hadal_device::{Access, Device, DeviceKind, Error, Step};
 
@@ -41,10 +44,12 @@ impl Bandwidth {
 /// How much is read how often.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Bytes: several times the largest caches.
+    /// Bytes: of a buffer that is copied, or of all that threads read.
     pub bytes: u64,
-    /// Passes, of which the best counts.
+    /// Passes at most, of which the best counts.
     pub passes: usize,
+    /// No pass begins after so long.
+    pub time: Duration,
 }
 
 impl Effort {
@@ -52,24 +57,39 @@ impl Effort {
     pub const THOROUGH: Effort = Effort {
         bytes: 512 << 20,
         passes: 6,
+        time: Duration::MAX,
     };
-    /// For a forecast: over in half a second. A processor that wakes up reads slower for a while:
-    /// four passes gave 18.7 GB/s on a machine where forty give 22.
+    /// For a forecast. A processor that wakes up reads slower for a while: four passes gave 18.7
+    /// GB/s on a machine where forty give 22.
     const SHORT: Effort = Effort {
         bytes: 192 << 20,
         passes: 40,
+        time: Duration::from_millis(150),
     };
-    /// The same for a software adapter, which is slow and takes the host's memory.
+    /// The same in the memory of the host, of which a plan may take 200 MB.
+    const HOST: Effort = Effort {
+        bytes: 96 << 20,
+        ..Effort::SHORT
+    };
+    /// Two buffers of the host's memory.
+    const SHARED: Effort = Effort {
+        bytes: 48 << 20,
+        ..Effort::SHORT
+    };
+    /// The same for a software adapter, which is slow.
     const SOFTWARE: Effort = Effort {
         bytes: 32 << 20,
         passes: 4,
+        ..Effort::SHORT
     };
 
     /// A short one for devices of this kind.
     pub fn short(kind: DeviceKind) -> Effort {
         match kind {
             DeviceKind::Software => Effort::SOFTWARE,
-            _ => Effort::SHORT,
+            DeviceKind::Cpu => Effort::HOST,
+            DeviceKind::IntegratedGpu => Effort::SHARED,
+            DeviceKind::DiscreteGpu | DeviceKind::VirtualGpu => Effort::SHORT,
         }
     }
 }
@@ -101,14 +121,14 @@ pub fn copying(device: &dyn Device, effort: Effort) -> hadal_device::Result<f64>
         .bytes
         .min(device.info().limits.max_buffer_bytes / 16 * 16);
     loop {
-        match copying_bytes(device, bytes, effort.passes) {
+        match copying_bytes(device, bytes, effort) {
             Err(Error::OutOfMemory { .. }) if bytes > 1 << 20 => bytes /= 2,
             result => return result,
         }
     }
 }
 
-fn copying_bytes(device: &dyn Device, bytes: u64, passes: usize) -> hadal_device::Result<f64> {
+fn copying_bytes(device: &dyn Device, bytes: u64, effort: Effort) -> hadal_device::Result<f64> {
     let mut buffers = Buffers::new(device);
     buffers.add("copied from", bytes)?;
     buffers.add("copied to", bytes)?;
@@ -124,8 +144,12 @@ fn copying_bytes(device: &dyn Device, bytes: u64, passes: usize) -> hadal_device
     let filled = device.prepare(&program(2, fill))?.submit(buffers.ids())?;
     device.wait(filled)?;
     let mut copy = device.prepare(&program(2, copy))?;
-    let mut best = f64::MAX;
-    for _ in 0..passes {
+    let started = Instant::now();
+    let mut best = buffers.seconds(copy.as_mut())?;
+    for _ in 1..effort.passes {
+        if started.elapsed() > effort.time {
+            break;
+        }
         best = best.min(buffers.seconds(copy.as_mut())?);
     }
     Ok(2.0 * bytes as f64 / best)
@@ -141,21 +165,20 @@ fn measure(threads: Option<usize>, effort: Effort) -> Bandwidth {
     let words = (effort.bytes as usize / 8 / threads).next_multiple_of(LANES);
     // Made when it is known how many there are: the system may refuse some of the threads.
     let barrier: OnceLock<Barrier> = OnceLock::new();
-    let count = effort.passes;
+    let until = AtomicUsize::new(effort.passes);
     let (seconds, threads) = std::thread::scope(|scope| {
-        let work = || Builder::new().spawn_scoped(scope, || passes(words, count, barrier.wait()));
+        let work = || {
+            let read = || passes(words, barrier.wait(), &until, Duration::MAX);
+            Builder::new().spawn_scoped(scope, read)
+        };
         let workers: Vec<_> = (1..threads).map_while(|_| work().ok()).collect();
         let threads = workers.len() + 1;
-        let mut times = vec![passes(
-            words,
-            count,
-            barrier.get_or_init(|| Barrier::new(threads)),
-        )];
-        let workers = workers.into_iter();
-        times.extend(workers.map(|worker| worker.join().unwrap_or_else(|_| vec![f64::MAX; count])));
+        let barrier = barrier.get_or_init(|| Barrier::new(threads));
+        let mut times = vec![passes(words, barrier, &until, effort.time)];
+        times.extend(workers.into_iter().filter_map(|worker| worker.join().ok()));
         // A pass is over when its slowest thread is.
         let slowest = |pass: usize| times.iter().map(|t| t[pass]).fold(0.0, f64::max);
-        let best = (0..count).map(slowest).fold(f64::MAX, f64::min);
+        let best = (0..times[0].len()).map(slowest).fold(f64::MAX, f64::min);
         (best, threads)
     });
     Bandwidth {
@@ -164,17 +187,25 @@ fn measure(threads: Option<usize>, effort: Effort) -> Bandwidth {
     }
 }
 
-fn passes(words: usize, count: usize, barrier: &Barrier) -> Vec<f64> {
+/// Seconds of each pass. The thread that has a limit of `time` lowers `until` for all of them;
+/// it does so before the barrier at which they look, so that all take as many.
+fn passes(words: usize, barrier: &Barrier, until: &AtomicUsize, time: Duration) -> Vec<f64> {
     // Not zero: untouched zero pages are all the same page.
     let memory = vec![1u64; words];
-    let mut seconds = vec![0.0; count];
-    for time in &mut seconds {
+    let begun = Instant::now();
+    let mut seconds = Vec::new();
+    loop {
         barrier.wait();
+        if seconds.len() >= until.load(Ordering::Relaxed) {
+            return seconds;
+        }
         let started = Instant::now();
         black_box(sum(black_box(&memory)));
-        *time = started.elapsed().as_secs_f64();
+        seconds.push(started.elapsed().as_secs_f64());
+        if begun.elapsed() > time {
+            until.fetch_min(seconds.len(), Ordering::Relaxed);
+        }
     }
-    seconds
 }
 
 fn sum(memory: &[u64]) -> u64 {
@@ -194,5 +225,35 @@ mod tests {
     #[test]
     fn every_word_is_read_once() {
         assert_eq!(sum(&vec![3; 4 * LANES]), 12 * LANES as u64);
+    }
+
+    #[test]
+    fn a_measurement_ends_when_its_time_is_over_and_has_one_pass_at_least() {
+        let effort = |passes, time| Effort {
+            bytes: 1 << 20,
+            passes,
+            time,
+        };
+        let endless = effort(usize::MAX, Duration::ZERO);
+        let found = measure(Some(2), endless);
+        assert!(found.bytes_per_second.is_finite() && found.bytes_per_second > 0.0);
+        assert_eq!(found.threads, Some(2));
+        let counted = measure(Some(3), effort(2, Duration::MAX));
+        assert!(counted.bytes_per_second > 0.0);
+    }
+
+    #[test]
+    fn a_short_measurement_leaves_a_plan_most_of_its_memory() {
+        for kind in [
+            DeviceKind::Cpu,
+            DeviceKind::IntegratedGpu,
+            DeviceKind::Software,
+        ] {
+            let buffers = if kind == DeviceKind::Cpu { 1 } else { 2 };
+            assert!(
+                buffers * Effort::short(kind).bytes <= 110_000_000,
+                "{kind:?}"
+            );
+        }
     }
 }

@@ -1,37 +1,62 @@
 //! Models in GGUF files: configuration, weights and text side out of one file or its parts.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hadal_models::gguf;
 use hadal_tokens::{GgufText, TextModel};
-use hadal_weights::{Gguf, Metadata, Renamed};
+use hadal_weights::{Gguf, Metadata, Renamed, gguf_stem};
 
 use crate::{EngineError, Model, Result};
 
-/// The GGUF file that `path` means: itself, or what a folder without a `config.json` holds.
-pub fn gguf_file(path: &Path) -> Option<PathBuf> {
+/// The GGUF file that `path` means: itself, whatever it is called, or what a folder without a
+/// `config.json` holds.
+///
+/// # Errors
+/// A folder with the files of several models.
+pub fn gguf_file(path: &Path) -> Result<Option<PathBuf>> {
     let is_gguf = |path: &Path| path.extension().is_some_and(|end| end == "gguf");
     if !path.is_dir() {
-        return is_gguf(path).then(|| path.to_path_buf());
+        let is_one = is_gguf(path) || begins_as_gguf(path);
+        return Ok(is_one.then(|| path.to_path_buf()));
     }
+    let Some(entries) = std::fs::read_dir(path).ok() else {
+        return Ok(None);
+    };
     if path.join("config.json").exists() {
-        return None;
+        return Ok(None);
     }
-    let entries = std::fs::read_dir(path).ok()?.flatten();
+    let files = entries.flatten().map(|entry| entry.path());
+    let files: BTreeSet<PathBuf> = files.filter(|it| is_gguf(it)).collect();
+    let name = |file: &PathBuf| {
+        file.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+    };
+    let names: Vec<String> = files.iter().filter_map(name).collect();
+    let models: BTreeSet<&str> = names.iter().map(|name| gguf_stem(name)).collect();
+    if models.len() > 1 {
+        return Err(EngineError::Option(format!(
+            "{} holds several models: {}; give the file of one of them",
+            path.display(),
+            names.join(", ")
+        )));
+    }
     // Of the parts of a model, any will do.
-    let files = entries.map(|entry| entry.path()).filter(|it| is_gguf(it));
-    files.min()
+    Ok(files.into_iter().next())
+}
+
+fn begins_as_gguf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    // Asked first: reading from a pipe would wait for a writer.
+    let file = path.is_file().then(|| File::open(path).ok()).flatten();
+    file.is_some_and(|mut file| file.read_exact(&mut magic).is_ok()) && &magic == b"GGUF"
 }
 
 pub(crate) fn open(path: &Path) -> Result<Model> {
     gguf_model(&Gguf::open(path)?)
-}
-
-/// The model without its text side, whose lists are long.
-pub(crate) fn without_text(path: &Path) -> Result<Model> {
-    let no_text = "only the headers of the model were opened".to_string();
-    model(&Gguf::open(path)?, Err(no_text))
 }
 
 /// The model of an opened GGUF file, with its text side.
@@ -43,7 +68,7 @@ pub fn gguf_model(file: &Gguf) -> Result<Model> {
     model(file, text)
 }
 
-fn model(file: &Gguf, text: std::result::Result<TextModel, String>) -> Result<Model> {
+pub(crate) fn model(file: &Gguf, text: std::result::Result<TextModel, String>) -> Result<Model> {
     let config = gguf::config(file.metadata(), file)?;
     let split = config.split_kv_b;
     let source = Renamed::new(file, &|name, info| gguf::published(name, info, split))?;

@@ -31,7 +31,7 @@ impl Model {
     /// Opens a checkpoint folder, or a GGUF file (of a model in parts, any of them), and checks
     /// it both ways against its config.
     pub fn open(dir: &Path) -> Result<Model> {
-        if let Some(file) = crate::gguf::gguf_file(dir) {
+        if let Some(file) = crate::gguf::gguf_file(dir)? {
             return crate::gguf::open(&file);
         }
         let path = dir.join("config.json");

@@ -2,14 +2,16 @@
 //! weight is read and no tokenizer opened.
 //!
 //! Decides what the tensors of absent weights are taken to be: the published list, in the
-//! format that the config says, or the index where there is one.
+//! format that the config says, or the index where there is one. `partly.rs` does it for GGUF.
 
-use std::path::{Path, PathBuf};
+mod partly;
+
+use std::path::Path;
 use std::sync::Arc;
 
 use hadal_models::Config;
 use hadal_models::manifest::official_manifest;
-use hadal_weights::{Checkpoint, Outline, OutlineTensor, SCALE_SUFFIX, TensorSource, index_of};
+use hadal_weights::{Checkpoint, Index, Outline, OutlineTensor, SCALE_SUFFIX, TensorSource};
 use serde::{Deserialize, Serialize};
 
 use crate::{EngineError, Model, Result};
@@ -24,6 +26,8 @@ pub enum Described {
     Index,
     /// Only the config: the published list of tensors.
     Config,
+    /// Some of the parts of a GGUF file: tensors of the others as its recipe has them.
+    Parts,
 }
 
 /// The model of a GGUF file, of a checkpoint's folder or of a config.json, whose weights may be absent, and
@@ -33,8 +37,8 @@ pub enum Described {
 /// # Errors
 /// Those of [`Model::open`], but for missing files.
 pub fn describe(path: &Path) -> Result<(Model, Described)> {
-    if let Some(file) = crate::gguf_file(path) {
-        return Ok((crate::gguf::without_text(&file)?, Described::Headers));
+    if let Some(file) = crate::gguf_file(path)? {
+        return partly::describe(&file);
     }
     let (folder, file) = match path.is_dir() {
         true => (Some(path), path.join("config.json")),
@@ -60,18 +64,18 @@ fn source(
     let Some(folder) = folder else {
         return Ok((Arc::new(published(config, file)?), Described::Config));
     };
-    let index = index_of(folder)?;
-    let is_there = |name: &str| folder.join(name).is_file();
-    match index {
-        Some(index) if !index.values().all(|file| is_there(file)) => {
-            let outline = indexed(config, &index, folder.join("model.safetensors.index.json"))?;
-            Ok((Arc::new(outline), Described::Index))
+    let is_there = |name: &String| folder.join(name).is_file();
+    Ok(match Index::open(folder)? {
+        Some(index) if index.files().iter().all(is_there) => {
+            let checkpoint = Checkpoint::open_indexed(folder, index)?;
+            (Arc::new(checkpoint), Described::Headers)
         }
-        None if !is_there("model.safetensors") => {
-            Ok((Arc::new(published(config, file)?), Described::Config))
+        Some(index) => (Arc::new(indexed(config, &index)?), Described::Index),
+        None if folder.join("model.safetensors").is_file() => {
+            (Arc::new(Checkpoint::open(folder)?), Described::Headers)
         }
-        _ => Ok((Arc::new(Checkpoint::open(folder)?), Described::Headers)),
-    }
+        None => (Arc::new(published(config, file)?), Described::Config),
+    })
 }
 
 /// The published tensors of a configuration, all in one file.
@@ -89,24 +93,20 @@ fn published(config: &Config, origin: &Path) -> Result<Outline> {
 
 /// Those of them that the index names. An index without block scales is that of a BF16 copy,
 /// whatever the config says.
-fn indexed(
-    config: &Config,
-    index: &std::collections::BTreeMap<String, String>,
-    origin: PathBuf,
-) -> Result<Outline> {
+fn indexed(config: &Config, index: &Index) -> Result<Outline> {
     let mut config = config.clone();
-    if !index.keys().any(|name| name.ends_with(SCALE_SUFFIX)) {
+    if !index.names().any(|name| name.ends_with(SCALE_SUFFIX)) {
         config.fp8 = None;
     }
     let tensors = official_manifest(&config).into_iter();
     let tensors = tensors.filter_map(|tensor| {
         Some(OutlineTensor {
             bytes: tensor.bytes(),
-            file: index.get(&tensor.name)?.clone(),
+            file: index.file_of(&tensor.name)?.to_string(),
             name: tensor.name,
             shape: tensor.shape,
             dtype: tensor.dtype,
         })
     });
-    Ok(Outline::new(origin.display().to_string(), tensors)?)
+    Ok(Outline::new(index.path().display().to_string(), tensors)?)
 }

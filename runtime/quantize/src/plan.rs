@@ -1,13 +1,18 @@
 //! The tensors of the file: names, formats, places, and where their rows come from.
 //!
+//! [`Plan::of`] knows them from the configuration alone, so that sizes can be told of models
+//! that are not here; [`Plan::new`] sees that a checkpoint has what they are made from.
+//!
 //! Decides how published tensors become those of GGUF: experts are stacked, the expansion of
 //! latents is split, and copies of embedding and head that next-token modules carry are left
 //! out, since readers take the originals. Must not know how rows are encoded.
 
+use std::borrow::Cow;
+
 use hadal_device::DType;
 use hadal_models::Config;
 use hadal_models::gguf::{EXPERTS, PARTS};
-use hadal_models::manifest::{mtp_copies, official_manifest};
+use hadal_models::manifest::{ManifestTensor, mtp_copies, visit_manifest};
 use hadal_weights::{SCALE_SUFFIX, TensorSource};
 
 use crate::file::{ALIGNMENT, Described};
@@ -35,7 +40,7 @@ pub struct Planned {
     pub slices: Option<u64>,
     /// First byte within the data.
     pub offset: u64,
-    /// Bytes that its numbers take in the checkpoint.
+    /// Bytes that its numbers take in the checkpoint; without one, in the published one.
     pub source_bytes: u64,
     from: From,
 }
@@ -45,12 +50,22 @@ pub struct Planned {
 enum From {
     /// A tensor as it is.
     Whole(String),
-    /// A tensor for each slice.
-    Stack(Vec<String>),
+    /// A tensor for each slice, whose number stands for `{}`.
+    Stack(String),
     /// Of each head's rows, those from the first number on, as many as the slice has.
     Heads(String, Split),
     /// As `Heads`, but with rows and columns exchanged.
     Transposed(String, Split),
+}
+
+impl From {
+    /// The tensor of a slice.
+    fn name(&self, slice: u64) -> Cow<'_, str> {
+        match self {
+            From::Stack(pattern) => pattern.replacen("{}", &slice.to_string(), 1).into(),
+            From::Whole(name) | From::Heads(name, _) | From::Transposed(name, _) => name.into(),
+        }
+    }
 }
 
 /// Rows of a head, and the first of them that is taken.
@@ -102,11 +117,7 @@ impl Planned {
     ) -> Result<Vec<f32>> {
         let columns = self.columns as usize;
         let mut values = vec![0f32; count as usize * columns];
-        let name = match &self.from {
-            From::Stack(names) => &names[slice as usize],
-            From::Whole(name) | From::Heads(name, _) | From::Transposed(name, _) => name,
-        };
-        let matrix = Matrix::open(source, name)?;
+        let matrix = Matrix::open(source, &self.from.name(slice))?;
         for (row, to) in (first..).zip(values.chunks_mut(columns)) {
             match &self.from {
                 From::Whole(_) | From::Stack(_) => matrix.row(row as usize, to),
@@ -132,6 +143,8 @@ pub struct Plan {
     pub tensors: Vec<Planned>,
     /// Number of the recipe.
     pub file_type: u32,
+    /// Layers of the model, next-token modules included.
+    layers: u32,
 }
 
 impl Plan {
@@ -140,24 +153,56 @@ impl Plan {
     /// # Errors
     /// A tensor that is not there, or that is quantised already.
     pub fn new(config: &Config, source: &dyn TensorSource, choice: &Choice) -> Result<Plan> {
+        let mut plan = Plan::of(config, choice)?;
+        for tensor in &mut plan.tensors {
+            let matrix = Matrix::open(source, &tensor.from.name(0))?;
+            let values = (matrix.rows * matrix.columns) as u64;
+            let stored = u128::from(matrix.stored_bytes()) * u128::from(tensor.values());
+            tensor.source_bytes = (stored / u128::from(values.max(1))) as u64;
+        }
+        Ok(plan)
+    }
+
+    /// The tensors of the published model of this configuration.
+    ///
+    /// # Errors
+    /// A tensor that GGUF has no name for.
+    pub fn of(config: &Config, choice: &Choice) -> Result<Plan> {
         let mut planner = Planner {
             config,
-            source,
-            choice,
             tensors: Vec::new(),
-            offset: 0,
         };
         let copies = mtp_copies(config);
-        for tensor in official_manifest(config) {
+        let mut outcome = Ok(());
+        visit_manifest(config, 1, &mut |tensor| {
             let is_copy = copies.iter().any(|copy| copy.name == tensor.name);
-            if !is_copy && !tensor.name.ends_with(SCALE_SUFFIX) {
-                planner.tensor(&tensor.name)?;
+            if outcome.is_ok() && !is_copy && !tensor.name.ends_with(SCALE_SUFFIX) {
+                outcome = planner.tensor(&tensor);
             }
-        }
-        Ok(Plan {
+        });
+        outcome?;
+        let plan = Plan {
             tensors: planner.tensors,
-            file_type: choice.recipe.file_type,
-        })
+            file_type: 0,
+            layers: config.all_layers(),
+        };
+        Ok(plan.with(choice))
+    }
+
+    /// The same tensors in the formats of another choice.
+    pub fn with(mut self, choice: &Choice) -> Plan {
+        self.file_type = choice.recipe.file_type;
+        let mut offset = 0;
+        for tensor in &mut self.tensors {
+            let layer = tensor.name.strip_prefix("blk.");
+            let layer = layer.and_then(|rest| rest.split('.').next()?.parse().ok());
+            let layer = layer.map(|number| (number, self.layers));
+            tensor.wanted = choice.wanted(&tensor.name, layer);
+            tensor.format = fitting(tensor.wanted, tensor.columns);
+            tensor.offset = offset;
+            offset = padded(offset + tensor.bytes());
+        }
+        self
     }
 
     /// Bytes of the data, padding included.
@@ -184,15 +229,13 @@ pub(crate) fn padded(bytes: u64) -> u64 {
 
 struct Planner<'p> {
     config: &'p Config,
-    source: &'p dyn TensorSource,
-    choice: &'p Choice,
     tensors: Vec<Planned>,
-    offset: u64,
 }
 
 impl Planner<'_> {
-    /// Adds what becomes of the published tensor `name`.
-    fn tensor(&mut self, name: &str) -> Result<()> {
+    /// Adds what becomes of a published tensor.
+    fn tensor(&mut self, tensor: &ManifestTensor) -> Result<()> {
+        let name = tensor.name.as_str();
         let top = match name {
             "model.embed_tokens.weight" => Some("token_embd.weight"),
             "model.norm.weight" => Some("output_norm.weight"),
@@ -200,7 +243,8 @@ impl Planner<'_> {
             _ => None,
         };
         if let Some(top) = top {
-            return self.push(top.into(), None, From::Whole(name.into()));
+            self.push(tensor, top.into(), None, From::Whole(name.into()));
+            return Ok(());
         }
         let unknown = || QuantizeError::Tensor {
             tensor: name.to_string(),
@@ -209,89 +253,73 @@ impl Planner<'_> {
         let rest = name.strip_prefix("model.layers.").ok_or_else(unknown)?;
         let (layer, part) = rest.split_once('.').ok_or_else(unknown)?;
         if let Some(expert) = part.strip_prefix("mlp.experts.") {
-            let (index, projection) = expert.split_once('.').ok_or_else(unknown)?;
-            return match index {
-                "0" => self.stack(layer, projection),
-                _ => Ok(()),
-            };
+            let (_, projection) = expert.split_once('.').ok_or_else(unknown)?;
+            self.stack(tensor, layer, projection);
+            return Ok(());
         }
         if part == "self_attn.kv_b_proj.weight" {
-            return self.expansion(layer, name);
+            self.expansion(tensor, layer);
+            return Ok(());
         }
         let found = PARTS.iter().find(|(_, published)| *published == part);
         let (gguf, _) = found.ok_or_else(unknown)?;
-        self.push(
-            format!("blk.{layer}.{gguf}"),
-            None,
-            From::Whole(name.into()),
-        )
+        let gguf = format!("blk.{layer}.{gguf}");
+        self.push(tensor, gguf, None, From::Whole(name.into()));
+        Ok(())
     }
 
-    fn stack(&mut self, layer: &str, projection: &str) -> Result<()> {
-        let experts = self.config.n_routed_experts;
+    fn stack(&mut self, tensor: &ManifestTensor, layer: &str, projection: &str) {
         let own = projection.trim_end_matches(".weight");
         let Some((gguf, _)) = EXPERTS.iter().find(|(_, published)| *published == own) else {
-            return Ok(());
+            return;
         };
-        let name = |e| format!("model.layers.{layer}.mlp.experts.{e}.{projection}");
-        let names = (0..experts).map(name).collect();
-        let gguf = format!("blk.{layer}.{gguf}");
-        self.push(gguf, Some(u64::from(experts)), From::Stack(names))
+        let experts = Some(u64::from(self.config.n_routed_experts));
+        let from = From::Stack(format!(
+            "model.layers.{layer}.mlp.experts.{{}}.{projection}"
+        ));
+        self.push(tensor, format!("blk.{layer}.{gguf}"), experts, from);
     }
 
     /// Keys transposed by head, then values.
-    fn expansion(&mut self, layer: &str, name: &str) -> Result<()> {
+    fn expansion(&mut self, tensor: &ManifestTensor, layer: &str) {
         let c = self.config;
         let (nope, value) = (u64::from(c.qk_nope_head_dim), u64::from(c.v_head_dim));
         let head = nope + value;
         let heads = Some(u64::from(c.num_attention_heads));
-        let keys = From::Transposed(name.into(), Split { head, first: 0 });
-        self.push(format!("blk.{layer}.attn_k_b.weight"), heads, keys)?;
-        let values = From::Heads(name.into(), Split { head, first: nope });
-        self.push(format!("blk.{layer}.attn_v_b.weight"), heads, values)
+        let name = &tensor.name;
+        let keys = From::Transposed(name.clone(), Split { head, first: 0 });
+        self.push(tensor, format!("blk.{layer}.attn_k_b.weight"), heads, keys);
+        let values = From::Heads(name.clone(), Split { head, first: nope });
+        self.push(
+            tensor,
+            format!("blk.{layer}.attn_v_b.weight"),
+            heads,
+            values,
+        );
     }
 
-    fn push(&mut self, name: String, slices: Option<u64>, from: From) -> Result<()> {
+    /// A tensor whose format and place are not chosen yet.
+    fn push(&mut self, of: &ManifestTensor, name: String, slices: Option<u64>, from: From) {
         let c = self.config;
-        let first = match &from {
-            From::Stack(names) => names.first().map_or("", String::as_str),
-            From::Whole(name) | From::Heads(name, _) | From::Transposed(name, _) => name,
-        };
-        let matrix = Matrix::open(self.source, first)?;
+        let row = of.shape.last().copied().unwrap_or(1);
+        let all = of.shape.iter().product::<u64>();
         let (columns, rows) = match &from {
-            From::Whole(_) | From::Stack(_) => (matrix.columns as u64, matrix.rows as u64),
-            From::Heads(..) => (matrix.columns as u64, u64::from(c.v_head_dim)),
-            From::Transposed(..) => (u64::from(c.qk_nope_head_dim), matrix.columns as u64),
+            From::Whole(_) | From::Stack(_) => (row, all / row.max(1)),
+            From::Heads(..) => (row, u64::from(c.v_head_dim)),
+            From::Transposed(..) => (u64::from(c.qk_nope_head_dim), row),
         };
-        let stored = self.source.get(first).map_or(0, |info| info.bytes);
-        let source_bytes = match &from {
-            From::Whole(_) => stored,
-            From::Stack(names) => stored * names.len() as u64,
-            From::Heads(..) | From::Transposed(..) => {
-                let values = columns * rows * slices.unwrap_or(1);
-                stored * values / (matrix.columns * matrix.rows).max(1) as u64
-            }
-        };
-        let layer = name
-            .strip_prefix("blk.")
-            .and_then(|rest| rest.split('.').next());
-        let layer = layer.and_then(|number| number.parse().ok());
-        let layer = layer.map(|number| (number, c.all_layers()));
-        let wanted = self.choice.wanted(&name, layer);
-        let planned = Planned {
+        let values = columns * rows * slices.unwrap_or(1);
+        self.tensors.push(Planned {
             role: Role::of(&name),
-            format: fitting(wanted, columns),
-            wanted,
+            format: DType::F32,
+            wanted: DType::F32,
             columns,
             rows,
             slices,
-            offset: self.offset,
-            source_bytes,
+            offset: 0,
+            source_bytes: of.dtype.row_bytes(values),
             name,
             from,
-        };
-        self.offset = padded(self.offset + planned.bytes());
-        self.tensors.push(planned);
-        Ok(())
+        });
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use hadal_blocks::decode;
 use hadal_device::{DType, SCALE_BLOCK, e4m3_to_f32};
 use hadal_weights::{FileType, SCALE_SUFFIX, TensorSource};
 use half::{bf16, f16};
@@ -30,6 +31,26 @@ impl<'s> Matrix<'s> {
     /// # Errors
     /// It is not there, or of a format that is not quantised: one that is already.
     pub fn open(source: &'s dyn TensorSource, name: &str) -> Result<Matrix<'s>> {
+        let matrix = Matrix::of_rows(source, name)?;
+        if !matrix.dtype.is_blocks() {
+            return Ok(matrix);
+        }
+        let why = format!(
+            "it is {}, and f8e4m3, bf16, f16 and f32 can be quantised; take the checkpoint as it \
+             was published",
+            matrix.dtype
+        );
+        Err(QuantizeError::Tensor {
+            tensor: name.to_string(),
+            why,
+        })
+    }
+
+    /// The tensor `name`, also in a block format: of those only [`Matrix::row`] is for use.
+    ///
+    /// # Errors
+    /// It is not there, or of a format that no weight has.
+    pub(crate) fn of_rows(source: &'s dyn TensorSource, name: &str) -> Result<Matrix<'s>> {
         let bytes = source.bytes(name)?;
         let refuse = |why: String| QuantizeError::Tensor {
             tensor: name.to_string(),
@@ -39,16 +60,8 @@ impl<'s> Matrix<'s> {
             .get(name)
             .ok_or_else(|| refuse("it is not there".into()))?;
         let dtype = match info.dtype {
-            FileType::Weight(dtype @ (DType::F32 | DType::F16 | DType::Bf16 | DType::F8E4M3)) => {
-                dtype
-            }
-            other => {
-                let why = format!(
-                    "it is {other}, and f8e4m3, bf16, f16 and f32 can be quantised; take the \
-                     checkpoint as it was published"
-                );
-                return Err(refuse(why));
-            }
+            FileType::Weight(dtype) => dtype,
+            other => return Err(refuse(format!("it is {other}, which no weight is"))),
         };
         let columns = info.shape.last().copied().unwrap_or(1) as usize;
         let values: u64 = info.shape.iter().product();
@@ -69,10 +82,15 @@ impl<'s> Matrix<'s> {
         if dtype.has_block_scales() && scales.len() < wanted {
             return Err(refuse("it has too few block scales".into()));
         }
-        if bytes.len() < rows * columns * dtype.block_bytes() as usize {
+        if (bytes.len() as u64) < rows as u64 * dtype.row_bytes(columns as u64) {
             return Err(refuse("it is cut short".into()));
         }
         Ok(matrix)
+    }
+
+    /// Bytes of the tensor, block scales not counted.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.bytes.len() as u64
     }
 
     fn scale(&self, row: usize, column: usize) -> f32 {
@@ -86,9 +104,10 @@ impl<'s> Matrix<'s> {
 
     /// The values of row `row` into `to`.
     pub fn row(&self, row: usize, to: &mut [f32]) {
-        let size = self.dtype.block_bytes() as usize;
-        let from = &self.bytes[row * self.columns * size..][..self.columns * size];
+        let size = self.dtype.row_bytes(self.columns as u64) as usize;
+        let from = &self.bytes[row * size..][..size];
         match self.dtype {
+            blocks if blocks.is_blocks() => decode(blocks, from, to),
             DType::F8E4M3 => {
                 let edge = SCALE_BLOCK as usize;
                 let blocks = from.chunks(edge).zip(to.chunks_mut(edge));

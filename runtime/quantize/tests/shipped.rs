@@ -236,3 +236,16 @@ fn importance_is_read_and_must_fit() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn sizes_are_known_without_a_checkpoint() {
+    let shipped = shipped();
+    let choice = Choice::new("IQ2_XS").unwrap();
+    let (of, new) = (
+        Plan::of(&shipped.config, &choice).unwrap(),
+        shipped.plan(&choice).0,
+    );
+    assert_eq!(of, new);
+    let other = Choice::new("Q8_0").unwrap();
+    assert_eq!(of.with(&other), shipped.plan(&other).0);
+}

@@ -157,12 +157,14 @@ pub fn bind(declared: &[Declared], source: &dyn TensorSource) -> Result<Bound> {
 
 struct Binder<'s> {
     source: &'s dyn TensorSource,
-    used: HashSet<String>,
+    /// Descriptions of tensors that something asked for, by address: names of a hundred
+    /// thousand would take as much memory as all else.
+    used: HashSet<*const TensorInfo>,
     problems: Vec<Problem>,
     more: usize,
 }
 
-impl Binder<'_> {
+impl<'s> Binder<'s> {
     /// Notes what is wrong with a tensor that is there, or with one that is not.
     fn problem(&mut self, tensor: impl Into<String>, info: Option<&TensorInfo>, what: String) {
         if self.problems.len() == MAX_PROBLEMS {
@@ -183,30 +185,38 @@ impl Binder<'_> {
         });
     }
 
-    /// The tensor `name`, if it is there with this shape; marks it as used.
-    fn shaped(&mut self, name: &str, shape: &[u32]) -> Option<TensorInfo> {
-        let info = self.source.get(name)?.clone();
-        self.used.insert(name.to_string());
-        if info
-            .shape
-            .iter()
-            .copied()
-            .eq(shape.iter().map(|edge| u64::from(*edge)))
-        {
-            return Some(info);
+    /// The tensor `name`, which something asks for.
+    fn used(&mut self, name: &str) -> Option<&'s TensorInfo> {
+        let info = self.source.get(name)?;
+        self.used.insert(info);
+        Some(info)
+    }
+
+    fn is_used(&self, name: &str) -> bool {
+        let info = self.source.get(name);
+        info.is_some_and(|info| self.used.contains(&std::ptr::from_ref(info)))
+    }
+
+    /// True if the tensor has this shape.
+    fn has_shape(&mut self, name: &str, info: &TensorInfo, shape: &[u32]) -> bool {
+        let wanted = shape.iter().map(|edge| u64::from(*edge));
+        if info.shape.iter().copied().eq(wanted) {
+            return true;
         }
         let what = format!(
             "its shape is {:?}, but config.json makes it {shape:?}",
             info.shape
         );
-        self.problem(name, Some(&info), what);
-        None
+        self.problem(name, Some(info), what);
+        false
     }
 
     fn alias(&mut self, weight: &Declared) {
-        self.shaped(&weight.name, &weight.shape);
+        if let Some(info) = self.used(&weight.name) {
+            self.has_shape(&weight.name, info, &weight.shape);
+        }
         // Some exports quantise the copy too; its scales go unused with it.
-        self.used.insert(format!("{}{SCALE_SUFFIX}", weight.name));
+        self.used(&format!("{}{SCALE_SUFFIX}", weight.name));
     }
 
     fn weight(&mut self, weight: &Declared) -> Option<BoundWeight> {
@@ -227,10 +237,12 @@ impl Binder<'_> {
         };
         let mut missing = Vec::new();
         for name in &names {
-            if self.source.get(name).is_none() {
-                missing.push(name.as_str());
-            } else if let Some(info) = self.shaped(name, &weight.shape) {
-                self.tensor(name, &info, &mut bound);
+            match self.used(name) {
+                None => missing.push(name.as_str()),
+                Some(info) if self.has_shape(name, info, &weight.shape) => {
+                    self.tensor(name, info, &mut bound);
+                }
+                Some(_) => {}
             }
         }
         self.missing(weight, &names, &missing);
@@ -301,21 +313,21 @@ impl Binder<'_> {
             .iter()
             .map(|edge| edge.div_ceil(SCALE_BLOCK))
             .collect();
-        if self.source.get(&scale_name).is_none() {
+        let Some(info) = self.used(&scale_name) else {
             let what = format!(
                 "it is missing; {name} is {} and needs f32 scales of shape {shape:?}",
                 bound.dtype
             );
             return self.problem(scale_name, Some(weight), what);
-        }
-        let Some(info) = self.shaped(&scale_name, &shape) else {
-            return;
         };
+        if !self.has_shape(&scale_name, info, &shape) {
+            return;
+        }
         if info.dtype == FileType::Weight(DType::F32) {
-            bound.scales.push((&info).into());
+            bound.scales.push(info.into());
         } else {
             let what = format!("its number format is {}, but scales are f32", info.dtype);
-            self.problem(scale_name, Some(&info), what);
+            self.problem(scale_name, Some(info), what);
         }
     }
 
@@ -327,20 +339,20 @@ impl Binder<'_> {
             .max();
         let mut beyond: BTreeMap<u32, usize> = BTreeMap::new();
         let source = self.source;
-        for name in source.names() {
-            if self.used.contains(name) || name.ends_with(IGNORED_SUFFIX) {
+        for (name, info) in source.tensors() {
+            if self.used.contains(&std::ptr::from_ref(info)) || name.ends_with(IGNORED_SUFFIX) {
                 continue;
             }
             match (layer_of(name), last) {
                 (Some(layer), Some(last)) if layer > last => *beyond.entry(layer).or_default() += 1,
                 _ => {
                     let what = match name.strip_suffix(SCALE_SUFFIX) {
-                        Some(weight) if self.used.contains(weight) => {
+                        Some(weight) if self.is_used(weight) => {
                             format!("it is not used, since {weight} is not fp8")
                         }
                         _ => "nothing in config.json asks for this tensor".to_string(),
                     };
-                    self.problem(name, source.get(name), what);
+                    self.problem(name, Some(info), what);
                 }
             }
         }

@@ -3,16 +3,14 @@
 //! Decides which files are opened and which tensor lies where. Must not know what the
 //! tensors are for: that is `bind.rs`. First test to break: `tests/damaged.rs`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hadal_device::Pages;
+use indexmap::IndexMap;
 
-use crate::index::{self, INDEX_NAME, MAX_FILES, MAX_INDEX_BYTES};
-use crate::{
-    Result, Shard, TensorInfo, TensorSource, WeightsError, file, map, safetensors, source,
-};
+use crate::index::{INDEX_NAME, Index, MAX_FILES};
+use crate::{Result, Shard, TensorInfo, TensorSource, WeightsError, map, safetensors, source};
 
 /// Name of the weights of a checkpoint without an index.
 const SINGLE_NAME: &str = "model.safetensors";
@@ -23,7 +21,16 @@ pub struct Checkpoint {
     /// The index that names the shards, where there is one.
     index: Option<PathBuf>,
     shards: Vec<Shard>,
-    tensors: BTreeMap<String, TensorInfo>,
+    tensors: IndexMap<String, Listed>,
+}
+
+/// A tensor, and where an index wants it.
+#[derive(Debug)]
+struct Listed {
+    /// The number of its shard; where there is no index, the one it is in.
+    shard: usize,
+    /// `None` until its header is read, never afterwards.
+    info: Option<TensorInfo>,
 }
 
 impl Checkpoint {
@@ -32,21 +39,11 @@ impl Checkpoint {
     /// while the checkpoint, or a device that adopted its pages, is in use.
     pub fn open(folder: impl AsRef<Path>) -> Result<Checkpoint> {
         let folder = folder.as_ref();
-        let index_path = folder.join(INDEX_NAME);
-        if is_there(&index_path) {
-            let text = file::read_bounded(&index_path, MAX_INDEX_BYTES)
-                .map_err(|source| unreadable(&index_path, source))?;
-            let index = index::read(&index_path.display().to_string(), &text)?;
-            let files = index.files.iter();
-            let shards = files
-                .map(|file| open_shard(folder, file))
-                .collect::<Result<Vec<_>>>()?;
-            let mut checkpoint = Checkpoint::from_shards(shards)?;
-            checkpoint.check_index(&index)?;
-            checkpoint.index = Some(index_path);
-            return Ok(checkpoint);
+        if let Some(index) = Index::open(folder)? {
+            return Checkpoint::open_indexed(folder, index);
         }
-        if !is_there(&folder.join(SINGLE_NAME)) {
+        // Something of this name that cannot be used gets its own error.
+        if folder.join(SINGLE_NAME).symlink_metadata().is_err() {
             let why = format!(
                 "neither {INDEX_NAME} nor {SINGLE_NAME} is there; point at the folder that holds config.json and the weights"
             );
@@ -55,7 +52,24 @@ impl Checkpoint {
                 why,
             });
         }
-        Checkpoint::from_shards(vec![open_shard(folder, SINGLE_NAME)?])
+        Checkpoint::from_shards(vec![open_shard(folder, SINGLE_NAME)?], IndexMap::new())
+    }
+
+    /// Opens the files of `folder` that its `index` names.
+    ///
+    /// # Errors
+    /// Those of damaged files, and of files that are not as the index says.
+    pub fn open_indexed(folder: &Path, index: Index) -> Result<Checkpoint> {
+        let files = index.files().iter();
+        let shards = files
+            .map(|file| open_shard(folder, file))
+            .collect::<Result<Vec<_>>>()?;
+        let path = index.path().to_path_buf();
+        let listed = |(name, shard)| (name, Listed { shard, info: None });
+        let tensors = index.into_tensors().map(listed).collect();
+        let mut checkpoint = Checkpoint::from_shards(shards, tensors)?;
+        checkpoint.index = Some(path);
+        Ok(checkpoint)
     }
 
     /// A checkpoint of whole safetensors files in memory, by name, without a copy: bytes of
@@ -74,7 +88,7 @@ impl Checkpoint {
             pages,
             file: None,
         };
-        Checkpoint::from_shards(files.into_iter().map(shard).collect())
+        Checkpoint::from_shards(files.into_iter().map(shard).collect(), IndexMap::new())
     }
 
     /// [`Checkpoint::from_pages`] for bytes that are part of the program.
@@ -88,19 +102,47 @@ impl Checkpoint {
         )
     }
 
-    fn from_shards(shards: Vec<Shard>) -> Result<Checkpoint> {
-        let mut tensors: BTreeMap<String, TensorInfo> = BTreeMap::new();
+    /// Reads the headers; `tensors` are those that an index wants.
+    fn from_shards(
+        shards: Vec<Shard>,
+        mut tensors: IndexMap<String, Listed>,
+    ) -> Result<Checkpoint> {
         for (number, shard) in shards.iter().enumerate() {
             for (name, info) in safetensors::read(&shard.name, shard.bytes(), number)? {
-                if let Some(other) = tensors.get(&name) {
-                    let why = format!("it is in {} too", shards[other.shard].name);
-                    return Err(WeightsError::Tensor {
-                        file: shard.name.clone(),
-                        tensor: name,
-                        why,
-                    });
+                let Some(listed) = tensors.get_mut(name.as_ref()) else {
+                    let info = Some(info);
+                    tensors.insert(
+                        name.into_owned(),
+                        Listed {
+                            shard: number,
+                            info,
+                        },
+                    );
+                    continue;
+                };
+                if let Some(other) = &listed.info {
+                    let why = match other.shard == number {
+                        true => "its name comes twice".to_string(),
+                        false => format!("it is in {} too", shards[other.shard].name),
+                    };
+                    return Err(refused(shard, &name, why));
                 }
-                tensors.insert(name, info);
+                listed.info = Some(info);
+            }
+        }
+        for (name, listed) in &tensors {
+            let wanted = &shards[listed.shard];
+            match &listed.info {
+                Some(info) if info.shard == listed.shard => {}
+                Some(info) => {
+                    let other = &shards[info.shard].name;
+                    let why = format!("{INDEX_NAME} says it lies here, but it lies in {other}");
+                    return Err(refused(wanted, name, why));
+                }
+                None => {
+                    let why = format!("{INDEX_NAME} says it lies here, but it does not");
+                    return Err(refused(wanted, name, why));
+                }
             }
         }
         Ok(Checkpoint {
@@ -109,29 +151,13 @@ impl Checkpoint {
             tensors,
         })
     }
+}
 
-    /// Every tensor of the index is in the file the index says.
-    fn check_index(&self, index: &index::Index) -> Result<()> {
-        for (tensor, file) in &index.weight_map {
-            let found = self
-                .tensors
-                .get(tensor)
-                .map(|info| self.shards[info.shard].name.as_str());
-            if found != Some(file.as_str()) {
-                let why = match found {
-                    Some(other) => {
-                        format!("{INDEX_NAME} says it lies here, but it lies in {other}")
-                    }
-                    None => format!("{INDEX_NAME} says it lies here, but it does not"),
-                };
-                return Err(WeightsError::Tensor {
-                    file: file.clone(),
-                    tensor: tensor.clone(),
-                    why,
-                });
-            }
-        }
-        Ok(())
+fn refused(shard: &Shard, tensor: &str, why: String) -> WeightsError {
+    WeightsError::Tensor {
+        file: shard.name.clone(),
+        tensor: tensor.to_string(),
+        why,
     }
 }
 
@@ -140,8 +166,13 @@ impl TensorSource for Checkpoint {
         Box::new(self.tensors.keys().map(String::as_str))
     }
 
+    fn tensors(&self) -> Box<dyn Iterator<Item = (&str, &TensorInfo)> + '_> {
+        let each = self.tensors.iter();
+        Box::new(each.filter_map(|(name, listed)| Some((name.as_str(), listed.info.as_ref()?))))
+    }
+
     fn get(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.get(name)
+        self.tensors.get(name)?.info.as_ref()
     }
 
     fn shards(&self) -> &[Shard] {
@@ -165,11 +196,6 @@ fn open_shard(folder: &Path, file: &str) -> Result<Shard> {
         pages,
         file: mapped,
     })
-}
-
-/// Whether there is anything of this name, also what cannot be used: that gets its own error.
-fn is_there(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
 }
 
 fn unreadable(path: &Path, source: std::io::Error) -> WeightsError {

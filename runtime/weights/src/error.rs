@@ -53,6 +53,15 @@ pub enum WeightsError {
         /// What is wrong.
         why: String,
     },
+    /// A model in parts of which some are not here.
+    #[error(
+        "the model has parts that are not here: {}; download them into the folder of the others",
+        missing.join(", ")
+    )]
+    MissingParts {
+        /// Their names.
+        missing: Vec<String>,
+    },
     /// One tensor of a file is not described as it must be.
     #[error("{file}, tensor {tensor}: {why}; download the file again")]
     Tensor {

@@ -118,8 +118,12 @@ impl InPlace {
 
     fn find(&self, from: &Stored) -> Option<(usize, u64)> {
         let end = from.offset + from.bytes;
-        let holds = |w: &Window| w.shard == from.shard && w.start <= from.offset && end <= w.end;
-        let number = self.windows.iter().position(holds)?;
+        // Windows are in the order of shards, of which a model may have hundreds.
+        let first = self.windows.partition_point(|w| w.shard < from.shard);
+        let own = self.windows[first..].iter();
+        let mut own = own.take_while(|w| w.shard == from.shard);
+        let holds = |w: &Window| w.start <= from.offset && end <= w.end;
+        let number = first + own.position(holds)?;
         Some((number, from.offset - self.windows[number].start))
     }
 }

@@ -32,12 +32,13 @@ pub use checkpoint::Checkpoint;
 pub use dummy::{DummySource, DummyTensor};
 pub use error::{Problem, WeightsError};
 pub use file::{read_bounded, read_text};
-pub use gguf::{Gguf, GgufValue, Metadata, Rename, Renamed, gguf_number};
+pub use gguf::{Gguf, GgufValue, Metadata, Rename, Renamed, gguf_number, gguf_stem};
+pub use index::Index;
 pub use large_pages::{Moving, move_to_large_pages};
 pub use load::Progress;
 pub use lost_pages::survive_lost_pages;
 pub use memory::available as available_memory;
-pub use outline::{Outline, OutlineTensor, index_of};
+pub use outline::{Outline, OutlineTensor};
 pub use place::{Piece, Placed, PlacedTable, Placement, TableChunk};
 pub use source::{Extent, FileType, Shard, TensorInfo, TensorSource, layer_of};
 

@@ -5,14 +5,14 @@
 //! format wants it. Must not know models: the caller lists the tensors. Reading from it
 //! fails as reading from a damaged file does.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use hadal_device::DType;
+use indexmap::IndexMap;
+use indexmap::map::Entry;
 
-use crate::index::{self, INDEX_NAME, MAX_INDEX_BYTES};
-use crate::{Extent, FileType, Result, Shard, TensorInfo, TensorSource, WeightsError, file};
+use crate::{Extent, FileType, Result, Shard, TensorInfo, TensorSource, WeightsError};
 
 /// A tensor that is only described.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Outline {
     shards: Vec<Shard>,
     /// Of each shard.
     bytes: Vec<u64>,
-    tensors: BTreeMap<String, TensorInfo>,
+    tensors: IndexMap<String, TensorInfo>,
 }
 
 impl Outline {
@@ -53,13 +53,14 @@ impl Outline {
             origin: origin.into(),
             shards: Vec::new(),
             bytes: Vec::new(),
-            tensors: BTreeMap::new(),
+            tensors: IndexMap::new(),
         };
-        let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
+        let mut numbers: HashMap<String, usize> = HashMap::new();
         for tensor in tensors {
-            let next = numbers.len();
-            let shard = *numbers.entry(tensor.file.clone()).or_insert(next);
-            if shard == next {
+            let known = numbers.get(&tensor.file).copied();
+            let shard = known.unwrap_or(numbers.len());
+            if known.is_none() {
+                numbers.insert(tensor.file.clone(), shard);
                 outline.shards.push(Shard {
                     name: tensor.file.clone(),
                     path: None,
@@ -74,24 +75,32 @@ impl Outline {
     }
 
     fn add(&mut self, shard: usize, tensor: OutlineTensor) -> Result<()> {
-        let refuse = |why: &str| WeightsError::Tensor {
-            file: tensor.file.clone(),
-            tensor: tensor.name.clone(),
+        let refuse = |file: &str, tensor: &str, why: &str| WeightsError::Tensor {
+            file: file.to_string(),
+            tensor: tensor.to_string(),
             why: why.to_string(),
         };
         let offset = self.bytes[shard];
-        let end = offset.checked_add(tensor.bytes);
-        self.bytes[shard] = end.ok_or_else(|| refuse("its shape is not possible"))?;
+        let Some(end) = offset.checked_add(tensor.bytes) else {
+            let why = "its shape is not possible";
+            return Err(refuse(&tensor.file, &tensor.name, why));
+        };
+        self.bytes[shard] = end;
         let info = TensorInfo {
             dtype: FileType::Weight(tensor.dtype),
-            shape: tensor.shape.clone(),
+            shape: tensor.shape,
             shard,
             offset,
             bytes: tensor.bytes,
         };
-        match self.tensors.insert(tensor.name.clone(), info) {
-            Some(_) => Err(refuse("its name comes twice")),
-            None => Ok(()),
+        match self.tensors.entry(tensor.name) {
+            Entry::Occupied(there) => {
+                Err(refuse(&tensor.file, there.key(), "its name comes twice"))
+            }
+            Entry::Vacant(free) => {
+                free.insert(info);
+                Ok(())
+            }
         }
     }
 }
@@ -99,6 +108,14 @@ impl Outline {
 impl TensorSource for Outline {
     fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
         Box::new(self.tensors.keys().map(String::as_str))
+    }
+
+    fn tensors(&self) -> Box<dyn Iterator<Item = (&str, &TensorInfo)> + '_> {
+        Box::new(
+            self.tensors
+                .iter()
+                .map(|(name, info)| (name.as_str(), info)),
+        )
     }
 
     fn get(&self, name: &str) -> Option<&TensorInfo> {
@@ -120,21 +137,4 @@ impl TensorSource for Outline {
     fn origin(&self) -> String {
         self.origin.clone()
     }
-}
-
-/// The file of each tensor, as the index in `folder` says; `None` where there is no index.
-///
-/// # Errors
-/// An index that cannot be read, or is damaged.
-pub fn index_of(folder: &Path) -> Result<Option<BTreeMap<String, String>>> {
-    let path = folder.join(INDEX_NAME);
-    if path.symlink_metadata().is_err() {
-        return Ok(None);
-    }
-    let name = path.display().to_string();
-    let text = file::read_bounded(&path, MAX_INDEX_BYTES).map_err(|source| WeightsError::Io {
-        file: name.clone(),
-        source,
-    })?;
-    Ok(Some(index::read(&name, &text)?.weight_map))
 }

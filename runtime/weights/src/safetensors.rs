@@ -4,14 +4,18 @@
 //! Must not know which tensors a model needs. The format wants the data to be covered by
 //! tensors without gaps and overlaps, which is what makes a damaged header show.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
 use std::fmt;
 
 use hadal_device::DType;
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 
+use crate::index::Text;
 use crate::{FileType, Result, TensorInfo, WeightsError};
+
+/// A tensor of a header; its name is part of the header's text.
+pub(crate) type Named<'b> = (Cow<'b, str>, TensorInfo);
 
 /// Longest header the format allows. The largest published shard's has 0.2 MB.
 pub(crate) const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -39,10 +43,11 @@ const TYPES: &[(&str, u64)] = &[
     ("F6_E3M2", 6),
 ];
 
-/// The tensors of a file, in the order of its header. `shard` is written into each.
-pub(crate) fn read(file: &str, bytes: &[u8], shard: usize) -> Result<Vec<(String, TensorInfo)>> {
+/// The tensors of a file, in the order of its header. `shard` is written into each. That names
+/// are unique is for the caller to see, who has those of other files too.
+pub(crate) fn read<'b>(file: &str, bytes: &'b [u8], shard: usize) -> Result<Vec<Named<'b>>> {
     let (header, data_first) = split(file, bytes)?;
-    let entries: Entries = serde_json::from_slice(header).map_err(|error| {
+    let entries: Entries<'b> = serde_json::from_slice(header).map_err(|error| {
         damaged(
             file,
             format!("its header is not what the format says ({error})"),
@@ -52,9 +57,9 @@ pub(crate) fn read(file: &str, bytes: &[u8], shard: usize) -> Result<Vec<(String
     let mut tensors = Vec::with_capacity(entries.0.len());
     for (name, entry) in entries.0 {
         let info =
-            check(&entry, shard, data_first, data_bytes).map_err(|why| WeightsError::Tensor {
+            check(entry, shard, data_first, data_bytes).map_err(|why| WeightsError::Tensor {
                 file: file.into(),
-                tensor: name.clone(),
+                tensor: name.to_string(),
                 why,
             })?;
         tensors.push((name, info));
@@ -100,29 +105,30 @@ fn split<'b>(file: &str, bytes: &'b [u8]) -> Result<(&'b [u8], u64)> {
 }
 
 #[derive(Deserialize)]
-struct Entry {
-    dtype: String,
+struct Entry<'b> {
+    #[serde(borrow)]
+    dtype: Cow<'b, str>,
     shape: Vec<u64>,
     data_offsets: (u64, u64),
 }
 
 /// Header entries in order, repetitions included: a map would hide a name that comes twice.
-struct Entries(Vec<(String, Entry)>);
+struct Entries<'b>(Vec<(Cow<'b, str>, Entry<'b>)>);
 
-impl<'de> Deserialize<'de> for Entries {
+impl<'de> Deserialize<'de> for Entries<'de> {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
         struct Reader;
         impl<'de> Visitor<'de> for Reader {
-            type Value = Entries;
+            type Value = Entries<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of tensors")
             }
             fn visit_map<A: MapAccess<'de>>(
                 self,
                 mut map: A,
-            ) -> std::result::Result<Entries, A::Error> {
+            ) -> std::result::Result<Entries<'de>, A::Error> {
                 let mut entries = Vec::new();
-                while let Some(name) = map.next_key::<String>()? {
+                while let Some(Text(name)) = map.next_key::<Text<'de>>()? {
                     if name == "__metadata__" {
                         map.next_value::<IgnoredAny>()?;
                     } else {
@@ -139,7 +145,7 @@ impl<'de> Deserialize<'de> for Entries {
 
 /// One entry alone; the error is the reason.
 fn check(
-    entry: &Entry,
+    entry: Entry<'_>,
     shard: usize,
     data_first: u64,
     data_bytes: u64,
@@ -168,7 +174,7 @@ fn check(
     match needed.map(|bits| bits / 8) {
         Some(needed) if needed == end - first => Ok(TensorInfo {
             dtype,
-            shape: entry.shape.clone(),
+            shape: entry.shape,
             shard,
             offset: data_first + first,
             bytes: needed,
@@ -199,14 +205,13 @@ fn file_type(name: &str) -> Option<(FileType, u64)> {
     Some((FileType::Weight(dtype), 8 * dtype.block_bytes()))
 }
 
-/// Names are unique; the data is covered from first to last byte, once.
+/// The data is covered from first to last byte, once.
 fn check_together(
     file: &str,
-    tensors: &[(String, TensorInfo)],
+    tensors: &[Named<'_>],
     file_bytes: u64,
     data_first: u64,
 ) -> Result<()> {
-    let mut seen = HashSet::with_capacity(tensors.len());
     let tensor_error = |tensor: &str, why: String| {
         Err(WeightsError::Tensor {
             file: file.into(),
@@ -214,13 +219,7 @@ fn check_together(
             why,
         })
     };
-    let mut order: Vec<&(String, TensorInfo)> = Vec::with_capacity(tensors.len());
-    for tensor in tensors {
-        if !seen.insert(tensor.0.as_str()) {
-            return tensor_error(&tensor.0, "its name comes twice".into());
-        }
-        order.push(tensor);
-    }
+    let mut order: Vec<&Named<'_>> = tensors.iter().collect();
     order.sort_by_key(|(_, info)| (info.offset, info.bytes));
     let (mut end, mut before) = (data_first, "the header");
     for (name, info) in order {

@@ -86,6 +86,14 @@ pub trait TensorSource: Send + Sync {
     /// Every name, in a fixed order.
     fn names(&self) -> Box<dyn Iterator<Item = &str> + '_>;
 
+    /// Every name with its tensor, in the same order.
+    fn tensors(&self) -> Box<dyn Iterator<Item = (&str, &TensorInfo)> + '_> {
+        Box::new(
+            self.names()
+                .filter_map(|name| Some((name, self.get(name)?))),
+        )
+    }
+
     /// The tensor of this name.
     fn get(&self, name: &str) -> Option<&TensorInfo>;
 

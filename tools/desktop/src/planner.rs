@@ -133,6 +133,7 @@ fn plan(path: Option<PathBuf>, options: &LoadOptions) -> Result<Planned, String>
     let bandwidth = Store::of_the_user().measured(device.as_ref(), threads).ok();
     let ask = Ask {
         bandwidth,
+        threads,
         ..Ask::default()
     };
     let plan = Plan::of(model.engine_model(), device.info(), &options.engine, &ask);
@@ -181,7 +182,7 @@ fn say_nearest(nearest: &Nearest) -> String {
             bits,
             weight_bytes,
         } => format!(
-            "the model in the format {format}, {bits} bits a weight, {} in all",
+            "a GGUF file by the recipe {format}, {bits} bits a weight, {} in all",
             figures::bytes(*weight_bytes)
         ),
         Nearest::Budget { memory, bytes } => {

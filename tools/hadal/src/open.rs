@@ -21,7 +21,9 @@ use crate::input::text_file;
 /// Opens the checkpoint, or the model inside this program.
 pub fn model(args: &ModelArgs) -> Result<Arc<Model>> {
     let model = match &args.model {
-        Some(path) if path.is_file() && gguf_file(path).is_none() => return Err(not_a_model(path)),
+        Some(path) if path.is_file() && gguf_file(path)?.is_none() => {
+            return Err(not_a_model(path));
+        }
         Some(path) => Model::open(path)?,
         None => embedded()?,
     };
@@ -64,7 +66,7 @@ pub fn config_text(file: &Path) -> Result<String> {
 /// Only the text side of a model: no weights are touched.
 pub fn text(args: &ModelArgs) -> Result<TextModel> {
     Ok(match &args.model {
-        Some(path) => match gguf_file(path) {
+        Some(path) => match gguf_file(path)? {
             Some(file) => hadal_engine::gguf_text(&file)?,
             None => TextModel::open(path)?,
         },

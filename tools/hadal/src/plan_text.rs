@@ -53,7 +53,7 @@ pub fn help(plan: &Plan) -> String {
             bits,
             weight_bytes,
         } => format!(
-            "weights in {format} ({bits} bits a weight) would take {} and fit",
+            "`hadal quantize --recipe {format}` makes a file of {} ({bits} bits a weight), which fits",
             figures::bytes(*weight_bytes)
         ),
         Nearest::Budget { memory, bytes } => format!(

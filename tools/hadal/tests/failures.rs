@@ -30,9 +30,13 @@ fn a_missing_folder_is_named_with_the_cure() {
 fn a_file_that_is_no_model_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.bin");
-    std::fs::write(&path, b"GGUF").unwrap();
-    let path = path.display().to_string();
-    hadal(&["run", "--model", &path, "Once"]).fails(2, &["no GGUF file", "config.json"]);
+    let run = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        hadal(&["run", "--model", &path.display().to_string(), "Once"])
+    };
+    run(b"PK\x03\x04").fails(2, &["no GGUF file", "config.json"]);
+    // What a file begins with decides, and not its name.
+    run(b"GGUF").fails(1, &["model.bin", "cut short"]);
 }
 
 #[test]

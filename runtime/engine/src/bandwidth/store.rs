@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hadal_device::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{Bandwidth, Effort, of_device};
+use super::{Effort, of_device};
 
 /// Name of the file.
 const FILE: &str = "bandwidth.json";
@@ -18,8 +18,9 @@ const FILE: &str = "bandwidth.json";
 /// Largest file that is read.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Days after which it is measured again: memory is added, drivers change their clocks.
-const MAX_DAYS: u64 = 30;
+/// Seconds after which it is measured again: others may have read meanwhile, memory is added,
+/// drivers change their clocks.
+const MAX_AGE: u64 = 86_400;
 
 /// A bandwidth and when it was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,19 @@ pub struct Measured {
     pub bytes_per_second: f64,
     /// Seconds since 1970 began; `None`: it was given.
     pub at: Option<u64>,
+    /// Bytes that were read or copied again and again; `None`: it was given.
+    pub over: Option<u64>,
+}
+
+impl Measured {
+    /// Not measured: somebody says so.
+    pub fn given(bytes_per_second: f64) -> Measured {
+        Measured {
+            bytes_per_second,
+            at: None,
+            over: None,
+        }
+    }
 }
 
 /// Where bandwidths are kept.
@@ -56,24 +70,37 @@ impl Store {
         device: &dyn Device,
         threads: Option<usize>,
     ) -> hadal_device::Result<Measured> {
-        let (key, now) = (key(device, threads), now());
-        let mut all = self.read();
-        let fresh = |found: &&Measured| {
-            let age = found.at.and_then(|at| now.checked_sub(at));
-            age.is_some_and(|age| age < MAX_DAYS * 86_400) && found.bytes_per_second > 0.0
+        let effort = Effort::short(device.info().kind);
+        let kept = self.read().remove(&key(device, threads, effort));
+        let fresh = |found: &Measured| {
+            let age = found.at.and_then(|at| now().checked_sub(at));
+            age.is_some_and(|age| age < MAX_AGE) && found.bytes_per_second > 0.0
         };
-        if let Some(found) = all.get(&key).filter(fresh) {
-            return Ok(*found);
+        match kept.filter(fresh) {
+            Some(found) => Ok(found),
+            None => self.measure(device, threads),
         }
-        let Bandwidth {
-            bytes_per_second, ..
-        } = of_device(device, threads, Effort::short(device.info().kind))?;
+    }
+
+    /// The bandwidth of `device` as it is now, which is kept.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn measure(
+        &self,
+        device: &dyn Device,
+        threads: Option<usize>,
+    ) -> hadal_device::Result<Measured> {
+        let effort = Effort::short(device.info().kind);
+        let bandwidth = of_device(device, threads, effort)?;
         let found = Measured {
             // Whole, so that it is the same after it was text.
-            bytes_per_second: bytes_per_second.round(),
-            at: Some(now),
+            bytes_per_second: bandwidth.bytes_per_second.round(),
+            at: Some(now()),
+            over: Some(effort.bytes),
         };
-        all.insert(key, found);
+        let mut all = self.read();
+        all.insert(key(device, threads, effort), found);
         self.write(&all);
         Ok(found)
     }
@@ -101,8 +128,8 @@ impl Store {
     }
 }
 
-/// What a figure belongs to: another driver or number of threads has its own.
-fn key(device: &dyn Device, threads: Option<usize>) -> String {
+/// What a figure belongs to: another driver, number of threads or amount that is read has its own.
+fn key(device: &dyn Device, threads: Option<usize>, effort: Effort) -> String {
     let info = device.info();
     let threads = match info.backend {
         "host" => threads
@@ -110,7 +137,13 @@ fn key(device: &dyn Device, threads: Option<usize>) -> String {
             .map_or(String::new(), |n| format!(", {n} threads")),
         _ => String::new(),
     };
-    format!("{}: {}, {}{threads}", info.id(), info.name, info.driver)
+    format!(
+        "{}: {}, {}{threads}, over {} bytes",
+        info.id(),
+        info.name,
+        info.driver,
+        effort.bytes
+    )
 }
 
 fn now() -> u64 {
@@ -134,10 +167,23 @@ mod tests {
         let file = folder.path().join("cache").join(FILE);
         let mut all = store.read();
         assert_eq!(all.len(), 1);
-        all.values_mut().for_each(|found| found.at = Some(1));
+        let yesterday = Some(now() - MAX_AGE);
+        all.values_mut().for_each(|found| found.at = yesterday);
         store.write(&all);
         let again = store.measured(device.as_ref(), Some(1)).unwrap();
-        assert!(again.at > Some(1));
+        assert!(again.at > yesterday);
+        // Asked for, it is measured although one is kept; other threads have a figure of their own.
+        all.values_mut().for_each(|found| found.at = Some(now()));
+        store.write(&all);
+        let renewed = store.measure(device.as_ref(), Some(1)).unwrap();
+        assert_eq!(store.measured(device.as_ref(), Some(1)).unwrap(), renewed);
+        store.measured(device.as_ref(), Some(2)).unwrap();
+        let keys: Vec<String> = store.read().into_keys().collect();
+        assert_eq!(keys.len(), 2, "{keys:?}");
+        assert!(
+            keys[0].contains("1 threads, over 100663296 bytes"),
+            "{keys:?}"
+        );
         std::fs::write(&file, "{").unwrap();
         assert!(store.measured(device.as_ref(), Some(1)).is_ok());
         let none = Store::new(None);

@@ -15,6 +15,7 @@ use hadal_graph::{Graph, Verified};
 use hadal_models::counts::Counts;
 use hadal_weights::Placement;
 
+pub use parts::stored;
 pub use types::{
     Budget, Decoding, Memory, Nearest, PartKind, Plan, PlannedDevice, PlannedModel, Tier,
 };
@@ -49,6 +50,8 @@ pub struct Ask {
     pub drafts: bool,
     /// Make forecasts from this bandwidth.
     pub bandwidth: Option<Measured>,
+    /// Threads of the host; `None`: one a core.
+    pub threads: Option<usize>,
 }
 
 impl Default for Ask {
@@ -56,6 +59,7 @@ impl Default for Ask {
         Ask {
             drafts: true,
             bandwidth: None,
+            threads: None,
         }
     }
 }

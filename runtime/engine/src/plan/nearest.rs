@@ -2,21 +2,9 @@
 //!
 //! Decides which changes are worth naming: each alone, the smallest of its kind.
 
-use super::{Nearest, PartKind, Planner};
+use hadal_quantize::{Choice, RECIPES, Recipe};
 
-/// Formats of GGUF files and the bits a weight takes in them, with its scales: the sizes of
-/// their blocks in ggml-common.h. Largest first.
-const FORMATS: [(&str, f64); 9] = [
-    ("Q8_0", 8.5),
-    ("Q6_K", 6.5625),
-    ("Q5_K", 5.5),
-    ("Q4_K", 4.5),
-    ("IQ4_XS", 4.25),
-    ("Q3_K", 3.4375),
-    ("Q2_K", 2.625),
-    ("IQ2_XXS", 2.0625),
-    ("IQ1_S", 1.5625),
-];
+use super::{Nearest, Planner};
 
 impl Planner<'_> {
     /// What would fit in the place of `context` tokens, where `longest` is the longest context
@@ -37,15 +25,7 @@ impl Planner<'_> {
         }
         let weights = tier.weight_bytes().saturating_sub(tier.held_bytes);
         let others = tier.needed_bytes() - weights;
-        let smaller = FORMATS.iter().filter_map(|(format, bits)| {
-            let bytes = self.quantised(*bits);
-            (bytes < weights && bytes + others <= available).then(|| Nearest::Quantisation {
-                format: (*format).to_string(),
-                bits: *bits,
-                weight_bytes: bytes,
-            })
-        });
-        nearest.extend(smaller.take(1));
+        nearest.extend(self.recipe(weights.min(available.saturating_sub(others) + 1)));
         nearest.push(Nearest::Budget {
             memory: self.memory,
             bytes: tier.needed_bytes(),
@@ -53,15 +33,32 @@ impl Planner<'_> {
         nearest
     }
 
-    /// Bytes of all weights with matrices of `bits` bits a weight. Routers and vectors stay
-    /// as they are, as such files have them.
-    fn quantised(&self, bits: f64) -> u64 {
-        let bytes = self.weights.each.iter().map(|weight| {
-            match weight.is_matrix && weight.kind != PartKind::Router {
-                true => (weight.elements as f64 * bits / 8.0) as u64,
-                false => weight.bytes,
+    /// The recipe of `hadal quantize` whose file is the largest of fewer than `bytes` bytes.
+    fn recipe(&self, bytes: u64) -> Option<Nearest> {
+        let made_by = |recipe: Recipe| Choice {
+            recipe,
+            experts: None,
+            attention: None,
+            tensors: Vec::new(),
+        };
+        let any = RECIPES.first().copied()?;
+        // A model that GGUF has no words for cannot be made smaller so.
+        let mut plan = hadal_quantize::Plan::of(&self.model.config, &made_by(any)).ok()?;
+        let mut best: Option<(Recipe, u64)> = None;
+        for recipe in RECIPES {
+            plan = plan.with(&made_by(recipe));
+            let size = plan.bytes();
+            if size < bytes && best.is_none_or(|(_, largest)| size > largest) {
+                best = Some((recipe, size));
             }
-        });
-        bytes.sum()
+        }
+        let (recipe, weight_bytes) = best?;
+        let bits = 8.0 * weight_bytes as f64 / plan.values().max(1) as f64;
+        Some(Nearest::Quantisation {
+            format: recipe.name.to_string(),
+            // Two decimals are what people compare.
+            bits: (bits * 100.0).round() / 100.0,
+            weight_bytes,
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hadal_device::{DeviceInfo, Features};
+use hadal_device::{DType, DeviceInfo, Features};
 use hadal_models::Config;
 use hadal_weights::{Piece, Placement, layer_of};
 
@@ -95,6 +95,22 @@ pub(super) fn weights(model: &Model, placement: &Placement, info: &DeviceInfo) -
         bytes,
         each,
     }
+}
+
+/// Bytes of the weights of `model` as its files have them, block scales included.
+pub fn stored(model: &Model) -> BTreeMap<(PartKind, DType), u64> {
+    let mut bytes = BTreeMap::new();
+    for weight in &model.bound.weights {
+        let own: u64 = weight
+            .data
+            .iter()
+            .chain(&weight.scales)
+            .map(|it| it.bytes)
+            .sum();
+        let kind = kind_of(&model.config, &weight.name);
+        *bytes.entry((kind, weight.dtype)).or_default() += own;
+    }
+    bytes
 }
 
 /// Bytes that take no memory of what is free now, where weights are used as they lie.

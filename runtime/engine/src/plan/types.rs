@@ -191,13 +191,13 @@ pub enum Nearest {
         /// Sequences.
         sequences: u32,
     },
-    /// Weights of another format.
+    /// A GGUF file of the model.
     Quantisation {
-        /// Its name among the GGUF formats.
+        /// The recipe of `hadal quantize` that makes it.
         format: String,
-        /// Bits a weight takes.
+        /// Bits a weight takes in it, over all weights.
         bits: f64,
-        /// Bytes of all weights then.
+        /// Bytes of all its weights.
         weight_bytes: u64,
     },
     /// More memory.

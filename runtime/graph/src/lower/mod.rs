@@ -149,7 +149,8 @@ struct Lower<'a> {
 impl Lower<'_> {
     /// The slot of a use, made on first sight.
     fn slot(&mut self, wanted: SlotUse) -> Slot {
-        let found = self.slots.iter().position(|slot| *slot == wanted);
+        // From the end: of hundreds of shards a step reads those that the one before it read.
+        let found = self.slots.iter().rposition(|slot| *slot == wanted);
         let index = found.unwrap_or_else(|| {
             self.slots.push(wanted);
             self.slots.len() - 1

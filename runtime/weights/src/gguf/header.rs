@@ -23,14 +23,15 @@ pub(super) struct Header {
     pub tensors: Vec<(String, TensorInfo)>,
 }
 
-/// Reads the header of a file; `shard` is written into each tensor.
-pub(super) fn read(file: &str, bytes: &[u8], shard: usize) -> Result<Header> {
+/// Reads the header of a file of `length` bytes, of which `bytes` are here; `shard` is written
+/// into each tensor.
+pub(super) fn read(file: &str, bytes: &[u8], shard: usize, length: u64) -> Result<Header> {
     let mut cursor = Cursor {
         bytes,
         at: 0,
         values: 0,
     };
-    header(&mut cursor, file, shard).map_err(|wrong| match wrong {
+    header(&mut cursor, file, shard, length).map_err(|wrong| match wrong {
         Wrong::File(why) => damaged(file, why),
         Wrong::Whole(error) => error,
     })
@@ -48,7 +49,12 @@ impl From<String> for Wrong {
     }
 }
 
-fn header(from: &mut Cursor<'_>, file: &str, shard: usize) -> std::result::Result<Header, Wrong> {
+fn header(
+    from: &mut Cursor<'_>,
+    file: &str,
+    shard: usize,
+    length: u64,
+) -> std::result::Result<Header, Wrong> {
     if from.take(4)? != b"GGUF" {
         return Err(Wrong::File("it does not begin with GGUF".into()));
     }
@@ -83,7 +89,6 @@ fn header(from: &mut Cursor<'_>, file: &str, shard: usize) -> std::result::Resul
         return Err(Wrong::File(format!("its alignment is {alignment}")));
     }
     let first = (from.at as u64).next_multiple_of(alignment);
-    let length = from.bytes.len() as u64;
     let place = |tensor: Described| {
         let refuse = |why| WeightsError::Tensor {
             file: file.to_string(),

@@ -7,13 +7,15 @@
 mod header;
 mod value;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hadal_device::Pages;
+use indexmap::IndexMap;
 
 pub use header::gguf_number;
 pub use value::{GgufValue, Metadata};
+
+use header::Header;
 
 use crate::index::MAX_FILES;
 use crate::{Result, Shard, TensorInfo, TensorSource, WeightsError, map, source};
@@ -23,7 +25,7 @@ use crate::{Result, Shard, TensorInfo, TensorSource, WeightsError, map, source};
 pub struct Gguf {
     metadata: Metadata,
     shards: Vec<Shard>,
-    tensors: BTreeMap<String, TensorInfo>,
+    tensors: IndexMap<String, TensorInfo>,
 }
 
 impl Gguf {
@@ -31,20 +33,59 @@ impl Gguf {
     /// whichever of them it is. Files are memory-mapped; they must not be changed meanwhile.
     pub fn open(path: impl AsRef<Path>) -> Result<Gguf> {
         let paths = parts(path.as_ref())?;
-        let open = |path: PathBuf| {
-            let (file, pages) = map::map(&path).map_err(|source| WeightsError::Io {
-                file: path.display().to_string(),
-                source,
-            })?;
-            let name = path.file_name().map(|name| name.to_string_lossy());
-            Ok(Shard {
-                name: name.unwrap_or_default().into_owned(),
-                path: Some(path),
-                pages,
-                file,
-            })
+        let missing = paths.iter().filter(|path| !path.exists());
+        let missing: Vec<String> = missing.map(|path| name_of(path)).collect();
+        if paths.len() > 1 && !missing.is_empty() {
+            return Err(WeightsError::MissingParts { missing });
+        }
+        let shards = paths.into_iter().map(open_shard);
+        Gguf::from_shards(shards.collect::<Result<_>>()?)
+    }
+
+    /// As [`Gguf::open`], also where parts are not here or not all there, whose names come with
+    /// it. The first one must have its header. Of tensors that are not there no bytes can be read.
+    ///
+    /// # Errors
+    /// Those of [`Gguf::open`], but for such parts.
+    pub fn open_partly(path: impl AsRef<Path>) -> Result<(Gguf, Vec<String>)> {
+        let paths = parts(path.as_ref())?;
+        let count = paths.len();
+        let mut gguf = Gguf {
+            metadata: Metadata::default(),
+            shards: Vec::new(),
+            tensors: IndexMap::new(),
         };
-        Gguf::from_shards(paths.into_iter().map(open).collect::<Result<_>>()?)
+        let mut lacking = Vec::new();
+        for (number, path) in paths.into_iter().enumerate() {
+            let name = name_of(&path);
+            if number > 0 && !path.exists() {
+                lacking.push(name);
+                continue;
+            }
+            let shard = open_shard(path)?;
+            let length = shard.bytes().len() as u64;
+            let header = header::read(&name, shard.bytes(), gguf.shards.len(), u64::MAX);
+            let header = match header {
+                // The first says what the model is; of others not even the header may be there.
+                Err(_) if number > 0 => {
+                    lacking.push(name);
+                    continue;
+                }
+                header => header?,
+            };
+            let ends = header
+                .tensors
+                .iter()
+                .map(|(_, info)| info.offset + info.bytes);
+            if ends.max().is_some_and(|end| end > length) {
+                lacking.push(name);
+            }
+            gguf.add(shard, header, number, count)?;
+        }
+        match lacking.is_empty() {
+            true => gguf.check_count().map(|gguf| (gguf, lacking)),
+            false => Ok((gguf, lacking)),
+        }
     }
 
     /// A model of whole files in memory, by name, in the order of their parts.
@@ -59,36 +100,50 @@ impl Gguf {
     }
 
     fn from_shards(shards: Vec<Shard>) -> Result<Gguf> {
-        let mut metadata = Metadata::default();
-        let mut tensors = BTreeMap::new();
-        for (number, shard) in shards.iter().enumerate() {
-            let header = header::read(&shard.name, shard.bytes(), number)?;
-            check_part(shard, &header.metadata, number, shards.len())?;
-            if number == 0 {
-                metadata = header.metadata;
-            }
-            for (name, info) in header.tensors {
-                if tensors.insert(name.clone(), info).is_some() {
-                    return Err(WeightsError::Tensor {
-                        file: shard.name.clone(),
-                        tensor: name,
-                        why: "its name comes twice".into(),
-                    });
-                }
-            }
+        let mut gguf = Gguf {
+            metadata: Metadata::default(),
+            shards: Vec::new(),
+            tensors: IndexMap::new(),
+        };
+        let count = shards.len();
+        for (number, shard) in shards.into_iter().enumerate() {
+            let length = shard.bytes().len() as u64;
+            let header = header::read(&shard.name, shard.bytes(), number, length)?;
+            gguf.add(shard, header, number, count)?;
         }
-        if let Some(wanted) = metadata.whole("split.tensors.count")
-            && wanted != tensors.len() as u64
-            && shards.len() > 1
-        {
-            let why = format!("it says {wanted} tensors, and {} are there", tensors.len());
-            return Err(damaged(&shards[0].name, why));
+        gguf.check_count()
+    }
+
+    /// Adds part `number` of `count`.
+    fn add(&mut self, shard: Shard, header: Header, number: usize, count: usize) -> Result<()> {
+        check_part(&shard, &header.metadata, number, count)?;
+        if number == 0 {
+            self.metadata = header.metadata;
         }
-        Ok(Gguf {
-            metadata,
-            shards,
-            tensors,
-        })
+        for (name, info) in header.tensors {
+            if self.tensors.contains_key(&name) {
+                return Err(WeightsError::Tensor {
+                    file: shard.name,
+                    tensor: name,
+                    why: "its name comes twice".into(),
+                });
+            }
+            self.tensors.insert(name, info);
+        }
+        self.shards.push(shard);
+        Ok(())
+    }
+
+    /// All tensors that the first part promises are there.
+    fn check_count(self) -> Result<Gguf> {
+        let found = self.tensors.len();
+        match self.metadata.whole("split.tensors.count") {
+            Some(wanted) if wanted != found as u64 && self.shards.len() > 1 => {
+                let why = format!("it says {wanted} tensors, and {found} are there");
+                Err(damaged(&self.shards[0].name, why))
+            }
+            _ => Ok(self),
+        }
     }
 
     /// What the first file says beside tensors.
@@ -116,6 +171,30 @@ fn damaged(file: &str, why: String) -> WeightsError {
         file: file.to_string(),
         why,
     }
+}
+
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().map(|name| name.to_string_lossy());
+    name.unwrap_or_default().into_owned()
+}
+
+fn open_shard(path: PathBuf) -> Result<Shard> {
+    let (file, pages) = map::map(&path).map_err(|source| WeightsError::Io {
+        file: path.display().to_string(),
+        source,
+    })?;
+    Ok(Shard {
+        name: name_of(&path),
+        path: Some(path),
+        pages,
+        file,
+    })
+}
+
+/// What all parts of a model have in common in the names of their files; of a model that is not
+/// split the whole name.
+pub fn gguf_stem(name: &str) -> &str {
+    split_name(name).map_or(name, |(stem, _)| stem)
 }
 
 /// The files of the model that `path` is one of, in order.
@@ -174,7 +253,7 @@ pub type Rename<'r> = dyn Fn(&str, &TensorInfo) -> Vec<(String, TensorInfo)> + '
 #[derive(Debug)]
 pub struct Renamed {
     shards: Vec<Shard>,
-    tensors: BTreeMap<String, TensorInfo>,
+    tensors: IndexMap<String, TensorInfo>,
 }
 
 impl Renamed {
@@ -183,7 +262,7 @@ impl Renamed {
     /// # Errors
     /// Two tensors under one name, or one that is not within its shard.
     pub fn new(source: &dyn TensorSource, rename: &Rename<'_>) -> Result<Renamed> {
-        let mut tensors = BTreeMap::new();
+        let mut tensors = IndexMap::new();
         for name in source.names() {
             let Some(info) = source.get(name) else {
                 continue;

@@ -232,10 +232,8 @@ fn forecast(args: &BenchArgs, engine: &Engine, memory: &Bandwidth, depth: usize)
         ..open::engine_options(&args.engine, None)
     };
     let ask = Ask {
-        bandwidth: Some(bandwidth::Measured {
-            bytes_per_second: memory.bytes_per_second,
-            at: None,
-        }),
+        bandwidth: Some(bandwidth::Measured::given(memory.bytes_per_second)),
+        threads: args.device.threads.map(usize::from),
         drafts: false,
     };
     let plan = hadal_engine::Plan::of(engine.model(), engine.device().info(), &options, &ask);

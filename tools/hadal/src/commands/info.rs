@@ -1,13 +1,16 @@
 //! `hadal info`: what a model is, from config.json and whatever else is there.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use hadal_device::DType;
+use hadal_engine::plan::{PartKind, stored};
 use hadal_engine::{Model, describe, gguf_file};
 use hadal_models::Config;
 use hadal_models::config::{ScoringFunc, TopkMethod};
-use hadal_models::counts::Counts;
+use hadal_models::counts::{Counts, Part};
 use hadal_weights::Gguf;
 use serde_json::{Value, json};
 
@@ -34,6 +37,8 @@ struct Found {
     config: Config,
     licence: Option<String>,
     weights: Weights,
+    /// Bytes by part and format, where there are headers to tell them.
+    stored: BTreeMap<(PartKind, DType), u64>,
 }
 
 enum Weights {
@@ -41,6 +46,8 @@ enum Weights {
     Absent,
     /// Checked against the config: files and their bytes.
     Whole { files: usize, bytes: u64 },
+    /// Parts of a GGUF file that are not here or not all there.
+    Partly(Vec<String>),
     /// They cannot be used, because of this.
     Unusable(String),
 }
@@ -48,22 +55,26 @@ enum Weights {
 /// Runs the command.
 pub fn run(args: &InfoArgs, console: &Console) -> Result<()> {
     let found = find(args)?;
-    let counts = Counts::of(&found.config);
+    let mut counts = Counts::of(&found.config);
+    if !found.stored.is_empty() {
+        as_stored(&mut counts, &found);
+    }
     console.report(|| report(&found, &counts), || text(&found, &counts))
 }
 
 fn find(args: &InfoArgs) -> Result<Found> {
     let Some(path) = &args.model else {
-        let name = hadal_tiny::NAME.to_string();
         let bytes = hadal_tiny::WEIGHTS.len() as u64;
+        let model = open::embedded()?;
         return Ok(Found {
-            name,
-            config: Config::from_json(hadal_tiny::CONFIG)?,
+            name: hadal_tiny::NAME.to_string(),
+            stored: stored(&model),
+            config: model.config,
             licence: Some(hadal_tiny::LICENCE.to_string()),
             weights: Weights::Whole { files: 1, bytes },
         });
     };
-    if let Some(file) = gguf_file(path) {
+    if let Some(file) = gguf_file(path)? {
         return in_gguf(&file);
     }
     let is_folder = path.is_dir();
@@ -77,29 +88,34 @@ fn find(args: &InfoArgs) -> Result<Found> {
         || path.display().to_string(),
         |name| name.to_string_lossy().into_owned(),
     );
+    let (weights, stored) = match is_folder {
+        true => weights(path),
+        false => (Weights::Absent, BTreeMap::new()),
+    };
     Ok(Found {
         name,
         config: Config::from_json(&text)?,
         licence: is_folder.then(|| licence(path)).flatten(),
-        weights: if is_folder {
-            weights(path)
-        } else {
-            Weights::Absent
-        },
+        weights,
+        stored,
     })
 }
 
 /// A GGUF file is config and weights in one.
 fn in_gguf(file: &Path) -> Result<Found> {
     let (model, _) = describe(file)?;
+    let (gguf, lacking) = Gguf::open_partly(file).map_err(hadal_engine::EngineError::from)?;
     let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let licence = gguf.metadata().text("general.license");
     Ok(Found {
         name: name.into_owned(),
-        config: model.config.clone(),
-        licence: Gguf::open(file)
-            .ok()
-            .and_then(|file| file.metadata().text("general.license").map(str::to_string)),
-        weights: whole(&model),
+        licence: licence.map(str::to_string),
+        weights: match lacking.is_empty() {
+            true => whole(&model),
+            false => Weights::Partly(lacking),
+        },
+        stored: stored(&model),
+        config: model.config,
     })
 }
 
@@ -111,15 +127,53 @@ fn whole(model: &Model) -> Weights {
     }
 }
 
-fn weights(folder: &Path) -> Weights {
+fn weights(folder: &Path) -> (Weights, BTreeMap<(PartKind, DType), u64>) {
     let has = |name: &str| folder.join(name).exists();
     if !has("model.safetensors") && !has("model.safetensors.index.json") {
-        return Weights::Absent;
+        return (Weights::Absent, BTreeMap::new());
     }
     match Model::open(folder) {
-        Ok(model) => whole(&model),
-        Err(error) => Weights::Unusable(error.to_string()),
+        Ok(model) => (whole(&model), stored(&model)),
+        Err(error) => (Weights::Unusable(error.to_string()), BTreeMap::new()),
     }
+}
+
+/// Bytes as the files have them in the place of those that the config says.
+fn as_stored(counts: &mut Counts, found: &Found) {
+    let bytes_of = |wanted: PartKind| {
+        let own = found.stored.iter().filter(|((kind, _), _)| *kind == wanted);
+        own.map(|(_, bytes)| *bytes).sum::<u64>()
+    };
+    let parts: [(&mut Part, PartKind); 9] = [
+        (&mut counts.embedding, PartKind::Embedding),
+        (&mut counts.head, PartKind::Head),
+        (&mut counts.attention, PartKind::Attention),
+        (&mut counts.dense, PartKind::Dense),
+        (&mut counts.shared, PartKind::SharedExperts),
+        (&mut counts.routed, PartKind::RoutedExperts),
+        (&mut counts.router, PartKind::Router),
+        (&mut counts.norms, PartKind::Norms),
+        (&mut counts.mtp, PartKind::NextToken),
+    ];
+    for (part, kind) in parts {
+        part.bytes = bytes_of(kind);
+        let active = u128::from(part.bytes) * u128::from(part.active);
+        part.active_bytes = (active / u128::from(part.params.max(1))) as u64;
+    }
+    if found.config.tie_word_embeddings {
+        counts.head.active_bytes = counts.embedding.bytes;
+    }
+}
+
+/// Bytes by format, the most first.
+fn formats(found: &Found) -> Vec<(DType, u64)> {
+    let mut formats: BTreeMap<&str, (DType, u64)> = BTreeMap::new();
+    for ((_, format), bytes) in &found.stored {
+        formats.entry(format.name()).or_insert((*format, 0)).1 += bytes;
+    }
+    let mut formats: Vec<_> = formats.into_values().collect();
+    formats.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    formats
 }
 
 /// The licence: the `license:` line of the model card, or the title of a licence file.
@@ -144,8 +198,10 @@ fn licence(folder: &Path) -> Option<String> {
     from_card.or_else(from_file)
 }
 
-fn quantisation(config: &Config) -> &'static str {
-    match config.fp8 {
+fn quantisation(found: &Found) -> &'static str {
+    let has_blocks = found.stored.keys().any(|(_, format)| format.is_blocks());
+    match found.config.fp8 {
+        _ if has_blocks => "block formats of GGUF",
         None => "none (as the files say: BF16, F16 or F32)",
         Some(fp8) if fp8.power_of_two_scales => "FP8 E4M3, 128x128 blocks, power-of-two scales",
         Some(_) => "FP8 E4M3, 128x128 blocks",
@@ -217,8 +273,23 @@ fn rows(config: &Config) -> Vec<(&'static str, String)> {
             "next-token",
             counted(config.num_nextn_predict_layers as usize, "module"),
         ),
-        ("quantised", quantisation(config).to_string()),
     ]
+}
+
+/// What there is of the weights.
+fn state(weights: &Weights) -> String {
+    match weights {
+        Weights::Absent => "not here; the sizes below follow from config.json".to_string(),
+        Weights::Whole { files, bytes } => {
+            let files = counted(*files, "file");
+            format!("{files}, {}, complete", figures::bytes(*bytes))
+        }
+        Weights::Partly(lacking) => format!(
+            "NOT ALL HERE, sizes follow from the recipe; missing or unfinished: {}",
+            lacking.join(", ")
+        ),
+        Weights::Unusable(why) => format!("NOT USABLE: {why}"),
+    }
 }
 
 fn text(found: &Found, counts: &Counts) -> String {
@@ -230,6 +301,14 @@ fn text(found: &Found, counts: &Counts) -> String {
     for (name, value) in rows(&found.config) {
         row(name, &value);
     }
+    row("quantised", quantisation(found));
+    let formats = formats(found).into_iter();
+    let formats: Vec<String> = formats
+        .map(|(format, bytes)| format!("{format} {}", figures::bytes(bytes)))
+        .collect();
+    if !formats.is_empty() {
+        row("formats", &formats.join(", "));
+    }
     row(
         "licence",
         found
@@ -237,23 +316,7 @@ fn text(found: &Found, counts: &Counts) -> String {
             .as_deref()
             .unwrap_or("not stated in the folder"),
     );
-    match &found.weights {
-        Weights::Absent => row(
-            "weights",
-            "not here; the sizes below follow from config.json",
-        ),
-        Weights::Whole { files, bytes } => {
-            row(
-                "weights",
-                &format!(
-                    "{}, {}, complete",
-                    counted(*files, "file"),
-                    figures::bytes(*bytes)
-                ),
-            );
-        }
-        Weights::Unusable(why) => row("weights", &format!("NOT USABLE: {why}")),
-    }
+    row("weights", &state(&found.weights));
     if !found.config.unknown_keys.is_empty() {
         row("unknown keys", &found.config.unknown_keys.join(", "));
     }
@@ -305,8 +368,11 @@ fn report(found: &Found, counts: &Counts) -> Value {
         Weights::Whole { files, bytes } => {
             json!({"state": "complete", "files": files, "bytes": bytes})
         }
+        Weights::Partly(lacking) => json!({"state": "partly", "lacking": lacking}),
         Weights::Unusable(why) => json!({"state": "unusable", "why": why}),
     };
+    let formats = formats(found).into_iter();
+    let formats = formats.map(|(format, bytes)| (format.name().to_string(), bytes.into()));
     json!({
         "name": found.name,
         "family": config.model_type,
@@ -317,7 +383,8 @@ fn report(found: &Found, counts: &Counts) -> Value {
         "parts": parts.collect::<serde_json::Map<_, _>>(),
         "weights": weights,
         "unknown_keys": config.unknown_keys,
-        "quantised": quantisation(config),
+        "quantised": quantisation(found),
+        "formats": formats.collect::<serde_json::Map<_, _>>(),
         "config": {
             "num_hidden_layers": config.num_hidden_layers,
             "hidden_size": config.hidden_size,

@@ -22,7 +22,12 @@ pub struct Ran {
 impl Ran {
     /// Standard output as JSON, after a run that worked.
     pub fn json(&self) -> Value {
-        assert_eq!(self.code, 0, "{}", self.err);
+        self.json_and(0)
+    }
+
+    /// Standard output as JSON, after a run that ended with this code.
+    pub fn json_and(&self, code: i32) -> Value {
+        assert_eq!(self.code, code, "{}", self.err);
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e} in {:?}", self.out))
     }
 
@@ -72,7 +77,8 @@ pub fn hadal_with_input(args: &[&str], input: &str) -> Ran {
     ran(child.wait_with_output().unwrap())
 }
 
-fn ran(output: Output) -> Ran {
+/// What a run left behind.
+pub fn ran(output: Output) -> Ran {
     Ran {
         code: output.status.code().unwrap_or(-1),
         out: String::from_utf8(output.stdout).unwrap(),
