@@ -73,8 +73,11 @@ impl Importance {
         Ok(Importance { file, tensors })
     }
 
-    /// Checks the file against the tensors that it is for.
-    pub(crate) fn check(&self, plan: &Plan) -> Result<()> {
+    /// Checks the file against the tensors that it is for; the number of those that it knows.
+    ///
+    /// # Errors
+    /// It is of another model.
+    pub fn check(&self, plan: &Plan) -> Result<usize> {
         let refuse = |why| QuantizeError::Importance {
             path: self.file.clone(),
             why,
@@ -96,7 +99,7 @@ impl Importance {
         }
         match known {
             0 => Err(refuse("it has no tensor of this model".into())),
-            _ => Ok(()),
+            _ => Ok(known),
         }
     }
 

@@ -28,6 +28,30 @@ fn a_dry_run_tells_sizes_and_writes_nothing() {
             .any(|it| it["format"] == "q5_0" && it["columns"] == 32)
     );
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    // As large as it said, header and all.
+    let base = [
+        "quantize",
+        "--json",
+        "--no-verify",
+        "--experts",
+        "q8_0",
+        &out,
+    ];
+    let written = hadal(&base).json();
+    assert_eq!(written["bytes"], std::fs::metadata(&out).unwrap().len());
+    assert_eq!(written["bytes"], ran["bytes"]);
+    // What is there is replaced when somebody says so, and a dry run asks nobody.
+    hadal(&base).fails(2, &["small.gguf is there already", "--force"]);
+    let dry = hadal(&["quantize", "--dry-run", "--recipe", "IQ1_S", "--json", &out]);
+    assert!(dry.json()["bytes"].as_u64() < written["bytes"].as_u64());
+    assert!(dry.err.contains("hadal imatrix"), "{}", dry.err);
+    assert_eq!(
+        hadal(&[&base[..], &["--force"]].concat()).json()["written"],
+        true
+    );
+    // A matrix that is none is found out before anything is written, too.
+    let none = ["quantize", "--dry-run", "--imatrix", &out, "other.gguf"];
+    hadal(&none).fails(1, &["in_sum2", "hadal imatrix"]);
 }
 
 #[test]
@@ -78,9 +102,44 @@ fn what_is_written_runs_and_predicts_nearly_as_well() {
         "Once upon",
     ]);
     assert!(ran.text().len() > 5, "{}", ran.out);
-    // Of a file that is quantised already nothing better can be made.
-    let again = within(folder.path(), "again.gguf");
-    hadal(&["quantize", "--model", &out, &again]).fails(2, &["quantised already", "checkpoint"]);
+    says_what_it_holds(folder.path(), &out, &report);
+}
+
+/// What is told of the file `out`, which `report` was written of.
+fn says_what_it_holds(folder: &Path, out: &str, report: &serde_json::Value) {
+    let info = hadal(&["info", "--model", out, "--json"]).json();
+    assert_eq!(info["quantised"], "block formats of GGUF");
+    for (format, bytes) in info["formats"].as_object().unwrap() {
+        let groups = report["groups"].as_array().unwrap().iter();
+        let own = groups.filter(|group| group["format"] == *format);
+        let written: u64 = own.map(|group| group["bytes"].as_u64().unwrap()).sum();
+        assert_eq!(bytes.as_u64(), Some(written), "{format}");
+    }
+    let groups = report["groups"].as_array().unwrap().iter();
+    let written: u64 = groups.map(|group| group["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(info["bytes"], written);
+    // A GGUF file is made of a checkpoint, and a model whatever it is called.
+    let again = within(folder, "again.gguf");
+    let plain = within(folder, "plain");
+    std::fs::copy(out, &plain).unwrap();
+    for file in [out, &plain] {
+        let refused = ["quantize", "--model", file, &again];
+        hadal(&refused).fails(2, &["is a GGUF file", "*.safetensors"]);
+        assert_eq!(
+            hadal(&["info", "--model", file, "--json"]).json()["formats"],
+            info["formats"]
+        );
+    }
+    // One of two models is to be named.
+    std::fs::copy(out, &again).unwrap();
+    let folder = folder.display().to_string();
+    for (command, text) in [("info", None), ("plan", None), ("tokenize", Some("x"))] {
+        let args: Vec<&str> = [command, "--model", &folder]
+            .into_iter()
+            .chain(text)
+            .collect();
+        hadal(&args).fails(2, &["several models", "again.gguf, small.gguf"]);
+    }
 }
 
 #[test]
@@ -124,6 +183,31 @@ fn importance_of_a_text_changes_the_file_and_not_its_size() {
         within(folder.path(), "a.gguf"),
         within(folder.path(), "b.gguf"),
     );
+    // The same of the file that is quantised, whose columns are read where they lie.
+    let (small, of_file) = (
+        within(folder.path(), "small.gguf"),
+        within(folder.path(), "of_file.gguf"),
+    );
+    hadal(&["quantize", "--recipe", "Q8_0", "--no-verify", &small]).text();
+    let args = [
+        "imatrix", "--device", "host", "--text", &text, "--json", "-o", &of_file, "--model", &small,
+    ];
+    assert_eq!(hadal(&args).json()["tensors"], report["tensors"]);
+    let known = |matrix: &str| {
+        let dry = [
+            "quantize",
+            "--dry-run",
+            "--imatrix",
+            matrix,
+            "--json",
+            "x.gguf",
+        ];
+        hadal(&dry).json()["tensors_with_importance"].as_u64()
+    };
+    assert_eq!(known(&of_file), known(&matrix));
+    assert!(known(&matrix) > Some(70), "{:?}", known(&matrix));
+    let tight = ["--budget", "host=1kB"];
+    hadal(&[&args[..], &tight].concat()).fails(1, &["does not fit host"]);
     let base = ["quantize", "--recipe", "IQ2_XXS", "--json"];
     let first = hadal(&[&base[..], &[&plain]].concat()).json();
     let second = hadal(&[&base[..], &["--imatrix", &matrix, &weighed]].concat()).json();
@@ -132,7 +216,6 @@ fn importance_of_a_text_changes_the_file_and_not_its_size() {
         std::fs::read(&plain).unwrap(),
         std::fs::read(&weighed).unwrap()
     );
-    hadal(&["quantize", "--imatrix", &plain, &weighed]).fails(1, &["in_sum2", "hadal imatrix"]);
 }
 
 /// A story by the model that ships.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use hadal_engine::{EngineOptions, Model, Numbers, Tensor, activations};
+use hadal_engine::{Budget, EngineOptions, Model, Numbers, Tensor, activations};
 use hadal_models::Config;
 use hadal_quantize::{Collector, write_importance};
 use serde_json::json;
@@ -47,6 +47,9 @@ pub struct ImatrixArgs {
     /// Stop after so many tokens of the text.
     #[arg(long, value_name = "TOKENS")]
     tokens: Option<usize>,
+    /// Memory that may be used, where it is not all that is free: `device=20GiB,host=64GiB`.
+    #[arg(long, value_name = "MEMORY=SIZE,...", value_parser = crate::budget::parse)]
+    budget: Option<Budget>,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -62,15 +65,12 @@ pub fn run(args: &ImatrixArgs, console: &Console) -> Result<()> {
     let text = text_file(&args.text, MAX_TEXT_BYTES)?;
     let interrupts = Interrupts::install()?;
     let model = open::model(&args.model)?;
-    if model.config.split_kv_b {
-        let why = "a GGUF file is quantised already";
-        return Err(Failure::usage(why).help("--model takes the folder of the checkpoint"));
-    }
     let ids = ids(args, &model, &text)?;
     let out = Output::create("--out", &args.out)?;
     let options = EngineOptions {
         context: Some(args.window.min(model.config.max_position_embeddings)),
         chunk: chunk(&model.config, args.window),
+        budget: args.budget.unwrap_or_default(),
         ..EngineOptions::default()
     };
     let device = open::device(&args.device, console)?;

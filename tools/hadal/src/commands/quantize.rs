@@ -3,15 +3,17 @@
 mod report;
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use hadal_engine::{Cancel, EngineOptions, Model, Perplexity};
+use hadal_device::DType;
+use hadal_engine::{Cancel, EngineOptions, Model, Perplexity, gguf_file};
 use hadal_models::Config;
 use hadal_quantize::{
-    Choice, Importance, Options, Plan, Progress, QuantizeError, Stage, TextFiles, quantize,
+    Choice, Importance, Options, Plan, Progress, QuantizeError, Stage, TextFiles, Watch, Written,
+    quantize,
 };
 
 use crate::args::{DeviceArgs, ModelArgs};
@@ -33,7 +35,7 @@ use crate::open;
     Q3_K_L Q3_K_M Q3_K_S IQ3_S IQ3_M IQ3_XXS Q2_K IQ2_M IQ2_S IQ2_XS IQ2_XXS IQ1_M IQ1_S\n\
     TQ2_0 TQ1_0. Formats: f32, f16, bf16 and those of blocks, as q4_k or iq2_xxs.\n\n\
     Until the file is whole it is called OUT.part; what was interrupted goes on there when the\n\
-    same command runs again. Memory is bounded, whatever the size of the model.")]
+    same command runs again. A file OUT that is there already is only replaced with --force. Memory is bounded, whatever the size of the model.")]
 pub struct QuantizeArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -60,6 +62,9 @@ pub struct QuantizeArgs {
     /// Leave out the next-token modules: llama.cpp and ik_llama.cpp refuse DeepSeek-V3's.
     #[arg(long)]
     without_drafts: bool,
+    /// Replace OUT where it is there already, once the new file is whole.
+    #[arg(long)]
+    force: bool,
     /// Say what would be written, and write nothing.
     #[arg(long)]
     dry_run: bool,
@@ -99,16 +104,13 @@ fn config(args: &QuantizeArgs, model: &Model) -> Config {
 /// Runs the command.
 pub fn run(args: &QuantizeArgs, console: &Console) -> Result<()> {
     let choice = choice(args)?;
-    check_out(&args.out)?;
+    check_out(args)?;
+    check_model(&args.model)?;
     let text = args.perplexity.as_ref();
     let text = text
         .map(|path| text_file(path, MAX_TEXT_BYTES))
         .transpose()?;
     let model = open::model(&args.model)?;
-    if model.config.split_kv_b {
-        let why = "a GGUF file is quantised already";
-        return Err(Failure::usage(why).help("--model takes the folder of the checkpoint"));
-    }
     let config = config(args, &model);
     let plan = Plan::new(&config, model.source.as_ref(), &choice)?;
     let files = text_files(&args.model, &model)?;
@@ -117,11 +119,20 @@ pub fn run(args: &QuantizeArgs, console: &Console) -> Result<()> {
     }
     let name = open::model_name(&args.model);
     let metadata = hadal_quantize::metadata(&config, &name, files.as_ref(), &plan)?;
-    let mut report = report::Report::new(args, &plan, choice.recipe.name);
+    let importance = args.imatrix.as_deref().map(Importance::open).transpose()?;
+    let weighed = importance.as_ref().map(|it| it.check(&plan)).transpose()?;
+    if weighed.is_none() && plan.tensors.iter().any(|it| is_rough(it.format)) {
+        console.note(
+            "note: formats of fewer than three bits want to know which columns matter: make a file \
+             with `hadal imatrix` and give it with --imatrix",
+        );
+    }
+    let header = hadal_quantize::header(&metadata, &plan.described()).len() as u64;
+    let mut report = report::Report::new(args, &plan, choice.recipe.name, header);
+    report.weighed = weighed;
     if args.dry_run {
         return report.show(console);
     }
-    let importance = args.imatrix.as_deref().map(Importance::open).transpose()?;
     let interrupts = Interrupts::install()?;
     if let Some(text) = &text {
         report.before = Some(score(
@@ -137,27 +148,13 @@ pub fn run(args: &QuantizeArgs, console: &Console) -> Result<()> {
         verify: !args.no_verify,
         disk_full_after: args.disk_full_after,
     };
-    let bar = console.bar("quantising", Unit::Share);
-    let mut watch = |progress: Progress<'_>| {
-        bar.set(progress.done, progress.total);
-        bar.message(doing(&progress));
-        match interrupts.cancel.is_cancelled() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
-    };
     let started = Instant::now();
     let source = model.source.as_ref();
-    let written = quantize(
-        &plan,
-        &metadata,
-        source,
-        importance.as_ref(),
-        &args.out,
-        &options,
-        &mut watch,
-    )?;
-    bar.clear();
+    let importance = importance.as_ref();
+    let written = watched(console, &interrupts.cancel, &mut |watch| {
+        let out = &args.out;
+        quantize(&plan, &metadata, source, importance, out, &options, watch)
+    })?;
     report.done(written, started.elapsed());
     drop(model);
     if let Some(text) = &text {
@@ -165,6 +162,26 @@ pub fn run(args: &QuantizeArgs, console: &Console) -> Result<()> {
         report.after = Some(score(args, model, text, &interrupts.cancel, console)?);
     }
     report.show(console)
+}
+
+/// Does `work` while a bar shows how far it is, until somebody stops it.
+fn watched(
+    console: &Console,
+    cancel: &Cancel,
+    work: &mut dyn FnMut(&mut Watch<'_>) -> hadal_quantize::Result<Written>,
+) -> Result<Written> {
+    let bar = console.bar("quantising", Unit::Share);
+    let mut watch = |progress: Progress<'_>| {
+        bar.set(progress.done, progress.total);
+        bar.message(doing(&progress));
+        match cancel.is_cancelled() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    };
+    let written = work(&mut watch)?;
+    bar.clear();
+    Ok(written)
 }
 
 /// What the bar says.
@@ -194,11 +211,34 @@ fn choice(args: &QuantizeArgs) -> Result<Choice> {
     Ok(choice)
 }
 
-/// Refuses early what would fail after hours.
-fn check_out(out: &Path) -> Result<()> {
+/// Fewer than three bits a weight.
+fn is_rough(format: DType) -> bool {
+    8 * format.row_bytes(256) < 3 * 256
+}
+
+/// Refuses GGUF files: what they hold was rounded once already, or lies in another order.
+fn check_model(args: &ModelArgs) -> Result<()> {
+    let path = args.model.as_deref();
+    match path.map(gguf_file).transpose()?.flatten() {
+        None => Ok(()),
+        Some(file) => Err(Failure::usage(format!(
+            "{} is a GGUF file, and one is made of a checkpoint",
+            file.display()
+        ))
+        .help("--model takes the folder of config.json and *.safetensors that it was made from")),
+    }
+}
+
+/// Refuses early what would fail after hours, and what would be lost.
+fn check_out(args: &QuantizeArgs) -> Result<()> {
+    let out = &args.out;
     if out.exists() && !out.is_file() {
         let why = format!("{} is not an ordinary file", out.display());
         return Err(Failure::usage(why).help("give the name of a file to write"));
+    }
+    if out.exists() && !args.force && !args.dry_run {
+        let why = format!("{} is there already", out.display());
+        return Err(Failure::usage(why).help("give another name, or --force to replace it"));
     }
     let folder = out.parent().filter(|it| !it.as_os_str().is_empty());
     if folder.is_some_and(|folder| !folder.is_dir()) {

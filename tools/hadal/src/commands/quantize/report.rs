@@ -25,8 +25,12 @@ pub struct Report {
     /// Wanted format, row length and what stands in for it, with the number of tensors.
     instead: BTreeMap<(DType, u64, DType), usize>,
     bytes: u64,
+    /// Bytes of the file before its tensors.
+    header_bytes: u64,
     values: u64,
     source_bytes: u64,
+    /// Tensors whose columns are weighed by importance, if any is given.
+    pub weighed: Option<usize>,
     written: Option<(Written, Duration)>,
     /// How well the checkpoint predicts a text.
     pub before: Option<Perplexity>,
@@ -50,13 +54,20 @@ impl Group {
 
 impl Report {
     /// What a plan is.
-    pub fn new(args: &QuantizeArgs, plan: &Plan, recipe: &'static str) -> Report {
+    pub fn new(
+        args: &QuantizeArgs,
+        plan: &Plan,
+        recipe: &'static str,
+        header_bytes: u64,
+    ) -> Report {
         let mut report = Report {
             out: args.out.display().to_string(),
             recipe,
             groups: BTreeMap::new(),
             instead: BTreeMap::new(),
             bytes: plan.bytes(),
+            header_bytes,
+            weighed: None,
             values: plan.values(),
             source_bytes: plan.tensors.iter().map(|tensor| tensor.source_bytes).sum(),
             written: None,
@@ -133,9 +144,16 @@ impl Report {
                  are no whole blocks"
             );
         }
+        if let Some(weighed) = self.weighed {
+            let tensors = whole.tensors;
+            let _ = writeln!(
+                out,
+                "importance of columns is known of {weighed} of {tensors} tensors"
+            );
+        }
         match &self.written {
             None => {
-                let bytes = figures::bytes(self.bytes);
+                let bytes = figures::bytes(self.header_bytes + self.bytes);
                 let _ = writeln!(out, "{} would have {bytes}; nothing was written", self.out);
             }
             Some((written, time)) => self.outcome(&mut out, written, *time),
@@ -219,7 +237,9 @@ impl Report {
             "groups": groups.collect::<Vec<_>>(),
             "instead": instead.collect::<Vec<_>>(),
             "weights": self.values,
-            "bytes": written.map_or(self.bytes, |(written, _)| written.bytes),
+            "bytes": self.header_bytes + self.bytes,
+            "header_bytes": self.header_bytes,
+            "tensors_with_importance": self.weighed,
             "bits_per_weight": self.bits(),
             "source_bytes": self.source_bytes,
             "written": written.is_some(),
