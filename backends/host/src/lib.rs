@@ -14,8 +14,10 @@ mod device;
 mod execute;
 mod kernels;
 mod memory;
+mod past_caches;
 mod pool;
 mod resolve;
 mod weight;
 
 pub use backend::{HostBackend, Isa};
+pub use past_caches::fill_past_caches;

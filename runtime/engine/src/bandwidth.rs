@@ -1,10 +1,11 @@
 //! How fast the memory of a device is: the bound of decoding.
 //!
 //! Every device can copy a buffer. On the host reading alone is the larger figure, since what
-//! is written is read first: there every thread sums a buffer of its own, all of them together
-//! larger than what a cache keeps for one program. A cache that holds hundreds of megabytes would
-//! make memory look faster; so a figure says how many bytes it was read over.
-//! The best of several passes counts, since everything else that runs only makes it slower.
+//! is written is read first: there every thread sums a buffer of its own, which was written past
+//! the caches just before. Where that cannot be, all buffers together are larger than what caches
+//! usually keep for one program.
+//! The best of several passes counts, since everything else that runs only makes it slower; short
+//! passes, since one that lasts longer than a turn on a busy processor is never the only one.
 //! [`Store`] keeps what was measured for a day.
 
 use std::hint::black_box;
@@ -14,6 +15,7 @@ use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use hadal_device::{Access, Device, DeviceKind, Error, Step};
+use hadal_host::fill_past_caches;
 
 use crate::stage::{Buffers, bind, program};
 
@@ -68,7 +70,11 @@ impl Effort {
     };
     /// The same in the memory of the host, of which a plan may take 200 MB.
     const HOST: Effort = Effort {
-        bytes: 96 << 20,
+        bytes: if cfg!(target_arch = "x86_64") {
+            32 << 20
+        } else {
+            96 << 20
+        },
         ..Effort::SHORT
     };
     /// Two buffers of the host's memory.
@@ -155,6 +161,9 @@ fn copying_bytes(device: &dyn Device, bytes: u64, effort: Effort) -> hadal_devic
     Ok(2.0 * bytes as f64 / best)
 }
 
+/// Words that each thread reads at least: a pass must last longer than threads take to begin.
+const LEAST_WORDS: usize = 1 << 17;
+
 /// Independent sums, so that the processor waits for memory and not for its adders.
 const LANES: usize = 32;
 
@@ -162,7 +171,8 @@ const LANES: usize = 32;
 fn measure(threads: Option<usize>, effort: Effort) -> Bandwidth {
     let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = threads.unwrap_or_else(cores).max(1);
-    let words = (effort.bytes as usize / 8 / threads).next_multiple_of(LANES);
+    let words = (effort.bytes as usize / 8 / threads).max(LEAST_WORDS);
+    let words = words.next_multiple_of(LANES);
     // Made when it is known how many there are: the system may refuse some of the threads.
     let barrier: OnceLock<Barrier> = OnceLock::new();
     let until = AtomicUsize::new(effort.passes);
@@ -190,11 +200,11 @@ fn measure(threads: Option<usize>, effort: Effort) -> Bandwidth {
 /// Seconds of each pass. The thread that has a limit of `time` lowers `until` for all of them;
 /// it does so before the barrier at which they look, so that all take as many.
 fn passes(words: usize, barrier: &Barrier, until: &AtomicUsize, time: Duration) -> Vec<f64> {
-    // Not zero: untouched zero pages are all the same page.
-    let memory = vec![1u64; words];
+    let mut memory = vec![0; words];
     let begun = Instant::now();
     let mut seconds = Vec::new();
     loop {
+        fill_past_caches(&mut memory, seconds.len() as u64);
         barrier.wait();
         if seconds.len() >= until.load(Ordering::Relaxed) {
             return seconds;

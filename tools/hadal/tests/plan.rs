@@ -166,7 +166,7 @@ fn the_largest_models_are_planned_in_little_time_and_memory_at_the_first_run_too
             assert!(peak < 200_000_000, "{name}, {run} run: {peak}");
             // A second where it counts; builds for tests are slower, and so are busy machines.
             assert!(
-                took < Duration::from_secs(60),
+                took < Duration::from_secs(120),
                 "{name}, {run} run: {took:?}"
             );
             measured.push(report["plan"]["bandwidth"]["at"].clone());

@@ -150,14 +150,10 @@ impl Planner<'_> {
             "bytes"
         };
         let mut reason = format!(
-            "{:.2} GB of weights at {:.0} % of {:.1} GB/s{} take {}, attention over {depth} tokens {} (by its {bound}), {} dispatches {}",
+            "{:.2} GB of weights at {:.0} % of {:.1} GB/s take {}, attention over {depth} tokens {} (by its {bound}), {} dispatches {}",
             weight_bytes as f64 / 1e9,
             efficiency * 100.0,
             rate / 1e9,
-            match bandwidth.over {
-                Some(bytes) => format!(" (measured over {:.0} MB)", bytes as f64 / 1e6),
-                None => String::new(),
-            },
             ms(weights),
             ms(attention),
             work.dispatches,
