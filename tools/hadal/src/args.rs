@@ -164,6 +164,7 @@ pub enum IsaArg {
     Avx512Vnni,
     Avx512Vbmi,
     Avx512Bf16,
+    Amx,
 }
 
 impl From<IsaArg> for Isa {
@@ -176,6 +177,7 @@ impl From<IsaArg> for Isa {
             IsaArg::Avx512Vnni => Isa::Avx512Vnni,
             IsaArg::Avx512Vbmi => Isa::Avx512Vbmi,
             IsaArg::Avx512Bf16 => Isa::Avx512Bf16,
+            IsaArg::Amx => Isa::Amx,
         }
     }
 }
