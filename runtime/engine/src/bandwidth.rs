@@ -176,7 +176,7 @@ fn measure(threads: Option<usize>, effort: Effort) -> Bandwidth {
     // Made when it is known how many there are: the system may refuse some of the threads.
     let barrier: OnceLock<Barrier> = OnceLock::new();
     let until = AtomicUsize::new(effort.passes);
-    let (seconds, threads) = std::thread::scope(|scope| {
+    let (best, threads) = std::thread::scope(|scope| {
         let work = || {
             let read = || passes(words, barrier.wait(), &until, Duration::MAX);
             Builder::new().spawn_scoped(scope, read)
@@ -186,34 +186,44 @@ fn measure(threads: Option<usize>, effort: Effort) -> Bandwidth {
         let barrier = barrier.get_or_init(|| Barrier::new(threads));
         let mut times = vec![passes(words, barrier, &until, effort.time)];
         times.extend(workers.into_iter().filter_map(|worker| worker.join().ok()));
-        // A pass is over when its slowest thread is.
-        let slowest = |pass: usize| times.iter().map(|t| t[pass]).fold(0.0, f64::max);
-        let best = (0..times[0].len()).map(slowest).fold(f64::MAX, f64::min);
-        (best, threads)
+        // From the first thread that begins to the last that ends: one that has the memory to
+        // itself, while the others wait for the processor, reads faster than its share.
+        let took = |pass: usize| {
+            let begun = times.iter().map(|times| times[pass].0).min();
+            let ended = times.iter().map(|times| times[pass].1).max();
+            begun.zip(ended).map(|(begun, ended)| ended - begun)
+        };
+        let best = (0..times[0].len()).filter_map(took).min();
+        (best.unwrap_or(Duration::MAX), threads)
     });
     Bandwidth {
-        bytes_per_second: (8 * words * threads) as f64 / seconds,
+        bytes_per_second: (8 * words * threads) as f64 / best.as_secs_f64(),
         threads: Some(threads),
     }
 }
 
-/// Seconds of each pass. The thread that has a limit of `time` lowers `until` for all of them;
+/// When each pass began and ended. The thread that has a limit of `time` lowers `until` for all of them;
 /// it does so before the barrier at which they look, so that all take as many.
-fn passes(words: usize, barrier: &Barrier, until: &AtomicUsize, time: Duration) -> Vec<f64> {
+fn passes(
+    words: usize,
+    barrier: &Barrier,
+    until: &AtomicUsize,
+    time: Duration,
+) -> Vec<(Instant, Instant)> {
     let mut memory = vec![0; words];
-    let begun = Instant::now();
-    let mut seconds = Vec::new();
+    let first = Instant::now();
+    let mut times = Vec::new();
     loop {
-        fill_past_caches(&mut memory, seconds.len() as u64);
+        fill_past_caches(&mut memory, times.len() as u64);
         barrier.wait();
-        if seconds.len() >= until.load(Ordering::Relaxed) {
-            return seconds;
+        if times.len() >= until.load(Ordering::Relaxed) {
+            return times;
         }
-        let started = Instant::now();
+        let begun = Instant::now();
         black_box(sum(black_box(&memory)));
-        seconds.push(started.elapsed().as_secs_f64());
-        if begun.elapsed() > time {
-            until.fetch_min(seconds.len(), Ordering::Relaxed);
+        times.push((begun, Instant::now()));
+        if first.elapsed() > time {
+            until.fetch_min(times.len(), Ordering::Relaxed);
         }
     }
 }
