@@ -9,14 +9,14 @@
 //!
 //! The ladder, measured on one of two shared cores of a Xeon (Sapphire Rapids) with AVX2, for rows
 //! of 7168 (`examples/kernels.rs avx2 blocks 1`; GB/s of weights for one row of activations,
-//! GFLOP/s for more; FP8 does 49 for 64):
+//! GFLOP/s for more; FP8 does 49 for 64). Other work on the machine moves them by a fifth:
 //!
 //! | | Q8_0 | Q4_K | Q6_K | 16 rows, Q4_K | 128 rows, Q4_K |
 //! |---|---|---|---|---|---|
-//! | decoded to `f32` by the common decoder | 2.2 | 0.4 | 0.9 | 11 | 27 |
+//! | decoded to `f32` by the common decoder | 2.2 | 0.4 | 0.9 | 11 | 24 |
 //! | integers; four rows of weights at a time as floats | 9.8 | 8.8 | 7.2 | 40 | 28 |
 //! | no loop over parts of a span; 1024 columns of all rows as floats | 12.6 | 8.7 | 9.7 | 18 | 45 |
-//! | no closure around instructions; weights asked for ahead of floats | 14.0 | 9.8 | 9.7 | 50 | 54 |
+//! | no closure around instructions; weights asked for ahead of floats | 14.0 | 9.8 | 8.1 | 50 | 52 |
 //!
 //! With plain AVX-512 the last row is 102 GFLOP/s for 128 rows, with VNNI 11.3 GB/s and 148.
 
