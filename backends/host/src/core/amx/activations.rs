@@ -11,13 +11,9 @@ use crate::core::avx512::transpose;
 use crate::core::digits::{Digits, Layout, Line};
 use crate::weight::Rows;
 
-/// Columns of a chunk are multiples of this: a block of any format.
-const WHOLE: usize = 256;
-/// Columns of a chunk at most: of two pieces, 256 KiB of weights.
-const MOST_COLUMNS: usize = 512;
-/// Bytes of a chunk of activations, which stay in a second-level cache while all weight rows meet
-/// them.
-const CHUNK_BYTES: usize = 768 << 10;
+/// Columns of a chunk: a block of any format. Weights of a strip are 16 KiB then, and stay in a
+/// first-level cache while all groups of activations meet them; those are in the second.
+const CHUNK: usize = 256;
 
 /// How rows of activations are divided: into chunks of columns, each into groups of rows, each into
 /// pieces, each into steps of 32 columns, of which every sixteen rows are a tile.
@@ -32,24 +28,20 @@ pub(super) struct Division {
     pub wide: usize,
     /// Groups.
     pub groups: usize,
-    /// Steps of a chunk, the last excepted.
-    pub steps: usize,
 }
 
 impl Division {
+    /// Steps of a chunk; the last may have fewer.
+    pub const STEPS: usize = CHUNK / COLUMNS;
+
     pub fn new(x: Rows<'_>, pieces: usize) -> Division {
         let wide = if x.count > TILE { 2 } else { 1 };
-        let groups = x.count.div_ceil(wide * TILE);
-        let column_bytes = groups * wide * TILE * pieces * 2;
-        let columns = CHUNK_BYTES / column_bytes / WHOLE * WHOLE;
-        let columns = columns.clamp(WHOLE, MOST_COLUMNS);
         Division {
             count: x.count,
             k: x.k,
             pieces,
             wide,
-            groups,
-            steps: columns.min(x.k.next_multiple_of(COLUMNS)) / COLUMNS,
+            groups: x.count.div_ceil(wide * TILE),
         }
     }
 
@@ -70,10 +62,9 @@ impl Division {
 
     /// First steps and numbers of steps of all chunks.
     pub fn chunks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (all, steps) = (self.all_steps(), self.steps);
-        (0..all)
-            .step_by(steps.max(1))
-            .map(move |first| (first, steps.min(all - first)))
+        let all = self.all_steps();
+        let firsts = (0..all).step_by(Division::STEPS);
+        firsts.map(move |first| (first, Division::STEPS.min(all - first)))
     }
 
     /// Where group `group` of the chunk with these steps begins.

@@ -37,8 +37,8 @@ pub(super) unsafe fn dots<S: Source>(
     let strips = w.rows.div_ceil(STRIP);
     let of_strip = division.groups * division.sum_lines();
     let sums = sums.take(strips * of_strip)?;
-    let weights = S::WEIGHTS * division.steps * STRIP;
-    let factors = division.steps.div_ceil(SCALED_STEPS) * HIGH;
+    let weights = S::WEIGHTS * Division::STEPS * STRIP;
+    let factors = Division::STEPS.div_ceil(SCALED_STEPS) * HIGH;
     let room = lines.take(weights + factors + division.sum_lines())?;
     // SAFETY: the caller's promise.
     let tiles = unsafe { Tiles::configure() };
@@ -96,9 +96,7 @@ impl Strip<'_> {
         sums: &mut [Line],
     ) {
         let (first_step, steps) = chunk;
-        let (weights, rest) = self
-            .room
-            .split_at_mut(S::WEIGHTS * self.division.steps * STRIP);
+        let (weights, rest) = self.room.split_at_mut(S::WEIGHTS * Division::STEPS * STRIP);
         let used = STRIP.min(w.rows - first);
         // SAFETY: the caller's promise; there are lines for all rows and steps.
         unsafe {
