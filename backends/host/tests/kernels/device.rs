@@ -36,6 +36,20 @@ fn invalid<T: std::fmt::Debug>(result: hadal_device::Result<T>) {
 }
 
 #[test]
+fn an_instruction_set_that_is_absent_is_named_and_refused() {
+    for isa in Isa::ALL.into_iter().filter(|isa| !isa.available()) {
+        println!(
+            "NOT RUN: kernels of {}, which this processor lacks",
+            isa.name()
+        );
+        match HostBackend::new().with_isa(isa).open(0) {
+            Err(Error::Unavailable { why, .. }) => assert!(why.contains(isa.name()), "{why}"),
+            other => panic!("{:?}", other.map(|device| device.info().clone())),
+        }
+    }
+}
+
+#[test]
 fn the_device_says_what_it_is() {
     for (isa, device) in devices() {
         let info = device.info();
