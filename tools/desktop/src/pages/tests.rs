@@ -278,7 +278,10 @@ fn a_screen_of_twice_the_pixels_shows_the_same_and_nothing_is_cut_off() {
             });
             assert_eq!(coarse.len(), fine.len(), "{page:?}");
             for ((text, at, _), (same, place, seen)) in coarse.iter().zip(&fine) {
-                assert_eq!(text, same, "{page:?}");
+                // The speed is that of the clock, which goes on from one screen to the other.
+                let is_speed = |text: &str| text.ends_with(" tokens/s");
+                let agree = text == same || (is_speed(text) && is_speed(same));
+                assert!(agree, "{page:?}: {text}, {same}");
                 // Glyphs are as wide as pixels let them be.
                 let moved = (at.min - place.min).abs().max_elem();
                 assert!(moved < 4.0, "{page:?}, {text}: {at:?}, {place:?}");
