@@ -114,7 +114,7 @@ struct Codes {
 }
 
 /// Low and high bytes of the BF16 magnitudes.
-static BYTES: [[u8; 128]; 2] = magnitude_bytes();
+pub(super) static BYTES: [[u8; 128]; 2] = magnitude_bytes();
 
 const fn magnitude_bytes() -> [[u8; 128]; 2] {
     let mut bytes = [[0; 128]; 2];

@@ -81,6 +81,10 @@ pub(crate) struct Panel {
     pub sums: Grown<digits::Line>,
 }
 
+/// Length of a sum from which 16 bits of an activation are enough: of shorter ones, their roundings
+/// do not average out below those of `f32`.
+const LONG: usize = 512;
+
 /// Bytes of a cache line.
 const LINE: usize = 64;
 

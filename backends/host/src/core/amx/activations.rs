@@ -8,6 +8,7 @@ use hadal_device::DType;
 use super::tiles::{COLUMNS, STRIP, TILE};
 use crate::args::Fault;
 use crate::core::avx512::transpose;
+use crate::core::avx512_pairs::sixteen;
 use crate::core::digits::{Digits, Layout, Line};
 use crate::weight::Rows;
 
@@ -141,12 +142,8 @@ impl Division {
 #[inline]
 fn taken_apart<const P: usize>(from: &[f32]) -> [Line; P] {
     let mut lines = [Line::default(); P];
-    let mut rest = [0, 16].map(|first| {
-        let left = from.len().saturating_sub(first).min(16);
-        let mask = (!0u32 << left) as u16 ^ !0;
-        // SAFETY: masked floats are not read.
-        unsafe { _mm512_maskz_loadu_ps(mask, from.as_ptr().wrapping_add(first)) }
-    });
+    // SAFETY: this function has the instruction set.
+    let mut rest = unsafe { [sixteen(from, 0), sixteen(from, 16)] };
     for line in &mut lines {
         let [low, high] = rest;
         let piece = _mm512_cvtne2ps_pbh(high, low);

@@ -36,19 +36,15 @@ use hadal_device::DType;
 use self::weights::{Codes, Halves, Spans};
 use super::avx512::as_avx512;
 use super::avx512_vnni::{Format, Visitor, visit};
-use super::{Avx512, Avx512Vbmi, Avx512Vnni, Core, Panel};
+use super::{Avx512, Avx512Vbmi, Avx512Vnni, Core, LONG, Panel};
 use crate::args::Fault;
 use crate::weight::{Elements, Matrix, Rows};
 
 /// The AVX-512 core with tiles.
 pub(crate) struct Amx;
 
-/// Rows of activations from which tiles pay: of BF16, E4M3 and blocks; and of blocks the length of
-/// a sum below which 16 bits of a number are too few, as in `avx512_vnni`.
-const FROM_HALVES: usize = 5;
-const FROM_CODES: usize = 5;
-const FROM_BLOCKS: usize = 5;
-const LONG: usize = 512;
+/// Rows of activations from which tiles pay.
+const FROM_ROWS: usize = 5;
 
 /// True if this processor has tiles of BF16, and the system lets this process use them.
 pub(crate) fn allowed() -> bool {
@@ -107,11 +103,11 @@ impl Core for Amx {
         unsafe {
             match W::DTYPE {
                 _ if x.k == 0 => Avx512::dots::<W>(x, w, out, panel),
-                DType::Bf16 if x.count >= FROM_HALVES => match w.rough {
+                DType::Bf16 if x.count >= FROM_ROWS => match w.rough {
                     true => product::dots::<Halves<true>>(x, w, out, panel),
                     false => product::dots::<Halves<false>>(x, w, out, panel),
                 },
-                DType::F8E4M3 if x.count >= FROM_CODES => match w.rough {
+                DType::F8E4M3 if x.count >= FROM_ROWS => match w.rough {
                     true => product::dots::<Codes<true>>(x, w, out, panel),
                     false => product::dots::<Codes<false>>(x, w, out, panel),
                 },
@@ -139,7 +135,7 @@ impl Core for Amx {
                 }
             }
         }
-        if x.count < FROM_BLOCKS || (x.k < LONG && !w.rough) {
+        if x.count < FROM_ROWS || (x.k < LONG && !w.rough) {
             return Avx512Vnni::block_dots(x, w, out, panel);
         }
         visit(w.format, Product(x, w, out, panel))

@@ -163,10 +163,9 @@ fn put_factors(w: &Matrix<'_>, rows: std::ops::Range<usize>, first: usize, to: &
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn scaled<const WIDE: usize>(from: &[Line], factors: &[Line], to: &mut [Line], fresh: bool) {
-    let rows = factors.iter().flat_map(|line| line.0);
+    let mut rows = factors.iter().flat_map(|line| line.0);
     let from = from.chunks_exact(WIDE * TILE);
     let to = to.chunks_exact_mut(WIDE * TILE);
-    let mut rows = rows;
     for (from, to) in from.zip(to) {
         for row in 0..TILE {
             let factor = _mm512_set1_ps(f32::from_bits(rows.next().unwrap_or(0)));

@@ -91,116 +91,108 @@ impl Drop for Tiles {
     }
 }
 
-/// Two tiles of activations: four sums.
-///
-/// # Safety
-/// See [`Tiles::multiply`].
-#[inline(always)]
-unsafe fn four(pairs: &[[*const Line; 2]], steps: usize, sums: *mut Line, fresh: bool) {
-    let range = pairs.as_ptr_range();
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!(
-            "test {fresh:e}, {fresh:e}",
-            "jnz 2f",
-            "tileloadd tmm0, [{sums} + {line}*1]",
-            "tileloadd tmm1, [{sums} + {line}*1 + 1024]",
-            "tileloadd tmm2, [{sums} + {line}*1 + 2048]",
-            "tileloadd tmm3, [{sums} + {line}*1 + 3072]",
-            "jmp 3f",
-            "2:",
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "3:",
-            "mov {w}, [{pair}]",
-            "mov {x}, [{pair} + 8]",
-            "mov {left}, {steps}",
-            "4:",
-            "tileloadd tmm4, [{w} + {line}*1]",
-            "tileloadd tmm6, [{x} + {line}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{x} + {line}*1 + 1024]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{w} + {line}*1 + 1024]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {w}, 2048",
-            "add {x}, 2048",
-            "dec {left}",
-            "jnz 4b",
-            "add {pair}, 16",
-            "cmp {pair}, {end}",
-            "jne 3b",
-            "tilestored [{sums} + {line}*1], tmm0",
-            "tilestored [{sums} + {line}*1 + 1024], tmm1",
-            "tilestored [{sums} + {line}*1 + 2048], tmm2",
-            "tilestored [{sums} + {line}*1 + 3072], tmm3",
-            fresh = in(reg) u32::from(fresh),
-            sums = in(reg) sums,
-            line = in(reg) size_of::<Line>(),
-            pair = inout(reg) range.start => _,
-            end = in(reg) range.end,
-            steps = in(reg) steps,
-            left = out(reg) _,
-            w = out(reg) _,
-            x = out(reg) _,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-    }
+/// A function for so many tiles of activations: how sums are loaded, made zero, added to in a step and
+/// stored, and the bytes of a step of activations.
+macro_rules! multiply {
+    ($name:ident, $step_bytes:literal, load $load:tt, zero $zero:tt, add $add:tt, store $store:tt) => {
+        /// # Safety
+        /// See [`Tiles::multiply`].
+        #[inline(always)]
+        unsafe fn $name(pairs: &[[*const Line; 2]], steps: usize, sums: *mut Line, fresh: bool) {
+            let range = pairs.as_ptr_range();
+            // SAFETY: the caller's promise.
+            unsafe {
+                asm!(
+                    "test {fresh:e}, {fresh:e}",
+                    "jnz 2f",
+                    concat! $load,
+                    "jmp 3f",
+                    "2:",
+                    concat! $zero,
+                    "3:",
+                    "mov {w}, [{pair}]",
+                    "mov {x}, [{pair} + 8]",
+                    "mov {left}, {steps}",
+                    "4:",
+                    concat! $add,
+                    "add {w}, 2048",
+                    concat!("add {x}, ", $step_bytes),
+                    "dec {left}",
+                    "jnz 4b",
+                    "add {pair}, 16",
+                    "cmp {pair}, {end}",
+                    "jne 3b",
+                    concat! $store,
+                    fresh = in(reg) u32::from(fresh),
+                    sums = in(reg) sums,
+                    line = in(reg) size_of::<Line>(),
+                    pair = inout(reg) range.start => _,
+                    end = in(reg) range.end,
+                    steps = in(reg) steps,
+                    left = out(reg) _,
+                    w = out(reg) _,
+                    x = out(reg) _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
 }
 
-/// One tile of activations: two sums.
-///
-/// # Safety
-/// See [`Tiles::multiply`].
-#[inline(always)]
-unsafe fn two(pairs: &[[*const Line; 2]], steps: usize, sums: *mut Line, fresh: bool) {
-    let range = pairs.as_ptr_range();
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!(
-            "test {fresh:e}, {fresh:e}",
-            "jnz 2f",
-            "tileloadd tmm0, [{sums} + {line}*1]",
-            "tileloadd tmm1, [{sums} + {line}*1 + 1024]",
-            "jmp 3f",
-            "2:",
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "3:",
-            "mov {w}, [{pair}]",
-            "mov {x}, [{pair} + 8]",
-            "mov {left}, {steps}",
-            "4:",
-            "tileloadd tmm4, [{w} + {line}*1]",
-            "tileloadd tmm6, [{x} + {line}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm5, [{w} + {line}*1 + 1024]",
-            "tdpbf16ps tmm1, tmm5, tmm6",
-            "add {w}, 2048",
-            "add {x}, 1024",
-            "dec {left}",
-            "jnz 4b",
-            "add {pair}, 16",
-            "cmp {pair}, {end}",
-            "jne 3b",
-            "tilestored [{sums} + {line}*1], tmm0",
-            "tilestored [{sums} + {line}*1 + 1024], tmm1",
-            fresh = in(reg) u32::from(fresh),
-            sums = in(reg) sums,
-            line = in(reg) size_of::<Line>(),
-            pair = inout(reg) range.start => _,
-            end = in(reg) range.end,
-            steps = in(reg) steps,
-            left = out(reg) _,
-            w = out(reg) _,
-            x = out(reg) _,
-            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm5") _, out("tmm6") _,
-            options(nostack),
-        );
-    }
-}
+// Two tiles of activations: four sums.
+multiply!(
+    four,
+    2048,
+    load(
+        "tileloadd tmm0, [{sums} + {line}*1]\n",
+        "tileloadd tmm1, [{sums} + {line}*1 + 1024]\n",
+        "tileloadd tmm2, [{sums} + {line}*1 + 2048]\n",
+        "tileloadd tmm3, [{sums} + {line}*1 + 3072]"
+    ),
+    zero(
+        "tilezero tmm0\n",
+        "tilezero tmm1\n",
+        "tilezero tmm2\n",
+        "tilezero tmm3"
+    ),
+    add(
+        "tileloadd tmm4, [{w} + {line}*1]\n",
+        "tileloadd tmm6, [{x} + {line}*1]\n",
+        "tdpbf16ps tmm0, tmm4, tmm6\n",
+        "tileloadd tmm7, [{x} + {line}*1 + 1024]\n",
+        "tdpbf16ps tmm1, tmm4, tmm7\n",
+        "tileloadd tmm5, [{w} + {line}*1 + 1024]\n",
+        "tdpbf16ps tmm2, tmm5, tmm6\n",
+        "tdpbf16ps tmm3, tmm5, tmm7"
+    ),
+    store(
+        "tilestored [{sums} + {line}*1], tmm0\n",
+        "tilestored [{sums} + {line}*1 + 1024], tmm1\n",
+        "tilestored [{sums} + {line}*1 + 2048], tmm2\n",
+        "tilestored [{sums} + {line}*1 + 3072], tmm3"
+    )
+);
+
+// One tile of activations: two sums.
+multiply!(
+    two,
+    1024,
+    load(
+        "tileloadd tmm0, [{sums} + {line}*1]\n",
+        "tileloadd tmm1, [{sums} + {line}*1 + 1024]"
+    ),
+    zero("tilezero tmm0\n", "tilezero tmm1"),
+    add(
+        "tileloadd tmm4, [{w} + {line}*1]\n",
+        "tileloadd tmm6, [{x} + {line}*1]\n",
+        "tdpbf16ps tmm0, tmm4, tmm6\n",
+        "tileloadd tmm5, [{w} + {line}*1 + 1024]\n",
+        "tdpbf16ps tmm1, tmm5, tmm6"
+    ),
+    store(
+        "tilestored [{sums} + {line}*1], tmm0\n",
+        "tilestored [{sums} + {line}*1 + 1024], tmm1"
+    )
+);

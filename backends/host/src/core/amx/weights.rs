@@ -3,9 +3,10 @@
 use std::arch::x86_64::*;
 
 use super::tiles::{COLUMNS, STRIP};
+use crate::core::avx512_vbmi::BYTES;
 use crate::core::avx512_vnni::{Format, GROUPS, Minima, SPAN, Span, Stored};
 use crate::core::digits::Line;
-use crate::weight::{BLOCK, Bf16, E4M3, E4m3, Matrix};
+use crate::weight::{BLOCK, Bf16, E4m3, Matrix};
 
 /// Steps of 32 columns of a weight row of a strip.
 pub(super) struct Part {
@@ -84,19 +85,6 @@ unsafe impl<const ROUGH: bool> Source for Halves<ROUGH> {
 
 /// E4M3 weights: exact without their scales, or with them and rounded.
 pub(super) struct Codes<const ROUGH: bool>;
-
-/// Low and high bytes of the BF16 magnitudes, which hold all of E4M3 exactly.
-static BYTES: [[u8; 128]; 2] = {
-    let mut bytes = [[0; 128]; 2];
-    let mut code = 0;
-    while code < 128 {
-        let [_, _, low, high] = E4M3[code].to_bits().to_le_bytes();
-        bytes[0][code] = low;
-        bytes[1][code] = high;
-        code += 1;
-    }
-    bytes
-};
 
 /// Each of 32 bytes twice.
 static TWICE: [u8; 64] = {

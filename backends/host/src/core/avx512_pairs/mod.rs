@@ -114,7 +114,7 @@ pub(super) unsafe trait Pairs: 'static {
 /// # Safety
 /// See [`Pairs`].
 #[inline(always)]
-unsafe fn sixteen(from: &[f32], first: usize) -> __m512 {
+pub(super) unsafe fn sixteen(from: &[f32], first: usize) -> __m512 {
     let left = from.len().saturating_sub(first).min(16);
     let mask = (!0u32 << left) as u16 ^ !0;
     // SAFETY: the caller's promise; masked floats are not read.

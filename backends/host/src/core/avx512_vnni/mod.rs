@@ -56,7 +56,7 @@ use self::thirty_twos::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 use super::avx512::as_avx512;
 use super::avx512_pairs;
 use super::digits::{Digits, Layout, Line};
-use super::{Avx512, Core, Panel};
+use super::{Avx512, Core, LONG, Panel};
 use crate::args::Fault;
 use crate::weight::{Elements, F32, Matrix, Rows};
 
@@ -68,9 +68,6 @@ pub(crate) struct Avx512Vnni;
 const MANY_ROWS: usize = 4;
 /// Rows of factors from which rounded ones pay.
 const MIXED_ROWS: usize = 12;
-/// Length of a sum from which two digits are enough for many rows: of shorter ones, roundings
-/// of 16 bits do not average out below those of `f32`.
-const LONG: usize = 512;
 
 impl Core for Avx512Vnni {
     fn dots<W: Elements>(

@@ -54,15 +54,12 @@ use self::super_blocks::{Iq4Xs, Q2K, Q3K, Q6K, Q45K, Tq1_0, Tq2_0};
 use self::thirty_twos::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 use super::digits::Layout;
 use super::lanes::Lanes;
-use super::{Panel, products};
+use super::{LONG, Panel, products};
 use crate::args::Fault;
 use crate::weight::{F32, Matrix, Rows};
 
 /// Rows of activations up to which weights stay in registers.
 const FEW_ROWS: usize = 8;
-/// Length of a sum from which activations of 16 bits are enough: of shorter ones, their roundings
-/// do not average out below those of `f32`.
-const LONG: usize = 512;
 /// Columns of weights that are floats at once: 32 rows of them are 128 KiB, which a second-level
 /// cache holds beside as many columns of activations.
 const COLUMNS: usize = 4 * SPAN;
