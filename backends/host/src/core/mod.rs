@@ -3,6 +3,28 @@
 //! Kernels are written once over [`Core`]: they find operands and rows, and a core computes.
 //! [`Scalar`] is the readable one. A core knows nothing of operations, operands or programs.
 
+/// `$what`, in which `$name` is the type of the block format that `$format` names; types of these names
+/// are the caller's. Another format is the error of the function around it.
+macro_rules! of_format {
+    ($format:expr, $name:ident => $what:expr) => {
+        of_format! { @ $format, $name => $what;
+            Q8_0: Q8_0, Q4_0: Q4_0, Q4_1: Q4_1, Q5_0: Q5_0, Q5_1: Q5_1, Iq4Nl: Iq4Nl,
+            Q2K: Q2K, Q3K: Q3K, Q4K: Q45K<0>, Q5K: Q45K<32>, Q6K: Q6K, Iq4Xs: Iq4Xs,
+            Tq1_0: Tq1_0, Tq2_0: Tq2_0, Iq2Xxs: Iq2Xxs, Iq2Xs: Iq2Xs, Iq2S: Iq2S,
+            Iq3Xxs: Iq3Xxs, Iq3S: Iq3S, Iq1S: Iq1S, Iq1M: Iq1M
+        }
+    };
+    (@ $format:expr, $name:ident => $what:expr; $($dtype:ident: $type:ty),*) => {
+        match $format {
+            $(Some(hadal_device::DType::$dtype) => {
+                type $name = $type;
+                $what
+            })*
+            _ => return Err(crate::args::Fault::Shape("the weights are in no block format")),
+        }
+    };
+}
+
 mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod amx;

@@ -35,7 +35,10 @@ use hadal_device::DType;
 
 use self::weights::{Codes, Halves, Spans};
 use super::avx512::as_avx512;
-use super::avx512_vnni::{Format, Visitor, visit};
+use super::avx512_vnni::{
+    Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q5_0, Q5_1,
+    Q6K, Q8_0, Q45K, Tq1_0, Tq2_0,
+};
 use super::{Avx512, Avx512Vbmi, Avx512Vnni, Core, LONG, Panel};
 use crate::args::Fault;
 use crate::weight::{Elements, Matrix, Rows};
@@ -122,23 +125,16 @@ impl Core for Amx {
         out: &mut [f32],
         panel: &mut Panel,
     ) -> Result<(), Fault> {
-        struct Product<'a, 'b>(Rows<'a>, &'a Matrix<'a>, &'b mut [f32], &'b mut Panel);
-        impl Visitor for Product<'_, '_> {
-            fn visit<F: Format>(self) -> Result<(), Fault> {
-                let Product(x, w, out, panel) = self;
-                // SAFETY: as in `dots`.
-                unsafe {
-                    match w.rough {
-                        true => product::dots::<Spans<F, true>>(x, w, out, panel),
-                        false => product::dots::<Spans<F, false>>(x, w, out, panel),
-                    }
-                }
-            }
-        }
         if x.count < FROM_ROWS || (x.k < LONG && !w.rough) {
             return Avx512Vnni::block_dots(x, w, out, panel);
         }
-        visit(w.format, Product(x, w, out, panel))
+        // SAFETY: as in `dots`.
+        of_format!(w.format, F => unsafe {
+            match w.rough {
+                true => product::dots::<Spans<F, true>>(x, w, out, panel),
+                false => product::dots::<Spans<F, false>>(x, w, out, panel),
+            }
+        })
     }
 
     fn mix<W: Elements>(p: Rows<'_>, w: &Matrix<'_>, out: &mut [f32]) {

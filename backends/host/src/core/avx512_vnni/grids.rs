@@ -10,21 +10,21 @@ use super::format::*;
 use crate::core::blocks;
 
 /// `iq2_xxs`.
-pub(super) struct Iq2Xxs;
+pub(in crate::core) struct Iq2Xxs;
 /// `iq2_xs`.
-pub(super) struct Iq2Xs;
+pub(in crate::core) struct Iq2Xs;
 /// `iq2_s`.
-pub(super) struct Iq2S;
+pub(in crate::core) struct Iq2S;
 /// `iq3_xxs`.
-pub(super) struct Iq3Xxs;
+pub(in crate::core) struct Iq3Xxs;
 /// `iq3_s`.
-pub(super) struct Iq3S;
+pub(in crate::core) struct Iq3S;
 /// `iq1_s`.
-pub(super) struct Iq1S;
+pub(in crate::core) struct Iq1S;
 /// `iq1_m`.
-pub(super) struct Iq1M;
+pub(in crate::core) struct Iq1M;
 /// `tq1_0`.
-pub(super) struct Tq1_0;
+pub(in crate::core) struct Tq1_0;
 
 /// What the codes of two bits of `iq2` stand for.
 const EIGHTS: [u8; 16] = [8, 25, 43, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];

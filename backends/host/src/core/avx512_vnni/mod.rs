@@ -45,14 +45,12 @@ mod thirty_twos;
 
 use std::ops::Range;
 
-use hadal_device::DType;
-
 pub(super) use self::format::{Format, GROUPS, Minima, SPAN, Span};
-use self::grids::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Tq1_0};
+pub(super) use self::grids::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Tq1_0};
 use self::split::Record;
 pub(super) use self::stored::Stored;
-use self::super_blocks::{Iq4Xs, Q2K, Q3K, Q6K, Q45K, Tq2_0};
-use self::thirty_twos::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+pub(super) use self::super_blocks::{Iq4Xs, Q2K, Q3K, Q6K, Q45K, Tq2_0};
+pub(super) use self::thirty_twos::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 use super::avx512::as_avx512;
 use super::avx512_pairs;
 use super::digits::{Digits, Layout, Line};
@@ -85,14 +83,7 @@ impl Core for Avx512Vnni {
         out: &mut [f32],
         panel: &mut Panel,
     ) -> Result<(), Fault> {
-        struct Product<'a, 'b>(Rows<'a>, &'a Matrix<'a>, &'b mut [f32], &'b mut Panel);
-        impl Visitor for Product<'_, '_> {
-            fn visit<F: Format>(self) -> Result<(), Fault> {
-                let Product(x, w, out, panel) = self;
-                product::<F>(x, w, out, panel)
-            }
-        }
-        visit(w.format, Product(x, w, out, panel))
+        of_format!(w.format, F => product::<F>(x, w, out, panel))
     }
 
     const ROUGH: bool = true;
@@ -146,39 +137,6 @@ impl Core for Avx512Vnni {
     }
 
     as_avx512!();
-}
-
-/// What is done for one block format.
-pub(super) trait Visitor {
-    fn visit<F: Format>(self) -> Result<(), Fault>;
-}
-
-/// Does it for the one that `format` names.
-pub(super) fn visit(format: Option<DType>, visitor: impl Visitor) -> Result<(), Fault> {
-    match format {
-        Some(DType::Q8_0) => visitor.visit::<Q8_0>(),
-        Some(DType::Q4_0) => visitor.visit::<Q4_0>(),
-        Some(DType::Q4_1) => visitor.visit::<Q4_1>(),
-        Some(DType::Q5_0) => visitor.visit::<Q5_0>(),
-        Some(DType::Q5_1) => visitor.visit::<Q5_1>(),
-        Some(DType::Iq4Nl) => visitor.visit::<Iq4Nl>(),
-        Some(DType::Q2K) => visitor.visit::<Q2K>(),
-        Some(DType::Q3K) => visitor.visit::<Q3K>(),
-        Some(DType::Q4K) => visitor.visit::<Q45K<0>>(),
-        Some(DType::Q5K) => visitor.visit::<Q45K<32>>(),
-        Some(DType::Q6K) => visitor.visit::<Q6K>(),
-        Some(DType::Iq4Xs) => visitor.visit::<Iq4Xs>(),
-        Some(DType::Tq2_0) => visitor.visit::<Tq2_0>(),
-        Some(DType::Iq2Xxs) => visitor.visit::<Iq2Xxs>(),
-        Some(DType::Iq2Xs) => visitor.visit::<Iq2Xs>(),
-        Some(DType::Iq2S) => visitor.visit::<Iq2S>(),
-        Some(DType::Iq3Xxs) => visitor.visit::<Iq3Xxs>(),
-        Some(DType::Iq3S) => visitor.visit::<Iq3S>(),
-        Some(DType::Iq1S) => visitor.visit::<Iq1S>(),
-        Some(DType::Iq1M) => visitor.visit::<Iq1M>(),
-        Some(DType::Tq1_0) => visitor.visit::<Tq1_0>(),
-        _ => Err(Fault::Shape("the weights are in no block format")),
-    }
 }
 
 fn product<F: Format>(

@@ -8,17 +8,17 @@ use super::format::*;
 use super::thirty_twos::at_levels;
 
 /// `q2_k`.
-pub(super) struct Q2K;
+pub(in crate::core) struct Q2K;
 /// `q3_k`.
-pub(super) struct Q3K;
+pub(in crate::core) struct Q3K;
 /// `q4_k`, and `q5_k` with 32 bytes of fifth bits.
-pub(super) struct Q45K<const FIFTHS: usize>;
+pub(in crate::core) struct Q45K<const FIFTHS: usize>;
 /// `q6_k`.
-pub(super) struct Q6K;
+pub(in crate::core) struct Q6K;
 /// `iq4_xs`.
-pub(super) struct Iq4Xs;
+pub(in crate::core) struct Iq4Xs;
 /// `tq2_0`.
-pub(super) struct Tq2_0;
+pub(in crate::core) struct Tq2_0;
 
 /// Pairs of bits of 64 bytes: of each half of a block, 32 columns at a time.
 const PAIRS: [usize; GROUPS] = [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15];

@@ -8,17 +8,17 @@ use hadal_device::DType;
 use super::format::*;
 
 /// `q8_0`.
-pub(super) struct Q8_0;
+pub(in crate::core) struct Q8_0;
 /// `q4_0`.
-pub(super) struct Q4_0;
+pub(in crate::core) struct Q4_0;
 /// `q4_1`.
-pub(super) struct Q4_1;
+pub(in crate::core) struct Q4_1;
 /// `q5_0`.
-pub(super) struct Q5_0;
+pub(in crate::core) struct Q5_0;
 /// `q5_1`.
-pub(super) struct Q5_1;
+pub(in crate::core) struct Q5_1;
 /// `iq4_nl`.
-pub(super) struct Iq4Nl;
+pub(in crate::core) struct Iq4Nl;
 
 // SAFETY: AVX-512 F and BW are used, here and below.
 unsafe impl Format for Q8_0 {

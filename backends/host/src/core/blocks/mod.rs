@@ -83,30 +83,7 @@ impl Compiled {
     }
 
     fn find<C: Codes>(format: Option<DType>) -> Result<Compiled, Fault> {
-        Ok(match format {
-            Some(DType::Q8_0) => Compiled::of::<C, Q8_0>(),
-            Some(DType::Q4_0) => Compiled::of::<C, Q4_0>(),
-            Some(DType::Q4_1) => Compiled::of::<C, Q4_1>(),
-            Some(DType::Q5_0) => Compiled::of::<C, Q5_0>(),
-            Some(DType::Q5_1) => Compiled::of::<C, Q5_1>(),
-            Some(DType::Iq4Nl) => Compiled::of::<C, Iq4Nl>(),
-            Some(DType::Q2K) => Compiled::of::<C, Q2K>(),
-            Some(DType::Q3K) => Compiled::of::<C, Q3K>(),
-            Some(DType::Q4K) => Compiled::of::<C, Q45K<0>>(),
-            Some(DType::Q5K) => Compiled::of::<C, Q45K<32>>(),
-            Some(DType::Q6K) => Compiled::of::<C, Q6K>(),
-            Some(DType::Iq4Xs) => Compiled::of::<C, Iq4Xs>(),
-            Some(DType::Tq1_0) => Compiled::of::<C, Tq1_0>(),
-            Some(DType::Tq2_0) => Compiled::of::<C, Tq2_0>(),
-            Some(DType::Iq2Xxs) => Compiled::of::<C, Iq2Xxs>(),
-            Some(DType::Iq2Xs) => Compiled::of::<C, Iq2Xs>(),
-            Some(DType::Iq2S) => Compiled::of::<C, Iq2S>(),
-            Some(DType::Iq3Xxs) => Compiled::of::<C, Iq3Xxs>(),
-            Some(DType::Iq3S) => Compiled::of::<C, Iq3S>(),
-            Some(DType::Iq1S) => Compiled::of::<C, Iq1S>(),
-            Some(DType::Iq1M) => Compiled::of::<C, Iq1M>(),
-            _ => return Err(Fault::Shape("the weights are in no block format")),
-        })
+        Ok(of_format!(format, F => Compiled::of::<C, F>()))
     }
 }
 
