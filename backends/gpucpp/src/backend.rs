@@ -120,9 +120,11 @@ impl GpuBackend {
         let driver = Driver::open(self.vendor, self.options.library.as_deref())?;
         let (mut usable, mut refused) = (Vec::new(), Vec::new());
         for found in driver.devices()? {
-            match (self.offer)(&found) {
-                Ok(offer) => usable.push(self.describe(driver, found, offer, usable.len())),
-                Err(why) => refused.push(format!("{}: {why}", found.name)),
+            let name = found.name.clone();
+            let offer = (self.offer)(&found);
+            match offer.and_then(|offer| self.describe(driver, found, offer, usable.len())) {
+                Ok(device) => usable.push(device),
+                Err(why) => refused.push(format!("{name}: {why}")),
             }
         }
         match usable.is_empty() {
@@ -131,12 +133,20 @@ impl GpuBackend {
         }
     }
 
-    fn describe(&self, driver: &Driver, found: Found, offer: Offer, ordinal: usize) -> Usable {
+    /// What the device is; why it is not used if no kernel could get there.
+    fn describe(
+        &self,
+        driver: &Driver,
+        found: Found,
+        offer: Offer,
+        ordinal: usize,
+    ) -> std::result::Result<Usable, String> {
         let options = &self.options;
         let arch = offer.target.arch.clone();
         let folder = options.cache_folder.as_deref();
         let (library, has_library) = self.library(driver, &offer);
         let compiler = Compiler::new(self.code, offer.target, folder, options.no_images);
+        let kernels = compiler.describe(driver)?;
         let notes = [&offer.note, &has_library].into_iter();
         let notes = notes.filter(|note| !note.is_empty());
         let note: String = notes.map(|note| format!(", {note}")).collect();
@@ -152,11 +162,10 @@ impl GpuBackend {
             ordinal,
             name: found.name.clone(),
             driver: format!(
-                "{} {}.{}, {arch}{note}, {}",
+                "{} {}.{}, {arch}{note}, {kernels}",
                 self.vendor.interface(),
                 found.version.0,
                 found.version.1,
-                compiler.describe(driver)
             ),
             kind: match found.is_integrated {
                 true => DeviceKind::IntegratedGpu,
@@ -182,12 +191,12 @@ impl GpuBackend {
             memory_bytes: Some(memory),
             expand_from_tokens: None,
         };
-        Usable {
+        Ok(Usable {
             found,
             info,
             compiler,
             library,
-        }
+        })
     }
 
     /// The library for products of codes, and what is said of it: something only where it

@@ -62,18 +62,25 @@ impl Compiler {
 
     /// How modules will be got on a device of `driver`, if nothing is wrong with the first
     /// way there is.
-    pub fn describe(&self, driver: &Driver) -> String {
+    ///
+    /// # Errors
+    /// There is no way at all: why, and what to do.
+    pub fn describe(&self, driver: &Driver) -> std::result::Result<String, String> {
         let archs = self.archs();
-        if archs.contains(&self.target.arch.as_str()) {
-            return "kernels made ahead".into();
+        let arch = &self.target.arch;
+        if archs.contains(&arch.as_str()) {
+            return Ok("kernels made ahead".into());
         }
         let why = match Rtc::open(driver.vendor, driver.path.as_deref(), driver.version) {
-            Ok(rtc) => return format!("kernels compiled by {}", rtc.version),
+            Ok(rtc) => return Ok(format!("kernels compiled by {}", rtc.version)),
             Err(why) => why,
         };
         match self.portable(&archs) {
-            Some(arch) => format!("kernels made ahead for {arch}"),
-            None => format!("only kernels compiled before: {why}"),
+            Some(arch) => Ok(format!("kernels made ahead for {arch}")),
+            None if self.cache.is_empty() => Err(format!(
+                "no kernels were made ahead for {arch}, and {why}; or use the vulkan backend for it"
+            )),
+            None => Ok(format!("only kernels compiled before: {why}")),
         }
     }
 

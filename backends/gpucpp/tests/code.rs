@@ -220,6 +220,40 @@ fn what_was_compiled_outlives_its_compiler() {
 }
 
 #[test]
+fn a_device_that_no_kernel_gets_to_is_not_offered() {
+    for (vendor, arch, version) in [
+        (Vendor::Cuda, "sm_75", "nvrtcVersion"),
+        (Vendor::Hip, "gfx906", "hiprtcVersion"),
+    ] {
+        let mock = Mock::new(&format!("arch={arch}"));
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = GpuOptions {
+            cache_folder: Some(folder.path().to_path_buf()),
+            ..GpuOptions::default()
+        };
+        let backend = mock.backend(vendor, options);
+        let driver = &backend.devices().expect("devices")[0].driver;
+        assert!(driver.contains("kernels compiled by"), "{driver}");
+        mock.fail_calls(version, 9, 1);
+        if backend.devices().is_ok() {
+            eprintln!(
+                "NOT RUN: a_device_that_no_kernel_gets_to_is_not_offered, there is another compiler"
+            );
+            continue;
+        }
+        let why = why(&backend);
+        let none = format!("no kernels were made ahead for {arch}");
+        assert!(why.contains(&none) && why.contains("vulkan"), "{why}");
+        // What was compiled before is a way.
+        let kernels = folder.path().join("kernels");
+        std::fs::create_dir(&kernels).expect("a folder");
+        std::fs::write(kernels.join("some.module"), b"a module").expect("a file");
+        let driver = &backend.devices().expect("devices")[0].driver;
+        assert!(driver.contains("only kernels compiled before"), "{driver}");
+    }
+}
+
+#[test]
 fn an_older_image_serves_where_there_is_no_other_way() {
     let mock = Mock::new("arch=sm_89");
     mock.fail_calls("nvrtcCompileProgram", 9, 6);

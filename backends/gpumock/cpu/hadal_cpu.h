@@ -6,9 +6,6 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
 
 namespace hadal_cpu {
 
@@ -74,8 +71,14 @@ inline u32 atomic_add(u32* at, u32 value) {
 }
 
 inline float half_to_float(u16 bits) {
-#if defined(__F16C__)
-    return _cvtsh_ss(bits);
+    // What the instruction is called by itself: its header would take as long to compile as a kernel.
+#if defined(__F16C__) && defined(__clang__)
+    _Float16 half;
+    std::memcpy(&half, &bits, 2);
+    return (float)half;
+#elif defined(__F16C__)
+    typedef short Halves __attribute__((vector_size(16)));
+    return __builtin_ia32_vcvtph2ps(Halves{(short)bits})[0];
 #else
     // The exponent moves by the difference of the biases; subnormals become normal by a
     // multiplication, infinities and what is not a number keep the largest exponent.

@@ -20,6 +20,7 @@ const CUDA_MODELS: &[Model] = &[
 
 const HIP_MODELS: &[Model] = &[
     ("gfx942:sramecc+:xnack-", "Mock MI300X", 304, 64),
+    ("gfx906:sramecc+:xnack-", "Mock MI50", 60, 64),
     ("gfx90a:sramecc+:xnack-", "Mock MI250X", 110, 64),
     ("gfx950:sramecc+:xnack-", "Mock MI350X", 256, 64),
     ("gfx1030", "Mock RX 6900 XT", 80, 32),

@@ -39,8 +39,9 @@
 //!
 //! **Threads.** All types are `Send` and, but for [`Stream`], `Sync`. A stream works on a
 //! thread `hadal-generate`, a load in the background on `hadal-load`, and an engine on the host
-//! on `hadal-host-N`, as many as [`LoadOptions::device_options`] says; `hadal-pages` moves weights
-//! into large pages while they are read. None of them wakes up while there is nothing to do.
+//! on `hadal-host-N`, as many as [`LoadOptions::device_options`] says; `hadal-pages` reads weights
+//! ahead and moves them into large pages meanwhile. None of them wakes up while there is nothing to
+//! do.
 //!
 //! **Courtesy.** [`Engine::pause`], [`Engine::set_low_priority`] and [`Engine::set_budget`] may
 //! be called from any thread while the engine works.

@@ -14,7 +14,7 @@ use hadal_device::{
     Access, Bind, BufferId, Device, DeviceInfo, Error, Features, Inputs, KernelRow, PAGE, Span,
 };
 use hadal_graph::{Form, Graph, Lowered, MoeForm, Verified, WorkLimit};
-use hadal_weights::{Moving, Progress, move_to_large_pages};
+use hadal_weights::{Moving, Progress, move_into_memory};
 
 use crate::courtesy::dispatch_budget;
 use crate::gate::Gate;
@@ -109,7 +109,7 @@ pub struct Engine {
     pub(crate) gate: Gate,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) low_priority: AtomicBool,
-    /// The files that the host reads in place on their way into large pages.
+    /// The files that the host reads in place on their way into memory and its large pages.
     moving: Mutex<Option<Moving>>,
 }
 
@@ -182,7 +182,7 @@ impl Engine {
         let home = Home::open(&model, device, placement, context, progress)?;
         let state = State::on(&home, &options, false);
         let moving = match home.device.info().features.has(Features::HOST) {
-            true => move_to_large_pages(model.source.shards()),
+            true => move_into_memory(model.source.shards()),
             false => None,
         };
         Ok(Engine {

@@ -181,7 +181,7 @@ fn allocate(what: &str, bytes: u64) -> Result<MmapMut> {
     };
     let length = usize::try_from(bytes.max(ALIGN)).map_err(|_| full())?;
     let memory = MmapMut::map_anon(length).map_err(|_| full())?;
-    // As files come to lie (`large_pages.rs`); a wish.
+    // As files come to lie (`into_memory.rs`); a wish.
     #[cfg(target_os = "linux")]
     let _ = memory.advise(memmap2::Advice::HugePage);
     Ok(memory)

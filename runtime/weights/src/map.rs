@@ -1,4 +1,4 @@
-//! Maps a file into memory: with `lost_pages.rs` and `large_pages.rs` the only unsafe code of
+//! Maps a file into memory: with `lost_pages.rs` and `into_memory.rs` the only unsafe code of
 //! this crate, and the only one outside the backends.
 //!
 //! It is an exception to the rule that unsafe code lies in backends. Weights are larger than
@@ -17,6 +17,11 @@ use hadal_device::Pages;
 
 use crate::file;
 use crate::lost_pages::Watch;
+
+/// Linux leaves out, and says nothing of it, what a request has beyond its setting for reading ahead,
+/// of which this is the default.
+#[cfg(unix)]
+const ASKED_AT_ONCE: usize = 128 << 10;
 
 /// The bytes of a file, read when touched; the file, unless it is empty.
 pub(crate) fn map(path: &Path) -> std::io::Result<(Option<Arc<Mapped>>, Pages)> {
@@ -48,7 +53,7 @@ pub(crate) struct Mapped {
     /// To be read in another way.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
     pub(crate) file: File,
-    /// Bytes that `large_pages.rs` is through with.
+    /// Bytes that `into_memory.rs` is through with.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
     pub(crate) moved: Mutex<usize>,
 }
@@ -64,11 +69,12 @@ impl Mapped {
     pub(crate) fn read_ahead(&self, first: usize, bytes: usize) {
         #[cfg(unix)]
         {
-            let bytes = bytes.min(self.map.len().saturating_sub(first));
-            // A wish; nothing is asked of what lies beyond the end.
-            let _ =
-                self.map
-                    .advise_range(memmap2::Advice::WillNeed, first.min(self.map.len()), bytes);
+            let end = self.map.len().min(first.saturating_add(bytes));
+            for at in (first..end).step_by(ASKED_AT_ONCE) {
+                let bytes = ASKED_AT_ONCE.min(end - at);
+                // A wish.
+                let _ = self.map.advise_range(memmap2::Advice::WillNeed, at, bytes);
+            }
         }
     }
 }
@@ -76,5 +82,55 @@ impl Mapped {
 impl AsRef<[u8]> for Mapped {
     fn as_ref(&self) -> &[u8] {
         &self.map
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use std::time::{Duration, Instant};
+
+    /// Share of the bytes that are in memory.
+    #[allow(unsafe_code)]
+    fn present(bytes: &[u8]) -> f64 {
+        let mut pages = vec![0u8; bytes.len().div_ceil(4096)];
+        let at = bytes.as_ptr().cast_mut().cast();
+        // SAFETY: the range is mapped, and there is a byte for each of its pages.
+        let status = unsafe { libc::mincore(at, bytes.len(), pages.as_mut_ptr()) };
+        assert_eq!(status, 0);
+        let count = pages.iter().filter(|page| **page & 1 != 0).count();
+        count as f64 / pages.len() as f64
+    }
+
+    #[test]
+    fn all_that_is_asked_for_is_read_ahead() {
+        const BYTES: usize = 48 << 20;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let mut file = std::fs::File::create(&path).unwrap();
+        file.write_all(&vec![1; BYTES]).unwrap();
+        file.sync_all().unwrap();
+        #[allow(unsafe_code)]
+        // SAFETY: a wish about an open file.
+        unsafe {
+            libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED);
+        }
+        let (mapped, _pages) = super::map(&path).unwrap();
+        let mapped = mapped.unwrap();
+        let bytes = (*mapped).as_ref();
+        if present(bytes) > 0.01 {
+            println!("NOT RUN: all_that_is_asked_for_is_read_ahead, the file stays in memory");
+            return;
+        }
+        mapped.read_ahead(0, BYTES);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while present(bytes) < 1.0 {
+            assert!(Instant::now() < deadline, "{} is there", present(bytes));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // Ends of files and numbers beyond them are no matter.
+        mapped.read_ahead(BYTES - 1, usize::MAX);
+        mapped.read_ahead(usize::MAX, 1);
     }
 }

@@ -4,7 +4,11 @@ mod common;
 
 use std::path::Path;
 
+use std::process::Command;
+
 use common::hadal;
+use hadal_models::Config;
+use hadal_tests::headers;
 
 fn within(folder: &Path, name: &str) -> String {
     folder.join(name).display().to_string()
@@ -161,6 +165,43 @@ fn a_full_disk_keeps_what_is_whole_and_the_same_command_goes_on() {
     let report = hadal(&args).json();
     assert!(report["resumed_tensors"].as_u64().unwrap() > 10, "{report}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+/// Less memory of its own than one layer's experts take: weights go through it in pieces.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_is_bounded_whatever_the_checkpoint() {
+    const EXPERTS: u64 = 24;
+    const MOST: u64 = 96 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let mut config: serde_json::Value =
+        serde_json::from_str(&headers::config("moonlight_16b")).unwrap();
+    config["num_hidden_layers"] = 2.into();
+    config["n_routed_experts"] = EXPERTS.into();
+    config["vocab_size"] = 4096.into();
+    config["bos_token_id"] = 0.into();
+    config["eos_token_id"] = 1.into();
+    let text = config.to_string();
+    std::fs::write(folder.path().join("config.json"), &text).unwrap();
+    // Holes are read as zeros.
+    headers::write(folder.path(), &Config::from_json(&text).unwrap(), 50);
+    let table = EXPERTS * 2048 * 1408 * 2;
+    assert!(table > MOST);
+    let out = within(folder.path(), "small.gguf");
+    let model = folder.path().display().to_string();
+    let limit = (MOST >> 10).to_string();
+    let under_limit = |recipe: &str| {
+        let script = "ulimit -d \"$1\" && shift && exec \"$@\"";
+        let program = env!("CARGO_BIN_EXE_hadal");
+        let base = [script, "sh", &limit, program, "quantize", "--model", &model];
+        let ran = Command::new("sh")
+            .arg("-c")
+            .args(base)
+            .args(["--recipe", recipe, "--force", "--json", &out])
+            .output();
+        common::ran(ran.unwrap())
+    };
+    assert_eq!(under_limit("Q8_0").json()["written"], true);
 }
 
 #[test]

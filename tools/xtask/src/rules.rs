@@ -35,7 +35,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "runtime/capi/",
     "runtime/weights/src/map.rs",
     "runtime/weights/src/lost_pages.rs",
-    "runtime/weights/src/large_pages.rs",
+    "runtime/weights/src/into_memory.rs",
 ];
 
 /// Crates that other programs link: they must not print.

@@ -194,10 +194,9 @@ fn offer(found: &Found) -> Result<Offer, String> {
     };
     Ok(Offer {
         target: Target {
-            portable: if arch.starts_with("sm") {
-                vec!["sm_80"]
-            } else {
-                vec![]
+            portable: match arch.starts_with("sm") && arch != "sm_75" {
+                true => vec!["sm_80"],
+                false => vec![],
             },
             options: vec![option],
             arch,

@@ -1,7 +1,11 @@
-//! Moves a mapped file into large pages, under whoever reads it.
+//! Brings a mapped file into memory, and there into large pages, under whoever reads it.
 //!
-//! A file is mapped in pages of 4 KiB. Decoding reads all of a token's weights once, so each of
-//! these pages costs a walk through the page tables, which is longest in a virtual machine; the
+//! **Reading ahead.** Whoever touches a page that is not in memory waits for the disk, for one request
+//! at a time. A thread asks for all of the file at once, in the order of the file: the first token from
+//! a file of 2.2 GB on a disk of 1.0 to 2.3 GB/s comes after 1.2 to 1.4 s instead of 2.1.
+//!
+//! **Large pages.** A file is mapped in pages of 4 KiB. Decoding reads all of a token's weights once,
+//! so each of these pages costs a walk through the page tables, which is longest in a virtual machine; the
 //! processor's own prefetching ends with every page, too. Two cores of Zen 5 read a file of 1 GiB
 //! at 40 GB/s so, and a copy of it in pages of 2 MiB at 59.
 //!
@@ -15,17 +19,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Shard;
 use crate::map::Mapped;
 
 /// Files below this are left as they are.
 const WORTH: u64 = 64 << 20;
+/// Bytes that are read ahead before the thread looks whether to stop.
+const AHEAD: usize = 32 << 20;
 /// The moving begins so late that it takes no time from the first token of a short prompt.
 const AFTER: Duration = Duration::from_millis(300);
 
-/// The moving of files; dropping it ends the moving at the next part. What was moved stays moved.
+/// The moving of files into memory; dropping it ends the moving at the next part. What was moved stays
+/// moved.
 #[derive(Debug)]
 pub struct Moving {
     stop: Arc<AtomicBool>,
@@ -50,24 +57,31 @@ impl Drop for Moving {
     }
 }
 
-/// Begins to move the mapped files of `shards` into large pages, on a thread of its own. `None`
-/// where that cannot be done or does not pay: on systems other than Linux, for memory that is no
-/// file's, for small files, and where less than twice their size is available.
-pub fn move_to_large_pages(shards: &[Shard]) -> Option<Moving> {
+/// Begins to read the mapped files of `shards` ahead and then to move them into large pages, on a
+/// thread of its own. `None` where neither pays: for memory that is no file's, for small files, and
+/// where there is no room for them. They are moved on Linux alone, and where twice their size is
+/// available.
+pub fn move_into_memory(shards: &[Shard]) -> Option<Moving> {
     let files: Vec<Arc<Mapped>> = shards.iter().filter_map(|it| it.file.clone()).collect();
     let bytes: u64 = files.iter().map(|file| file.bytes()).sum();
     let room = crate::available_memory()?;
-    if bytes < WORTH || room < bytes.saturating_mul(2) || !sys::offers_large_pages() {
+    if bytes < WORTH || room < bytes {
         return None;
     }
+    let enlarges = room >= bytes.saturating_mul(2) && sys::offers_large_pages();
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
     let thread = std::thread::Builder::new()
         .name("hadal-pages".to_string())
         .spawn(move || {
-            sys::give_way();
-            std::thread::park_timeout(AFTER);
+            let begun = Instant::now();
             let go_on = || !stopped.load(Ordering::Relaxed);
+            read_ahead(&files, &go_on);
+            if !enlarges {
+                return;
+            }
+            sys::give_way();
+            std::thread::park_timeout(AFTER.saturating_sub(begun.elapsed()));
             // A file that cannot be read on stays mapped: whoever needs it learns why.
             let _ = files
                 .iter()
@@ -78,6 +92,17 @@ pub fn move_to_large_pages(shards: &[Shard]) -> Option<Moving> {
         stop,
         thread: Some(thread),
     })
+}
+
+fn read_ahead(files: &[Arc<Mapped>], go_on: &dyn Fn() -> bool) {
+    for file in files {
+        for first in (0..file.bytes() as usize).step_by(AHEAD) {
+            if !go_on() {
+                return;
+            }
+            file.read_ahead(first, AHEAD);
+        }
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
