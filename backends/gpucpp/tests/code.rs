@@ -232,8 +232,7 @@ fn a_device_that_no_kernel_gets_to_is_not_offered() {
             ..GpuOptions::default()
         };
         let backend = mock.backend(vendor, options);
-        let driver = &backend.devices().expect("devices")[0].driver;
-        assert!(driver.contains("kernels compiled by"), "{driver}");
+        // Before it is found for the first time, after which it stays.
         mock.fail_calls(version, 9, 1);
         if backend.devices().is_ok() {
             eprintln!(

@@ -119,10 +119,7 @@ mod tests {
         let (mapped, _pages) = super::map(&path).unwrap();
         let mapped = mapped.unwrap();
         let bytes = (*mapped).as_ref();
-        if present(bytes) > 0.01 {
-            println!("NOT RUN: all_that_is_asked_for_is_read_ahead, the file stays in memory");
-            return;
-        }
+        // Where the folder lies in memory, all is there from the beginning.
         mapped.read_ahead(0, BYTES);
         let deadline = Instant::now() + Duration::from_secs(60);
         while present(bytes) < 1.0 {
