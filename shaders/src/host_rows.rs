@@ -23,11 +23,11 @@ const TILE_BYTES: u32 = 16 << 20;
 const PIECES_BYTES: u32 = 6;
 /// Rows that share the expansion of a cache page: as many as a step may have.
 const EXPANDED_ROWS: u32 = 512;
-/// Heads that share the reading of a cache page, where rows are work enough for the threads; and
-/// about as many where they are not: of 16 heads of one row, two threads take 0.67 ms in eights and
-/// 0.96 in fours (4,096 positions). A third thread has nothing to do then.
+/// Heads that share the reading of a cache page; as tiles; and heads whose parts a group puts
+/// together.
 const HEADS: u32 = 16;
-const FEW_HEADS: u32 = 8;
+const TILE_HEADS: u32 = 128;
+const MERGED_HEADS: u32 = 4;
 /// Values below which another group of rows is not worth its start.
 const VALUES: u32 = 16384;
 
@@ -138,18 +138,38 @@ fn by_choices(problem: &Problem, _: &DeviceInfo) -> Launch {
     launch([p.n.div_ceil(outputs), p.rows, 1], outputs, 1)
 }
 
+/// Heads that share the reading of a page.
 fn by_queries(problem: &Problem, _: &DeviceInfo) -> Launch {
     let p = &problem.params;
-    let groups = p.heads.div_ceil(HEADS).saturating_mul(p.rows);
-    let heads = match groups >= SHARES {
-        true => HEADS,
-        // Groups of about one size, and two rather than one.
-        false => {
-            let fewest = p.heads.div_ceil(FEW_HEADS).min(2);
-            p.heads.div_ceil((p.heads / FEW_HEADS).max(fewest).max(1))
-        }
-    };
-    launch([p.heads.div_ceil(heads.max(1)), p.rows, 1], heads, 1)
+    launch([p.heads.div_ceil(HEADS), p.rows, 1], HEADS, 1)
+}
+
+/// As many as there are, which share a page that was taken apart into tiles.
+fn by_tile_queries(problem: &Problem, _: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    launch([p.heads.div_ceil(TILE_HEADS), p.rows, 1], TILE_HEADS, 1)
+}
+
+/// The same in parts of the positions.
+fn by_parts(problem: &Problem, device: &DeviceInfo) -> Launch {
+    parts(problem, by_queries(problem, device))
+}
+
+fn by_tile_parts(problem: &Problem, device: &DeviceInfo) -> Launch {
+    parts(problem, by_tile_queries(problem, device))
+}
+
+fn parts(problem: &Problem, launch: Launch) -> Launch {
+    let [heads, rows, _] = launch.groups;
+    Launch {
+        groups: [heads, rows, problem.params.row_count.max(1)],
+        ..launch
+    }
+}
+
+fn by_merged_heads(problem: &Problem, _: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    launch([p.heads.div_ceil(MERGED_HEADS), p.rows, 1], MERGED_HEADS, 1)
 }
 
 fn by_expanded_heads(problem: &Problem, _: &DeviceInfo) -> Launch {
@@ -277,6 +297,20 @@ macro_rules! weightless {
                 by_queries,
             ),
             row(
+                OpKind::AttendPart,
+                concat!("host_attend_part", $suffix),
+                Features::$isa,
+                any,
+                by_parts,
+            ),
+            row(
+                OpKind::AttendMerge,
+                concat!("host_attend_merge", $suffix),
+                Features::$isa,
+                any,
+                by_merged_heads,
+            ),
+            row(
                 OpKind::SwiGlu,
                 concat!("host_swiglu", $suffix),
                 Features::$isa,
@@ -336,6 +370,22 @@ const BY_ISA: &[&[KernelRow]] = &[
         AMX,
         by_expanded_heads
     ),],
+    &[
+        row(
+            OpKind::AttendLatent,
+            "host_attend_latent_amx",
+            Features::AMX,
+            any,
+            by_tile_queries,
+        ),
+        row(
+            OpKind::AttendPart,
+            "host_attend_part_amx",
+            Features::AMX,
+            any,
+            by_tile_parts,
+        ),
+    ],
     &formats![(
         AttendExpanded,
         "attend_expanded",

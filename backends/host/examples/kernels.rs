@@ -75,10 +75,15 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         (512, 512),
         (512, 2048),
     ] {
-        let attend = |what, op| attend(&*device, (what, &filter), op, rows, cached);
-        attend("attend", OpKind::AttendLatent)?;
-        attend("attend", OpKind::AttendExpanded)?;
-        attend("rough attend", OpKind::AttendExpanded)?;
+        for what in ["attend", "rough attend"] {
+            let attend = |op, heads| attend(&*device, (what, &filter), op, [rows, cached, heads]);
+            attend(OpKind::AttendLatent, 16)?;
+            attend(OpKind::AttendExpanded, 16)?;
+            if rows <= 4 {
+                attend(OpKind::AttendPart, 16)?;
+                attend(OpKind::AttendPart, 128)?;
+            }
+        }
     }
     steps(&*device, &filter)?;
     Ok(())
@@ -352,13 +357,17 @@ fn attend(
     device: &dyn Device,
     (what, filter): (&str, &str),
     op: OpKind,
-    rows: u32,
-    cached: u32,
+    [rows, cached, heads]: [u32; 3],
 ) -> Result<()> {
     if !what.contains(filter) {
         return Ok(());
     }
-    let (heads, nope, rope, value, latent) = (16u32, 128u32, 64u32, 128u32, 512u32);
+    let (nope, rope, value, latent) = (128u32, 64u32, 128u32, 512u32);
+    let parts = if op == OpKind::AttendPart {
+        32 / rows
+    } else {
+        1
+    };
     let pages = cached.div_ceil(64);
     let expanded = op == OpKind::AttendExpanded;
     let mut bench = Bench::new(device);
@@ -379,15 +388,22 @@ fn attend(
         )?;
     }
     let out = if expanded { value } else { latent };
-    bench.operand(u64::from(rows * heads * out) * 4, Access::Write)?;
+    bench.operand(u64::from(rows * heads * parts * out) * 4, Access::Write)?;
+    if op == OpKind::AttendPart {
+        bench.operand(u64::from(rows * heads * parts * 2) * 4, Access::Write)?;
+    }
     let params = Params {
         rows,
         count_word: Inputs::TOKENS,
         count_scale: 1,
+        n: parts,
+        k: 64,
+        row_count: parts,
         x_stride: heads * width,
         x_head_stride: width,
-        y_stride: heads * out,
-        y_head_stride: out,
+        y_stride: heads * parts * out,
+        y_head_stride: parts * out,
+        b_stride: heads * parts * 2,
         heads,
         nope,
         rope,
@@ -404,7 +420,7 @@ fn attend(
     let bytes = f64::from(cached * (latent + rope)) * 4.0;
     report(
         name,
-        format!("{rows} of {cached}, 16 heads"),
+        format!("{rows} of {cached}, {heads} heads"),
         seconds,
         bytes,
         pairs * f64::from(width + out),

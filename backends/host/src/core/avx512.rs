@@ -94,21 +94,7 @@ unsafe impl Lanes for Zmm {
     #[inline(always)]
     unsafe fn exp(self) -> Zmm {
         // SAFETY: see above.
-        unsafe {
-            // The second operand of max and min is the result where one is NaN.
-            let x = _mm512_max_ps(_mm512_set1_ps(exp::LOW), self.0);
-            let x = _mm512_min_ps(_mm512_set1_ps(exp::HIGH), x);
-            let n = _mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E));
-            let n = _mm512_roundscale_ps::<0>(n);
-            let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(exp::LN2_HIGH), x);
-            let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(exp::LN2_LOW), r);
-            let mut p = _mm512_set1_ps(exp::POLYNOMIAL[0]);
-            for c in &exp::POLYNOMIAL[1..] {
-                p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(*c));
-            }
-            let p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0)));
-            Zmm(_mm512_scalef_ps(p, n))
-        }
+        Zmm(unsafe { powers(self.0) })
     }
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
@@ -166,6 +152,26 @@ macro_rules! as_avx512 {
     };
 }
 pub(super) use as_avx512;
+
+/// [`Lanes::exp`].
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn powers(x: __m512) -> __m512 {
+    // The second operand of max and min is the result where one is NaN.
+    let x = _mm512_max_ps(_mm512_set1_ps(exp::LOW), x);
+    let x = _mm512_min_ps(_mm512_set1_ps(exp::HIGH), x);
+    let n = _mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E));
+    let n = _mm512_roundscale_ps::<0>(n);
+    let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(exp::LN2_HIGH), x);
+    let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(exp::LN2_LOW), r);
+    let mut p = _mm512_set1_ps(exp::POLYNOMIAL[0]);
+    for c in &exp::POLYNOMIAL[1..] {
+        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(*c));
+    }
+    let one = _mm512_set1_ps(1.0);
+    let p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, one));
+    _mm512_scalef_ps(p, n)
+}
 
 /// The sums of the lanes of four registers, in half of the steps that four by themselves take.
 #[target_feature(enable = "avx512f,avx512dq")]

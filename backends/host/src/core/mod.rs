@@ -46,6 +46,7 @@ mod elementwise;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod online;
 mod products;
 mod scalar;
 mod vector_core;
@@ -66,6 +67,7 @@ pub(crate) use digits::Digits;
 pub(crate) use lanes::Lanes;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Neon;
+pub(crate) use online::{Online, Room, mix};
 pub(crate) use scalar::Scalar;
 
 use std::ops::Range;
@@ -132,7 +134,7 @@ impl<T: Copy + Default> Grown<T> {
 }
 
 /// Dense arithmetic in `f32`.
-pub(crate) trait Core: 'static {
+pub(crate) trait Core: Sized + 'static {
     /// `out[r * w.rows + i] = dot(x[r], w[i])` for all rows of `x` and `w`.
     fn dots<W: Elements>(
         x: Rows<'_>,
@@ -178,6 +180,18 @@ pub(crate) trait Core: 'static {
             Self::dots::<F32>(x.rows(r, 1), w, &mut out[r * stride..], panel)?;
         }
         Ok(())
+    }
+
+    /// [`Online::add_latents`]; sums of queries up to the next multiple of sixteen may be anything
+    /// afterwards.
+    fn attend(
+        q: Rows<'_>,
+        keys: &Matrix<'_>,
+        scale: f32,
+        online: &mut Online<'_>,
+        room: Room<'_>,
+    ) -> Result<(), Fault> {
+        online.add_latents::<Self>(q, keys, scale, room)
     }
 
     /// `gate[i] = silu(gate[i]) * up[i]`.

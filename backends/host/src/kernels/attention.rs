@@ -1,8 +1,8 @@
-//! Attention over the latent cache: `attend_latent` (absorbed), `attend_expanded`.
+//! Attention over the latent cache with keys and values expanded: `attend_expanded`; the latent
+//! form is `latent.rs`.
 //!
 //! Both walk the pages of a sequence with an online softmax: the scores of one page are all
-//! that is ever held. `group`: block of heads (one head where keys are expanded), block of
-//! rows. No sum of a row takes in a position in a page that the row may not see, so what other
+//! that is ever held. `group`: head, block of rows. No sum of a row takes in a position in a page that the row may not see, so what other
 //! rows or earlier owners of the page left there cannot matter.
 //!
 //! The ladder, 16 heads on two cores of a Xeon (Sapphire Rapids), in milliseconds
@@ -20,7 +20,7 @@
 //! Where products may be rounded (`flags::ROUGH`), pairs of integers (`core/avx512_pairs`) take 66 of
 //! 98 ms for 512 rows at depth 2,048 on two cores of Zen 4.
 //!
-//! Papers: DeepSeek-V2 report, section 2.1; online softmax: Milakov and Gimelshein 2018.
+//! Paper: DeepSeek-V2 report, section 2.1.
 
 use std::ops::Range;
 
@@ -29,103 +29,26 @@ use hadal_device::{PAGE, Params, flags};
 use super::at;
 use super::expanded::Expanded;
 use crate::args::{Args, Fault, Region, Steps};
-use crate::core::{Core, Grown, Panel, Scratch};
-use crate::weight::{F32, Matrix, Rows, Weight};
+use crate::core::{Core, Grown, Online, Panel, Scratch, mix};
+use crate::weight::{Matrix, Rows, Weight};
 
 pub(super) const PAGE_ROWS: usize = PAGE as usize;
 /// Rows that see parts of a page that differ, and are multiplied together nevertheless: what all of
 /// them see at once, the rest for each by itself.
 const ABOUT: usize = 24;
 
-/// Sums over the positions seen so far, for each query.
-struct Online<'a> {
-    /// Largest score.
-    most: &'a mut [f32],
-    /// Sum of `exp(score - most)`.
-    sum: &'a mut [f32],
-    /// Sum of `exp(score - most) * value`, `width` for each query.
-    mixed: &'a mut [f32],
-    width: usize,
-}
-
-impl Online<'_> {
-    fn clear(&mut self) {
-        self.most.fill(f32::NEG_INFINITY);
-        self.sum.fill(0.0);
-        self.mixed.fill(0.0);
-    }
-
-    /// Adds positions: `scores` are those of whole queries, `stride` apart, and are used up. Query
-    /// `q` sees the first `seen(q)` of the positions, and all queries see `least`.
-    fn add<C: Core>(
-        &mut self,
-        first: usize,
-        (scores, stride): (&mut [f32], usize),
-        scale: f32,
-        values: &Matrix<'_>,
-        (least, seen): (usize, impl Fn(usize) -> Result<usize, Fault>),
-        rough: Option<&mut Panel>,
-    ) -> Result<(), Fault> {
-        let (queries, width) = (scores.len() / stride, self.width);
-        for (index, scores) in scores.chunks_exact_mut(stride).enumerate() {
-            let (q, seen) = (first + index, seen(index)?);
-            let scores = &mut scores[..seen];
-            let most = C::scale(scores, scale).max(self.most[q]);
-            let mixed = &mut self.mixed[q * width..][..width];
-            if most > self.most[q] {
-                let shrink = (self.most[q] - most).exp();
-                self.sum[q] *= shrink;
-                C::scale(mixed, shrink);
-                self.most[q] = most;
-            }
-            self.sum[q] += C::exp(scores, most);
-            if seen > least {
-                let alone = Rows::packed(&scores[least..], 1, seen - least);
-                C::mix::<F32>(alone, &values.rows(least, seen - least)?, mixed);
-            }
-        }
-        let weights = Rows::strided(scores, queries, least, stride);
-        let mixed = &mut self.mixed[first * width..][..queries * width];
-        mix::<C>((weights, 0..queries), &values.rows(0, least)?, mixed, rough)
-    }
-
-    /// The finished values of query `q`.
-    fn finish(&mut self, q: usize) -> &[f32] {
-        let sum = self.sum[q];
-        let mixed = &mut self.mixed[q * self.width..][..self.width];
-        for mixed in mixed.iter_mut() {
-            *mixed /= sum;
-        }
-        mixed
-    }
-}
-
-/// `Core::mix` of rows `some` of `p`, or `Core::rough_mix` where there is memory for it.
-fn mix<C: Core>(
-    (p, some): (Rows<'_>, Range<usize>),
-    w: &Matrix<'_>,
-    out: &mut [f32],
-    rough: Option<&mut Panel>,
-) -> Result<(), Fault> {
-    if let Some(panel) = rough {
-        return C::rough_mix((p, some), w, out, panel);
-    }
-    C::mix::<F32>(p.rows(some.start, some.len()), w, out);
-    Ok(())
-}
-
 /// The cache of one layer, read page by page.
-struct Cache<'a> {
-    region: Region<'a>,
-    steps: Steps<'a>,
+pub(super) struct Cache<'a> {
+    pub region: Region<'a>,
+    pub steps: Steps<'a>,
     /// Values of a cache row.
-    width: usize,
-    page_stride: u32,
+    pub width: usize,
+    pub page_stride: u32,
 }
 
 impl<'a> Cache<'a> {
     /// The first `count` rows of page `page` of `sequence`.
-    fn page(&self, sequence: usize, page: usize, count: usize) -> Result<&'a [f32], Fault> {
+    pub fn page(&self, sequence: usize, page: usize, count: usize) -> Result<&'a [f32], Fault> {
         let first = self.steps.page(sequence, page, self.page_stride)?;
         self.region
             .f32s(first.saturating_mul(self.width), count * self.width)
@@ -133,7 +56,7 @@ impl<'a> Cache<'a> {
 }
 
 /// Divides `buffer` into arrays of these lengths, each from a cache line on.
-fn carve<const N: usize>(
+pub(super) fn carve<const N: usize>(
     buffer: &mut Grown<f32>,
     lengths: [usize; N],
 ) -> Result<[&mut [f32]; N], Fault> {
@@ -145,66 +68,6 @@ fn carve<const N: usize>(
         rest = after;
         &mut array[..lengths.next().unwrap_or(0)]
     }))
-}
-
-/// `OpKind::AttendLatent`. `group[0]`: block of heads.
-pub(super) fn attend_latent<C: Core>(
-    args: &Args<'_>,
-    group: [u32; 3],
-    scratch: &mut Scratch,
-) -> Result<(), Fault> {
-    let p = args.params;
-    let heads = args.output_block(group[0], p.heads);
-    let rows = args.row_block(group[1])?;
-    let (latent, width) = (p.latent as usize, p.latent as usize + p.rope as usize);
-    if heads.is_empty() || rows.is_empty() {
-        return Ok(());
-    }
-    let mut operands = args.operands();
-    let q = operands.range()?;
-    let cache = Cache {
-        region: operands.range()?,
-        steps: args.inputs()?,
-        width,
-        page_stride: p.page_stride,
-    };
-    let y = operands.range()?;
-    operands.end()?;
-    let n = heads.len();
-    let [most, sum, mixed, scores] = carve(&mut scratch.work, [n, n, n * latent, n * PAGE_ROWS])?;
-    let mut online = Online {
-        most,
-        sum,
-        mixed,
-        width: latent,
-    };
-    for row in rows {
-        let first = at(p.x_offset, row, p.x_stride) + at(0, heads.start, p.x_head_stride);
-        let q = Rows::of(&q, first, n, width, p.x_head_stride as usize)?;
-        let (sequence, position) = (cache.steps.sequence(row)?, cache.steps.position(row)?);
-        online.clear();
-        for page in 0..=position / PAGE_ROWS {
-            let count = PAGE_ROWS.min(position + 1 - page * PAGE_ROWS);
-            let keys = cache.page(sequence, page, count)?;
-            let scores = &mut scores[..n * count];
-            let key = Matrix::floats(keys, count, width, width);
-            C::dots::<F32>(q, &key, scores, &mut scratch.panel)?;
-            let value = Matrix::floats(keys, count, latent, width);
-            online.add::<C>(
-                0,
-                (scores, count),
-                p.scale,
-                &value,
-                (count, |_| Ok(count)),
-                None,
-            )?;
-        }
-        for (index, head) in heads.clone().enumerate() {
-            let to = at(p.y_offset, row, p.y_stride) + at(0, head, p.y_head_stride);
-            y.out(to, latent)?.write(online.finish(index));
-        }
-    }
-    Ok(())
 }
 
 /// `OpKind::AttendExpanded`. `group[0]`: head. A page is expanded once for all rows of a

@@ -8,6 +8,7 @@
 mod attention;
 mod expanded;
 mod experts;
+mod latent;
 mod linear;
 mod order;
 mod pointwise;
@@ -150,7 +151,23 @@ macro_rules! core_plain {
                 ..plain(
                     concat!("host_attend_latent", $suffix),
                     4,
-                    attention::attend_latent::<$core>,
+                    latent::attend_latent::<$core>,
+                )
+            },
+            HostKernel {
+                needs: $needs,
+                ..plain(
+                    concat!("host_attend_part", $suffix),
+                    5,
+                    latent::attend_part::<$core>,
+                )
+            },
+            HostKernel {
+                needs: $needs,
+                ..plain(
+                    concat!("host_attend_merge", $suffix),
+                    4,
+                    latent::attend_merge::<$core>,
                 )
             },
             HostKernel {
@@ -180,6 +197,17 @@ const KERNELS: &[&[HostKernel]] = &[
     formats! { "_amx", AMX, Amx;
         "attend_expanded", 5 + 1, 0, attention::attend_expanded;
     },
+    #[cfg(target_arch = "x86_64")]
+    &[
+        HostKernel {
+            needs: AMX,
+            ..plain("host_attend_latent_amx", 4, latent::attend_latent::<Amx>)
+        },
+        HostKernel {
+            needs: AMX,
+            ..plain("host_attend_part_amx", 5, latent::attend_part::<Amx>)
+        },
+    ],
     #[cfg(target_arch = "x86_64")]
     formats! { "_avx512vnni", Features::AVX512_VNNI, Avx512Vnni;
         "attend_expanded", 5 + 1, 0, attention::attend_expanded;

@@ -85,7 +85,7 @@ impl Shape {
 
 const SCALE: f32 = 0.31;
 
-const SHAPES: [Shape; 4] = [
+const SHAPES: [Shape; 5] = [
     Shape {
         heads: 1,
         nope: 8,
@@ -118,6 +118,15 @@ const SHAPES: [Shape; 4] = [
         value: 16,
         latent: 16,
         scale: 90.0,
+    },
+    // Whole tiles of columns, and two blocks of heads.
+    Shape {
+        heads: 25,
+        nope: 8,
+        rope: 32,
+        value: 8,
+        latent: 128,
+        scale: SCALE,
     },
 ];
 
@@ -188,7 +197,105 @@ fn latent_attention_is_causal_over_the_pages_of_its_own_sequence() {
                 activations(&cache),
                 Operation::Out(want.len()),
             ];
-            check_all(OpKind::AttendLatent, DType::F32, params, &operands, &[want]);
+            let off = shape.spread() * rounded(width, shape.scale);
+            check_both(OpKind::AttendLatent, &params, &operands, &[(want, off)]);
+        }
+    }
+}
+
+/// What the roundings of 17 bits of `k` queries and keys add to the error of a mean.
+fn rounded(k: usize, scale: f32) -> f64 {
+    // Of a score, whose products are below 1, and of the values.
+    (f64::from(scale) * k as f64 + 2.0) * 2.0 / f64::from(1 << 17)
+}
+
+/// Every row, also where products may be rounded, which adds an error to each output.
+fn check_both(op: OpKind, params: &Params, operands: &[Operation], outputs: &[(Vec<Want>, f64)]) {
+    for flags in [0, flags::ROUGH] {
+        let wants: Vec<Vec<Want>> = outputs
+            .iter()
+            .map(|(want, off)| match flags {
+                0 => want.clone(),
+                _ => want.iter().map(|want| want.wider(*off)).collect(),
+            })
+            .collect();
+        let params = Params { flags, ..*params };
+        check_all(op, DType::F32, params, operands, &wants);
+    }
+}
+
+#[test]
+fn parts_of_the_positions_add_up_to_all_of_them() {
+    let mut random = Random(24);
+    let (parts, unit) = (3, 32);
+    for shape in &SHAPES {
+        let (width, heads, latent) = (shape.latent + shape.rope, shape.heads, shape.latent);
+        for rows in steps() {
+            let bucket = rows.len() + 1;
+            let inputs = inputs(&rows, bucket);
+            let cache = cache(&mut random, &inputs, width);
+            let q = random.floats(bucket * heads * width);
+            let params = Params {
+                n: parts as u32,
+                k: unit as u32,
+                row_count: parts as u32,
+                x_stride: (heads * width) as u32,
+                x_head_stride: width as u32,
+                y_stride: (heads * parts * latent) as u32,
+                y_head_stride: (parts * latent) as u32,
+                b_stride: (heads * parts * 2) as u32,
+                ..params(shape, bucket)
+            };
+            let mut mix = vec![Want::Poison; bucket * heads * parts * latent];
+            let mut sums = vec![Want::Poison; bucket * heads * parts * 2];
+            for (r, (sequence, position)) in rows.iter().enumerate() {
+                let positions = *position as usize + 1;
+                let length = unit * positions.div_ceil(parts * unit);
+                for (a, j) in (0..heads).flat_map(|a| (0..parts).map(move |j| (a, j))) {
+                    let seen = j * length..positions.min((j + 1) * length);
+                    let stored: Vec<&[f32]> = seen
+                        .map(|s| &cache[cache_row(&inputs, *sequence, s) * width..][..width])
+                        .collect();
+                    if stored.is_empty() {
+                        continue;
+                    }
+                    let q = &q[(r * heads + a) * width..][..width];
+                    let score = |key: &&[f32]| -> f64 {
+                        let products = q
+                            .iter()
+                            .zip(*key)
+                            .map(|(q, k)| f64::from(*q) * f64::from(*k));
+                        products.sum::<f64>() * f64::from(params.scale)
+                    };
+                    let scores: Vec<f64> = stored.iter().map(score).collect();
+                    let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let powers: Vec<f64> = scores.iter().map(|s| (s - most).exp()).collect();
+                    let total: f64 = powers.iter().sum();
+                    let off = shape.spread() * tolerance(width, stored.len(), total.max(1.0));
+                    let at = (r * heads + a) * parts + j;
+                    sums[2 * at] = Want::Near(most, off);
+                    sums[2 * at + 1] = Want::Near(total, off);
+                    for c in 0..latent {
+                        let values = powers.iter().zip(&stored).map(|(p, s)| p * f64::from(s[c]));
+                        mix[at * latent + c] = Want::Near(values.sum(), off);
+                    }
+                }
+            }
+            let operands = [
+                inputs.operand(),
+                activations(&q),
+                activations(&cache),
+                Operation::Out(mix.len()),
+                Operation::Out(sums.len()),
+            ];
+            // Sums of up to 201 positions.
+            let off = 201.0 * shape.spread() * rounded(width, shape.scale);
+            check_both(
+                OpKind::AttendPart,
+                &params,
+                &operands,
+                &[(mix, off), (sums, off)],
+            );
         }
     }
 }

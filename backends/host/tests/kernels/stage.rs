@@ -365,6 +365,16 @@ pub enum Want {
     NoNumber,
 }
 
+impl Want {
+    /// The same, but a number may be so much farther off.
+    pub fn wider(self, off: f64) -> Want {
+        match self {
+            Want::Near(want, tolerance) => Want::Near(want, tolerance + off),
+            other => other,
+        }
+    }
+}
+
 pub fn check(name: &str, found: &[u32], want: &[Want]) {
     assert_eq!(found.len(), want.len(), "{name}");
     for (i, (found, want)) in found.iter().zip(want).enumerate() {

@@ -1,6 +1,6 @@
 //! Rotary embedding, the latent cache and attention in both forms (report, section 2.1.1).
 
-use hadal_device::{Access, Bind, DType, OpKind, Params, Problem, Slot, flags};
+use hadal_device::{Access, Bind, DType, DeviceKind, OpKind, Params, Problem, Slot, flags};
 
 use super::{Arg, Lower, SlotUse, Value, View, invalid, node::xy};
 use crate::ValueId;
@@ -10,6 +10,10 @@ use crate::passes::unpacking;
 /// of them, two on each multiprocessor of the largest GPUs, and 17 MB of scratch at a latent
 /// of 512.
 const MAX_PARTIALS: u64 = 8192;
+
+/// Parts of all rows where threads of a processor share them: each costs sums to write and to
+/// read.
+const MAX_THREAD_PARTS: u32 = 32;
 
 /// Positions a part has at least: two tiles, a page.
 const MIN_PART: u32 = 64;
@@ -112,6 +116,10 @@ impl Lower<'_> {
     fn split(&self, whole: Params) -> Option<Params> {
         let bound = self.info.limits.max_binding_bytes / (4 * u64::from(whole.latent.max(1)));
         let partials = bound.min(MAX_PARTIALS) as u32 / (whole.rows * whole.heads).max(1);
+        let partials = match self.info.kind {
+            DeviceKind::Cpu => partials.min(MAX_THREAD_PARTS / whole.rows.max(1)),
+            _ => partials,
+        };
         let parts = partials.min(self.request.context.div_ceil(MIN_PART));
         let params = Params {
             n: parts,

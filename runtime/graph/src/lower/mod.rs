@@ -258,6 +258,8 @@ impl Lower<'_> {
                 | ExpertLinear
                 | ExpertGateUp
                 | NormLinear
+                | AttendLatent
+                | AttendPart
                 | AttendExpanded
         );
         if self.request.rough && product && !self.exact {

@@ -55,6 +55,8 @@ pub(super) fn shapes() -> Vec<Shape> {
         },
         shape(2, 700, 4, 16, 4, 8, 64),
         shape(1, 100, 3, 512, 64, 3, 64),
+        // Whole tiles of columns, and heads that are no whole tiles.
+        shape(2, 300, 20, 128, 32, 3, 64),
         // Sixty-four queries and more; of the last part of the second, few have positions.
         shape(1, 200, 64, 64, 16, 4, 16),
         Shape {

@@ -7,6 +7,7 @@
 //!   are floats.
 //! - A weight of a block format is two, 16 bits, and so is an activation: three products.
 //! - Where activations may be rounded (`flags::ROUGH`) both are rounded to one.
+//! - Attention in the latent form has tiles of its own: `attend`.
 //!
 //! Few rows of activations are read faster than tiles are filled: those are other cores'.
 //!
@@ -24,6 +25,8 @@
 //! and a loop that also loads its tiles from the first-level cache 600 to 2,500.
 
 mod activations;
+mod attend;
+mod held;
 mod product;
 mod tiles;
 mod weights;
@@ -39,7 +42,7 @@ use super::avx512_vnni::{
     Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q5_0, Q5_1,
     Q6K, Q8_0, Q45K, Tq1_0, Tq2_0,
 };
-use super::{Avx512, Avx512Vbmi, Avx512Vnni, Core, LONG, Panel};
+use super::{Avx512, Avx512Vbmi, Avx512Vnni, Core, LONG, Online, Panel, Room};
 use crate::args::Fault;
 use crate::weight::{Elements, Matrix, Rows};
 
@@ -48,6 +51,8 @@ pub(crate) struct Amx;
 
 /// Rows of activations from which tiles pay.
 const FROM_ROWS: usize = 5;
+/// Heads, and positions, below which attention leaves too much of its tiles empty.
+const MOST_OF_A_TILE: usize = 8;
 
 /// True if this processor has tiles of BF16, and the system lets this process use them.
 pub(crate) fn allowed() -> bool {
@@ -159,6 +164,27 @@ impl Core for Amx {
         panel: &mut Panel,
     ) -> Result<(), Fault> {
         Avx512Vnni::rough_dots(x, w, out, panel)
+    }
+
+    fn attend(
+        q: Rows<'_>,
+        keys: &Matrix<'_>,
+        scale: f32,
+        online: &mut Online<'_>,
+        room: Room<'_>,
+    ) -> Result<(), Fault> {
+        let few = q.count.min(keys.rows) < MOST_OF_A_TILE;
+        if few || !attend::fits(keys.k, online.width) {
+            return online.add_latents::<Avx512>(q, keys, scale, room);
+        }
+        let (ahead, panel) = (room.ahead, room.panel);
+        // SAFETY: as in `dots`.
+        unsafe {
+            match keys.rough {
+                true => attend::attend::<2>(q, keys, ahead, scale, online, panel),
+                false => attend::attend::<3>(q, keys, ahead, scale, online, panel),
+            }
+        }
     }
 
     as_avx512!();
