@@ -203,10 +203,11 @@ fn latent_attention_is_causal_over_the_pages_of_its_own_sequence() {
     }
 }
 
-/// What the roundings of 17 bits of `k` queries and keys add to the error of a mean.
+/// What roundings of products to 13 bits, of which most are smaller, add to the error of a mean over
+/// positions with keys of `k` numbers.
 fn rounded(k: usize, scale: f32) -> f64 {
-    // Of a score, whose products are below 1, and of the values.
-    (f64::from(scale) * k as f64 + 2.0) * 2.0 / f64::from(1 << 17)
+    // Of a score, whose products are a quarter on average, and of the values.
+    (f64::from(scale) * k as f64 / 4.0 + 1.0) * 4.0 / f64::from(1 << 16)
 }
 
 /// Every row, also where products may be rounded, which adds an error to each output.
@@ -297,6 +298,72 @@ fn parts_of_the_positions_add_up_to_all_of_them() {
                 &[(mix, off), (sums, off)],
             );
         }
+    }
+}
+
+/// What is left of a float behind its first 16 bits decides scores whose other products cancel.
+#[test]
+fn the_last_bits_of_queries_and_keys_count() {
+    let shape = &SHAPES[4];
+    let (width, latent, heads) = (shape.latent + shape.rope, shape.latent, shape.heads);
+    let (full, short) = (f32::from_bits(0x3FFF_FFFF), f32::from_bits(0x3FFF_FF00));
+    let small = 1.0 / 256.0;
+    // Of each position two products: what the query has in two columns, and what the key has.
+    let exact = [
+        [[full, short], [full, -full]],
+        [[1.0 + small, 1.0], [4.0 + 4.0 * small, -4.0 - 8.0 * small]],
+        [[1.0, 1.0], [full, -short]],
+    ];
+    // Sixteen bits after the first eight, all of them set: to be rounded, not cut.
+    let next = f32::from_bits(0x3F80_FFFF);
+    let rough = [[[1.0, 1.0], [next, -1.0 - 2.0 * small]]];
+    for (flags, tests) in [(0, &exact[..]), (flags::ROUGH, &rough[..])] {
+        let rows = [(1, 20)];
+        let inputs = inputs(&rows, 1);
+        let (mut q, mut cache) = (
+            vec![0.0; heads * width],
+            vec![0.0; CACHE_PAGES * 64 * width],
+        );
+        let mut scores = [0.0f64; 21];
+        let params = Params {
+            scale: 16384.0,
+            flags,
+            x_stride: (heads * width) as u32,
+            x_head_stride: width as u32,
+            y_stride: (heads * latent) as u32,
+            y_head_stride: latent as u32,
+            ..params(shape, 1)
+        };
+        for (s, [query, key]) in tests.iter().enumerate() {
+            for i in 0..2 {
+                let column = latent + 2 * s + i;
+                q[(heads - 1) * width + column] = query[i];
+                cache[cache_row(&inputs, 1, s) * width + column] = key[i];
+                scores[s] += 16384.0 * f64::from(query[i]) * f64::from(key[i]);
+            }
+        }
+        // A value of its own for each position.
+        for s in 0..scores.len() {
+            cache[cache_row(&inputs, 1, s) * width + s] = 1.0;
+        }
+        let mut want = vec![Want::Near(0.0, 0.0); heads * latent];
+        for a in 0..heads {
+            // The last head alone has a query.
+            let p = softmax(&match a + 1 == heads {
+                true => scores,
+                false => [0.0; 21],
+            });
+            for (c, p) in p.iter().enumerate() {
+                want[a * latent + c] = Want::Near(*p, 0.001);
+            }
+        }
+        let operands = [
+            inputs.operand(),
+            activations(&q),
+            activations(&cache),
+            Operation::Out(want.len()),
+        ];
+        check_all(OpKind::AttendLatent, DType::F32, params, &operands, &[want]);
     }
 }
 

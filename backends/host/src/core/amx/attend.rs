@@ -2,8 +2,8 @@
 //! it.
 //!
 //! Queries, cache and probabilities are numbers of 8 bits each, added up: three, all that a float
-//! holds, or two where products may be rounded. Of their products those that count less than the
-//! last bit are left out. A line holds numbers of two registers side by side: columns `j` and `j +
+//! holds, or two where products may be rounded. Of their products those that count least are left
+//! out: of a product 2^-21 at most and 2^-23 on average, of a rounded one 2^-14 and 2^-16. A line holds numbers of two registers side by side: columns `j` and `j +
 //! 16` of a row, or rows `j` and `j + 16` of a column, the same for both factors.
 //!
 //! What comes from the cache is taken apart a few columns at a time, while those before are
@@ -209,7 +209,8 @@ unsafe fn put_apart<const P: usize>(from: [*const f32; 2], to: *mut Line) {
     }
 }
 
-/// Products of all positions with all queries: of each sixteen queries a line for each position.
+/// Products of all positions with all queries: of each sixteen queries a line for each position, and
+/// something for those that are not there.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn score<const P: usize>(
     tiles: &Tiles,
@@ -218,9 +219,6 @@ fn score<const P: usize>(
     scores: &mut [Line],
 ) {
     let steps = keys.width / COLUMNS;
-    if keys.count < POSITIONS {
-        chunks.fill(Line::default());
-    }
     let mut multiply = |first: usize, chunk: &[Line]| {
         let some = CHUNK.min(steps - first);
         let each = scores.chunks_exact_mut(POSITIONS);
@@ -377,11 +375,11 @@ fn mix<const P: usize>(
 /// 64 values from value `first` on of all positions as tiles.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn put_values<const P: usize>(keys: &Keys<'_>, first: usize, steps: usize, chunk: &mut [Line]) {
-    static NONE: [f32; VALUES] = [0.0; VALUES];
     assert!(chunk.len() >= steps * streamed(P));
-    let row = |position: usize| match position < keys.count {
-        true => keys.floats[position * keys.width + first..][..VALUES].as_ptr(),
-        false => NONE.as_ptr(),
+    let row = |position: usize| {
+        // Probabilities of positions that are not there are 0.
+        let position = position.min(keys.count - 1);
+        keys.floats[position * keys.width + first..][..VALUES].as_ptr()
     };
     for step in 0..steps {
         for j in 0..TILE {
