@@ -65,6 +65,12 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             linear(&*device, (&name, &filter), dtype, [rows, 1024, 1536])?;
         }
     }
+    attention(&*device, &filter)?;
+    steps(&*device, &filter)?;
+    Ok(())
+}
+
+fn attention(device: &dyn Device, filter: &str) -> Result<()> {
     for (rows, cached) in [
         (1, 4096),
         (1, 65536),
@@ -76,7 +82,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         (512, 2048),
     ] {
         for what in ["attend", "rough attend"] {
-            let attend = |op, heads| attend(&*device, (what, &filter), op, [rows, cached, heads]);
+            let attend = |op, heads| attend(device, (what, filter), op, [rows, cached, heads]);
             attend(OpKind::AttendLatent, 16)?;
             attend(OpKind::AttendExpanded, 16)?;
             if rows <= 4 {
@@ -85,7 +91,6 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             }
         }
     }
-    steps(&*device, &filter)?;
     Ok(())
 }
 
@@ -353,6 +358,16 @@ fn head(
     Ok(())
 }
 
+/// Inputs of `rows` rows, the last of `cached` positions of one sequence.
+fn last_rows(rows: u32, cached: u32, pages: u32) -> Vec<u32> {
+    let mut words = vec![rows; 8];
+    words.extend(vec![0; rows as usize]);
+    words.extend(cached - rows..cached);
+    words.extend(vec![0; 2 * rows as usize]);
+    words.extend(0..pages);
+    words
+}
+
 fn attend(
     device: &dyn Device,
     (what, filter): (&str, &str),
@@ -371,12 +386,7 @@ fn attend(
     let pages = cached.div_ceil(64);
     let expanded = op == OpKind::AttendExpanded;
     let mut bench = Bench::new(device);
-    let mut words = vec![rows; 8];
-    words.extend(vec![0; rows as usize]);
-    words.extend(cached - rows..cached);
-    words.extend(vec![0; 2 * rows as usize]);
-    words.extend(0..pages);
-    bench.inputs(&words)?;
+    bench.inputs(&last_rows(rows, cached, pages))?;
     let width = if expanded { nope + rope } else { latent + rope };
     bench.operand(u64::from(rows * heads * width) * 4, Access::Read)?;
     bench.operand(u64::from(pages * 64 * (latent + rope)) * 4, Access::Read)?;

@@ -9,6 +9,7 @@ mod attention;
 mod blocks;
 mod device;
 mod experts;
+mod latent;
 mod linear;
 mod pointwise;
 mod route;

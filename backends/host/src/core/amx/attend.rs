@@ -159,15 +159,15 @@ fn queries<'d, const P: usize>(q: Rows<'_>, digits: &'d mut Digits) -> Result<&'
         let mut loose = [[Line::default(); TILE]; P];
         for (i, to) in lines.chunks_exact_mut(held(P)).enumerate() {
             let (block, step) = (i / steps, i % steps);
-            for r in 0..TILE {
-                let from: &[f32] = match block * TILE + r < q.count {
-                    true => &q.row(block * TILE + r)[step * COLUMNS..],
+            for line in 0..TILE {
+                let from: &[f32] = match block * TILE + line < q.count {
+                    true => &q.row(block * TILE + line)[step * COLUMNS..],
                     false => &[],
                 };
                 // SAFETY: this function has the instruction set.
                 let pair = unsafe { [sixteen(from, 0), sixteen(from, TILE)] };
-                for (piece, line) in taken_apart::<P>(pair).into_iter().enumerate() {
-                    put(&mut loose[piece][r], line);
+                for (loose, piece) in loose.iter_mut().zip(taken_apart::<P>(pair)) {
+                    put(&mut loose[line], piece);
                 }
             }
             for (loose, to) in loose.iter().zip(to.chunks_exact_mut(TILE)) {
