@@ -131,7 +131,7 @@ impl Planner<'_> {
     }
 
     fn forecast(&self, work: &OneToken, bandwidth: Measured, batch: u32, depth: u32) -> Decoding {
-        let reach = Reach::of(&self.info);
+        let reach = Reach::of(self.info);
         let (weight_bytes, experts) = self.weights.read_by(&self.model.config, batch);
         let sequences = u64::from(batch);
         let cache_bytes = sequences * work.cache.at(depth);
