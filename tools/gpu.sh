@@ -34,9 +34,10 @@ if [ "${1:-}" = --pack ]; then
     exit
 fi
 
-profile=v3-full config=models/fixtures/configs/v3_layer.json prompt=4096
+configs=models/fixtures/configs
+profile=v3-full config=$configs/v3_layer.json prompt=4096 stack=$configs/deepseek_v3.json together=32,128
 if [ "${1:-}" = --small ]; then
-    profile=core config=models/fixtures/configs/v3_narrow.json prompt=64
+    profile=core config=$configs/v3_narrow.json prompt=64 stack=$config together=2,4
     shift
 fi
 export NODEVICE_SELECT=1
@@ -90,7 +91,18 @@ bench layer-fp8-activations --dummy-weights $config --device "$all" --kernels --
 bench layer-without-matrix-units --dummy-weights $config --device "${all%,wgpu}" --kernels --depth 0 \
     --repeat 5 --prefill $prompt --chunk $prompt --decode 64 \
     --without cooperative-matrix,cooperative-bf16,cooperative-e4m3,cooperative-int8,mma-sync,mfma,wmma,wmma-12
-bench submits --dummy-weights models/fixtures/configs/v3_narrow.json --device "$all" \
+bench layer-together --dummy-weights $config --device "$all" --depth 128 --prefill 0 --decode 32 \
+    --repeat 3 --batch $together
+# As many of V3's layers as fit the first GPU: three are dense, each other takes 11.6 GB, and 20 GB
+# are for what is no layer and for drafts.
+layers=$("$hadal" devices --json | python3 -c '
+import json, sys
+found = {b["backend"]: b.get("devices") or [] for b in json.load(sys.stdin)["backends"]}
+memory = found[sys.argv[1]][0].get("memory_bytes") or 0
+print(max(4, min(61, 3 + int((memory - 20e9) // 11.6e9))))' "${gpus%% *}")
+bench stack --dummy-weights $stack --layers "$layers" --device "${gpus%% *}" --depth 0,4096 \
+    --prefill 0 --decode 64 --repeat 3
+bench submits --dummy-weights $configs/v3_narrow.json --device "$all" \
     --depth 0 --prefill 0 --decode 64
 bench tiny --device "$all,host"
 note "results are in $folder"
