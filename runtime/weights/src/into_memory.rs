@@ -14,6 +14,10 @@
 //! memory is then the process's own, which the system cannot take back as it can a file's, so
 //! this is done only where there is room for twice the file.
 //!
+//! **Several sockets.** Each has memory of its own, and pages come from that of the thread that touches
+//! them first, which is the one that reads ahead and copies: what one socket's memory gives would be
+//! all. The thread takes pages from all of them in turn. (Not measured: for want of such a machine.)
+//!
 //! With `map.rs` and `lost_pages.rs` the unsafe code of this crate. Linux alone can do it.
 
 use std::sync::Arc;
@@ -76,6 +80,7 @@ pub fn move_into_memory(shards: &[Shard]) -> Option<Moving> {
         .spawn(move || {
             let begun = Instant::now();
             let go_on = || !stopped.load(Ordering::Relaxed);
+            sys::take_turns(&sys::memories());
             read_ahead(&files, &go_on);
             if !enlarges {
                 return;
@@ -115,6 +120,14 @@ mod sys {
 
     pub(super) fn give_way() {}
 
+    pub(super) fn memories() -> Vec<u64> {
+        Vec::new()
+    }
+
+    pub(super) fn take_turns(_: &[u64]) -> bool {
+        false
+    }
+
     pub(super) fn relocate(_: &Mapped, _: &dyn Fn() -> bool) -> std::io::Result<()> {
         Ok(())
     }
@@ -138,6 +151,51 @@ mod sys {
     pub(super) fn offers_large_pages() -> bool {
         let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
         setting.is_ok_and(|it| it.contains("[madvise]") || it.contains("[always]"))
+    }
+
+    /// Numbers of the sockets' memories that there are, as bits.
+    pub(super) fn memories() -> Vec<u64> {
+        let list = std::fs::read_to_string("/sys/devices/system/node/has_memory");
+        list.map_or(Vec::new(), |list| bits(&list))
+    }
+
+    /// The numbers of a list like `0-1,4` as bits.
+    pub(super) fn bits(list: &str) -> Vec<u64> {
+        let mut words = Vec::new();
+        for range in list.trim().split(',') {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let (Ok(first), Ok(last)) = (first.parse::<usize>(), last.parse::<usize>()) else {
+                continue;
+            };
+            // More than the system can have.
+            for number in first..=last.min(4095) {
+                words.resize(words.len().max(number / 64 + 1), 0);
+                words[number / 64] |= 1 << (number % 64);
+            }
+        }
+        words
+    }
+
+    /// Lets the calling thread take pages from these memories in turn, if there are several; false if
+    /// the system leaves it as it was.
+    pub(super) fn take_turns(memories: &[u64]) -> bool {
+        let count: u32 = memories.iter().map(|word| word.count_ones()).sum();
+        count > 1 && interleave(memories)
+    }
+
+    pub(super) fn interleave(memories: &[u64]) -> bool {
+        const MPOL_INTERLEAVE: libc::c_int = 3;
+        // One more than there are bits, as the system counts.
+        let bits = memories.len() * 64 + 1;
+        // SAFETY: so many bits are read; what the call changes is where this thread's pages come from.
+        unsafe {
+            libc::syscall(
+                libc::SYS_set_mempolicy,
+                MPOL_INTERLEAVE,
+                memories.as_ptr(),
+                bits,
+            ) == 0
+        }
     }
 
     /// Leaves the calling thread a tenth of what others take: an answer may be under way.
@@ -316,6 +374,48 @@ mod tests {
         let moved = (middle - bytes.as_ptr() as usize) / 8 * 8;
         let eight = bytes[moved..][..8].try_into().unwrap();
         assert_eq!(u64::from_le_bytes(eight), word(moved / 8));
+    }
+
+    #[test]
+    fn lists_of_memories_are_read_and_one_alone_is_left_alone() {
+        assert_eq!(sys::bits("0\n"), [1]);
+        assert_eq!(sys::bits("0-1\n"), [3]);
+        assert_eq!(sys::bits("0,2-3,65\n"), [0b1101, 2]);
+        assert_eq!(sys::bits("\n"), [0u64; 0]);
+        assert_eq!(sys::bits("a-b,7"), [128]);
+        assert!(!sys::take_turns(&[1]));
+        assert!(!sys::take_turns(&[]));
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_thread_takes_pages_from_the_memories_it_is_told() {
+        let memories = sys::memories();
+        let asked = memories.clone();
+        // The policy is the thread's, and ends with it.
+        let found = std::thread::spawn(move || {
+            let done = sys::interleave(&asked);
+            let (mut policy, mut words) = (0 as libc::c_int, vec![0u64; 64]);
+            // SAFETY: so many bits are written, and a number.
+            let told = unsafe {
+                libc::syscall(
+                    libc::SYS_get_mempolicy,
+                    &raw mut policy,
+                    words.as_mut_ptr(),
+                    words.len() * 64,
+                    0usize,
+                    0usize,
+                )
+            };
+            (done, told == 0, policy, words)
+        });
+        let (done, told, policy, words) = found.join().unwrap();
+        if memories.is_empty() || !told {
+            println!("NOT RUN: the system tells of no memories of sockets");
+            return;
+        }
+        assert!(done);
+        assert_eq!((policy, &words[..memories.len()]), (3, &memories[..]));
     }
 
     #[test]
