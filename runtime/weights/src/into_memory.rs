@@ -304,7 +304,8 @@ mod sys {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use std::io::Write;
     use std::sync::atomic::AtomicU64;
@@ -411,7 +412,9 @@ mod tests {
         });
         let (done, told, policy, words) = found.join().unwrap();
         if memories.is_empty() || !told {
-            println!("NOT RUN: the system tells of no memories of sockets");
+            eprintln!(
+                "NOT RUN: a_thread_takes_pages_from_the_memories_it_is_told, the system tells of no memories of sockets"
+            );
             return;
         }
         assert!(done);
