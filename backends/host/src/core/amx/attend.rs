@@ -3,11 +3,14 @@
 //!
 //! Queries, cache and probabilities are numbers of 8 bits each, added up: three, all that a float
 //! holds, or two where products may be rounded. Of their products those that count least are left
-//! out: of a product 2^-21 at most and 2^-23 on average, of a rounded one 2^-14 and 2^-16. A line holds numbers of two registers side by side: columns `j` and `j +
-//! 16` of a row, or rows `j` and `j + 16` of a column, the same for both factors.
+//! out: of a product 2^-21 at most and 2^-23 on average, of a rounded one 2^-14 and 2^-16. A line
+//! holds numbers of two registers side by side: columns `j` and `j + 16` of a row, or rows `j` and
+//! `j + 16` of a column, the same for both factors.
 //!
 //! What comes from the cache is taken apart a few columns at a time, while those before are
-//! multiplied: what is stored is loaded as a tile much later, and in a first-level cache still.
+//! multiplied: what is stored is loaded as a tile much later, and in a first-level cache still. The
+//! next page is asked for all the while, half of it along with the keys: otherwise the memory has
+//! nothing to do while values are multiplied.
 //!
 //! An infinity becomes no number.
 
@@ -247,7 +250,7 @@ fn score<const P: usize>(
     multiply((steps - 1) / CHUNK * CHUNK, before);
 }
 
-/// Steps of the keys of all positions as tiles.
+/// Steps of the keys of all positions as tiles; a line of the next page is asked for along with each.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn put_keys<const P: usize>(keys: &Keys<'_>, first: usize, steps: usize, chunk: &mut [Line]) {
     assert!(chunk.len() >= steps * streamed(P) && (first + steps) * COLUMNS <= keys.width);
@@ -344,6 +347,8 @@ fn mix<const P: usize>(
     const { assert!(POSITION_STEPS <= CHUNK) };
     let steps = keys.count.div_ceil(COLUMNS);
     let width = online.width;
+    // Of a page's `4 * keys.width` lines half, in `width / 2` rows of tiles.
+    let asked = (4 * keys.width).div_ceil(width);
     let mut multiply = |first: usize, chunk: &[Line]| {
         let each = online.mixed.chunks_exact_mut(TILE * width);
         for (mixed, weights) in each.zip(weights.chunks_exact(POSITION_STEPS * held(P))) {
@@ -363,7 +368,7 @@ fn mix<const P: usize>(
     };
     let (mut chunk, mut before) = chunks.split_at_mut(CHUNK * streamed(P));
     for first in (0..width).step_by(VALUES) {
-        put_values::<P>(keys, first, steps, chunk);
+        put_values::<P>(keys, first, (steps, asked), chunk);
         if first > 0 {
             multiply(first - VALUES, before);
         }
@@ -372,9 +377,15 @@ fn mix<const P: usize>(
     multiply(width - VALUES, before);
 }
 
-/// 64 values from value `first` on of all positions as tiles.
+/// 64 values from value `first` on of all positions as tiles; `asked` lines of the next page are asked
+/// for along with each row.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn put_values<const P: usize>(keys: &Keys<'_>, first: usize, steps: usize, chunk: &mut [Line]) {
+fn put_values<const P: usize>(
+    keys: &Keys<'_>,
+    first: usize,
+    (steps, asked): (usize, usize),
+    chunk: &mut [Line],
+) {
     assert!(chunk.len() >= steps * streamed(P));
     let row = |position: usize| {
         // Probabilities of positions that are not there are 0.
@@ -393,7 +404,7 @@ fn put_values<const P: usize>(keys: &Keys<'_>, first: usize, steps: usize, chunk
                     put_apart::<P>(from, to.add(tile * held(P)));
                 }
             }
-            keys.ask(5);
+            keys.ask(asked);
         }
     }
 }
