@@ -70,8 +70,14 @@ pub enum QuantizeError {
         why: String,
     },
     /// The file that was written is not what it should be.
-    #[error("the file that was written is wrong: {0}; it stays under its unfinished name")]
+    #[error(
+        "the file that was written is wrong: {0}; it stays under its unfinished name, and the same \
+         command begins anew"
+    )]
     Verify(String),
+    /// Another run writes the same file.
+    #[error("{0} is being written by another run; wait for its end, or name another file")]
+    Busy(PathBuf),
     /// The person stopped it. What is written stays.
     #[error("interrupted; the same command goes on where it stopped")]
     Cancelled,

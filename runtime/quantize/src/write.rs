@@ -4,7 +4,7 @@
 //! The file lies under `NAME.part` until it is whole and verified. Tensors are written in
 //! order; whenever a good deal of them is on the disk, the state beside it says so.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -88,9 +88,15 @@ pub fn quantize(
     watch: &mut Watch<'_>,
 ) -> Result<Written> {
     let part = part_path(path);
+    let _held = hold(&part)?;
     let mut written = write(plan, metadata, source, importance, &part, options, watch)?;
     if options.verify {
-        written.compared = verify(plan, source, &part, options.threads, watch)?;
+        let compared = verify(plan, source, &part, options.threads, watch);
+        if matches!(compared, Err(QuantizeError::Verify(_))) {
+            // What is wrong is not gone on with; without its state the file begins anew.
+            let _ = std::fs::remove_file(state::state_path(&part));
+        }
+        written.compared = compared?;
     }
     std::fs::rename(&part, path).map_err(QuantizeError::io(path))?;
     // The name is as lasting as the data only once its folder is.
@@ -103,6 +109,23 @@ pub fn quantize(
     match std::fs::remove_file(&state) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(QuantizeError::io(&state)(error)),
         _ => Ok(written),
+    }
+}
+
+/// Keeps other runs from an unfinished file as long as what is returned lives.
+fn hold(part: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(false);
+    let file = options.open(part).map_err(QuantizeError::io(part))?;
+    // Locks of Windows would keep out this run's other handles, too.
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(QuantizeError::Busy(part.to_path_buf())),
+        _ if cfg!(windows) => file
+            .unlock()
+            .map(|()| file)
+            .map_err(QuantizeError::io(part)),
+        // Some file systems have no locks.
+        _ => Ok(file),
     }
 }
 

@@ -167,6 +167,36 @@ fn a_full_disk_keeps_what_is_whole_and_the_same_command_goes_on() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
+#[test]
+fn what_was_damaged_before_it_was_whole_is_found_and_begun_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = within(folder.path(), "small.gguf");
+    let args = ["quantize", "--recipe", "Q8_0", "--json", &out];
+    let full = hadal(&[&args[..], &["--disk-full-after", "4000000"]].concat());
+    full.fails(1, &["tensors are kept"]);
+    let part = format!("{out}.part");
+    let mut bytes = std::fs::read(&part).unwrap();
+    let end = bytes.len();
+    // Numbers, but small ones.
+    bytes[end - 200_000..].fill(0x11);
+    std::fs::write(&part, bytes).unwrap();
+    hadal(&args).fails(1, &["differs from its source", "begins anew"]);
+    assert!(!Path::new(&out).exists());
+    assert_eq!(hadal(&args).json()["resumed_tensors"], 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn two_runs_do_not_write_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = within(folder.path(), "small.gguf");
+    let part = std::fs::File::create(format!("{out}.part")).unwrap();
+    part.lock().unwrap();
+    hadal(&["quantize", &out]).fails(1, &["small.gguf.part", "being written by another run"]);
+    part.unlock().unwrap();
+    assert_eq!(hadal(&["quantize", "--json", &out]).code, 0);
+}
+
 /// Less memory of its own than one layer's experts take: weights go through it in pieces.
 #[cfg(target_os = "linux")]
 #[test]

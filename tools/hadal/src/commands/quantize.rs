@@ -34,6 +34,8 @@ use crate::open;
     Recipes: F16 BF16 Q8_0 Q6_K Q5_1 Q5_0 Q5_K_M Q5_K_S Q4_1 Q4_0 Q4_K_M Q4_K_S IQ4_NL IQ4_XS\n\
     Q3_K_L Q3_K_M Q3_K_S IQ3_S IQ3_M IQ3_XXS Q2_K IQ2_M IQ2_S IQ2_XS IQ2_XXS IQ1_M IQ1_S\n\
     TQ2_0 TQ1_0. Formats: f32, f16, bf16 and those of blocks, as q4_k or iq2_xxs.\n\n\
+    A model to quantise is a folder of safetensors files, or the one inside this program; a GGUF\n\
+    file is refused, whatever --model says.\n\n\
     Until the file is whole it is called OUT.part; what was interrupted goes on there when the\n\
     same command runs again. A file OUT that is there already is only replaced with --force. Memory is bounded, whatever the size of the model.")]
 pub struct QuantizeArgs {
