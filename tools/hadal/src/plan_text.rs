@@ -53,7 +53,9 @@ pub fn help(plan: &Plan) -> String {
             bits,
             weight_bytes,
         } => format!(
-            "`hadal quantize --recipe {format}` makes a file of {} ({bits} bits a weight), which fits",
+            "`hadal quantize --recipe {format}`{} makes a file of {} ({bits} bits a weight) of the safetensors checkpoint, which fits",
+            // Fewer bits predict badly without.
+            if *bits < 3.0 { " with --imatrix" } else { "" },
             figures::bytes(*weight_bytes)
         ),
         Nearest::Budget { memory, bytes } => format!(
