@@ -155,11 +155,12 @@ pub(super) fn attend_part<C: Core>(
     let part = p.row_first as usize + group[2] as usize;
     for row in args.row_block(group[1])? {
         let positions = block.cache.steps.position(row)? + 1;
-        let first = part.saturating_mul(part_length(args, positions)?);
+        let length = part_length(args, positions)?;
+        let first = part.saturating_mul(length);
         if first >= positions {
             continue;
         }
-        let end = positions.min(first + part_length(args, positions)?);
+        let end = positions.min(first + length);
         let online = block.attend::<C>(row, first..end, scratch)?;
         for (index, head) in block.heads.clone().enumerate() {
             let to = at(p.y_offset, row, p.y_stride) + at(0, head, p.y_head_stride);

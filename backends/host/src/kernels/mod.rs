@@ -60,9 +60,19 @@ fn at(offset: u32, row: usize, stride: u32) -> usize {
 
 /// A kernel without weights.
 const fn plain(name: &'static str, operands: usize, run: HostFn) -> HostKernel {
+    weightless(name, Features::HOST, operands, run)
+}
+
+/// The same, for an instruction set.
+const fn weightless(
+    name: &'static str,
+    needs: Features,
+    operands: usize,
+    run: HostFn,
+) -> HostKernel {
     HostKernel {
         name,
-        needs: Features::HOST,
+        needs,
         operands,
         optional: 0,
         run,
@@ -146,38 +156,30 @@ macro_rules! special_products {
 macro_rules! core_plain {
     ($suffix:literal, $needs:expr, $core:ty) => {
         &[
-            HostKernel {
-                needs: $needs,
-                ..plain(
-                    concat!("host_attend_latent", $suffix),
-                    4,
-                    latent::attend_latent::<$core>,
-                )
-            },
-            HostKernel {
-                needs: $needs,
-                ..plain(
-                    concat!("host_attend_part", $suffix),
-                    5,
-                    latent::attend_part::<$core>,
-                )
-            },
-            HostKernel {
-                needs: $needs,
-                ..plain(
-                    concat!("host_attend_merge", $suffix),
-                    4,
-                    latent::attend_merge::<$core>,
-                )
-            },
-            HostKernel {
-                needs: $needs,
-                ..plain(
-                    concat!("host_swiglu", $suffix),
-                    4,
-                    pointwise::swiglu::<$core>,
-                )
-            },
+            weightless(
+                concat!("host_attend_latent", $suffix),
+                $needs,
+                4,
+                latent::attend_latent::<$core>,
+            ),
+            weightless(
+                concat!("host_attend_part", $suffix),
+                $needs,
+                5,
+                latent::attend_part::<$core>,
+            ),
+            weightless(
+                concat!("host_attend_merge", $suffix),
+                $needs,
+                4,
+                latent::attend_merge::<$core>,
+            ),
+            weightless(
+                concat!("host_swiglu", $suffix),
+                $needs,
+                4,
+                pointwise::swiglu::<$core>,
+            ),
         ]
     };
 }
@@ -199,14 +201,13 @@ const KERNELS: &[&[HostKernel]] = &[
     },
     #[cfg(target_arch = "x86_64")]
     &[
-        HostKernel {
-            needs: AMX,
-            ..plain("host_attend_latent_amx", 4, latent::attend_latent::<Amx>)
-        },
-        HostKernel {
-            needs: AMX,
-            ..plain("host_attend_part_amx", 5, latent::attend_part::<Amx>)
-        },
+        weightless(
+            "host_attend_latent_amx",
+            AMX,
+            4,
+            latent::attend_latent::<Amx>,
+        ),
+        weightless("host_attend_part_amx", AMX, 5, latent::attend_part::<Amx>),
     ],
     #[cfg(target_arch = "x86_64")]
     formats! { "_avx512vnni", Features::AVX512_VNNI, Avx512Vnni;

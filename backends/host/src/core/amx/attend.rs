@@ -24,9 +24,8 @@ use super::held::{AT_ONCE, Product};
 use super::tiles::{COLUMNS, TILE, Tiles};
 use crate::args::Fault;
 use crate::core::avx512::{powers, transpose};
-use crate::core::avx512_pairs::sixteen;
 use crate::core::digits::{Digits, Layout, Line};
-use crate::core::{Online, Panel};
+use crate::core::{Avx512, Core, Online, Panel};
 use crate::weight::{F32, Matrix, Rows};
 
 /// Positions taken at once: a page.
@@ -162,16 +161,12 @@ fn queries<'d, const P: usize>(q: Rows<'_>, digits: &'d mut Digits) -> Result<&'
         let mut loose = [[Line::default(); TILE]; P];
         for (i, to) in lines.chunks_exact_mut(held(P)).enumerate() {
             let (block, step) = (i / steps, i % steps);
-            for line in 0..TILE {
-                let from: &[f32] = match block * TILE + line < q.count {
-                    true => &q.row(block * TILE + line)[step * COLUMNS..],
-                    false => &[],
-                };
-                // SAFETY: this function has the instruction set.
-                let pair = unsafe { [sixteen(from, 0), sixteen(from, TILE)] };
-                for (loose, piece) in loose.iter_mut().zip(taken_apart::<P>(pair)) {
-                    put(&mut loose[line], piece);
-                }
+            // Queries that are none keep what was there: their sums may be anything.
+            for line in 0..TILE.min(q.count - block * TILE) {
+                let from = q.row(block * TILE + line)[step * COLUMNS..][..COLUMNS].as_ptr();
+                let to = loose.as_flattened_mut()[line..].as_mut_ptr();
+                // SAFETY: 32 floats, and a tile for each piece.
+                unsafe { put_apart::<P>([from, from.add(TILE)], to) };
             }
             for (loose, to) in loose.iter().zip(to.chunks_exact_mut(TILE)) {
                 // SAFETY: sixteen lines are read and as many written.
@@ -310,9 +305,7 @@ fn weigh(scores: &mut [Line], count: usize, scale: f32, online: &mut Online<'_>,
     let mixed = online.mixed.chunks_exact_mut(online.width);
     for (mixed, factor) in mixed.skip(queries.start).zip(factors) {
         if factor != 1.0 {
-            for value in mixed {
-                *value *= factor;
-            }
+            Avx512::scale(mixed, factor);
         }
     }
 }
@@ -328,10 +321,9 @@ fn put_weights<const P: usize>(scores: &[Line], weights: &mut [Line]) {
             unsafe { transpose(scores.as_ptr(), 1, turned.as_mut_ptr()) };
         }
         for query in 0..TILE {
-            let pair = [0, 1].map(|half: usize| floats(&turned[half][query]));
-            for (piece, line) in taken_apart::<P>(pair).into_iter().enumerate() {
-                put(&mut to[piece * TILE + query], line);
-            }
+            let from = [0, 1].map(|half: usize| turned[half][query].0.as_ptr().cast());
+            // SAFETY: sixteen floats each, and a tile for each piece.
+            unsafe { put_apart::<P>(from, to[query..].as_mut_ptr()) };
         }
     }
 }
