@@ -30,7 +30,7 @@ pub use recipe::{Choice, RECIPES, Recipe, Role};
 pub use rows::Matrix;
 pub use text::TextFiles;
 pub use verify::{Compared, verify};
-pub use write::{Options, Progress, Stage, Watch, Written, part_path, quantize, write};
+pub use write::{Options, Progress, Stage, Watch, Written, part_path, quantize};
 
 /// Result of everything in this crate.
 pub type Result<T> = std::result::Result<T, QuantizeError>;

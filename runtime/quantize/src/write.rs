@@ -87,6 +87,9 @@ pub fn quantize(
     options: &Options,
     watch: &mut Watch<'_>,
 ) -> Result<Written> {
+    if let Some(importance) = importance {
+        importance.check(plan)?;
+    }
     let part = part_path(path);
     let _held = hold(&part)?;
     let mut written = write(plan, metadata, source, importance, &part, options, watch)?;
@@ -117,15 +120,11 @@ fn hold(part: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     let options = options.write(true).create(true).truncate(false);
     let file = options.open(part).map_err(QuantizeError::io(part))?;
-    // Locks of Windows would keep out this run's other handles, too.
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(QuantizeError::Busy(part.to_path_buf())),
-        _ if cfg!(windows) => file
-            .unlock()
-            .map(|()| file)
-            .map_err(QuantizeError::io(part)),
-        // Some file systems have no locks.
-        _ => Ok(file),
+    // Locks of Windows would keep out this run's other handles, too; some file systems have none.
+    let busy = !cfg!(windows) && matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+    match busy {
+        true => Err(QuantizeError::Busy(part.to_path_buf())),
+        false => Ok(file),
     }
 }
 
@@ -162,7 +161,7 @@ pub(crate) fn units(tensor: &Planned) -> impl Iterator<Item = Unit> {
 ///
 /// # Errors
 /// Those of [`quantize`].
-pub fn write(
+fn write(
     plan: &Plan,
     metadata: &[(String, Value)],
     source: &dyn TensorSource,
@@ -171,9 +170,6 @@ pub fn write(
     options: &Options,
     watch: &mut Watch<'_>,
 ) -> Result<Written> {
-    if let Some(importance) = importance {
-        importance.check(plan)?;
-    }
     let header = header(metadata, &plan.described());
     let fingerprint = state::fingerprint(&header, source, importance);
     let opened = open(plan, &header, part, fingerprint);
