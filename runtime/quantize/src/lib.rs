@@ -1,8 +1,8 @@
 //! From a checkpoint to a GGUF file.
 //!
 //! [`Choice`] says which format each kind of tensor takes, [`Plan`] lists the tensors of the
-//! file with their formats and places, [`write()`] streams them into it, [`verify()`] reads them
-//! back, and [`quantize`] does all of it. Memory is bounded by a few million values a thread,
+//! file with their formats and places, [`quantize`] streams them into it, and [`verify()`] reads
+//! them back. Memory is bounded by a few million values a thread,
 //! whatever the checkpoint's size. Knows no devices and never prints.
 #![forbid(unsafe_code)]
 
