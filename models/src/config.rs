@@ -139,12 +139,12 @@ impl Config {
         if text.len() as u64 > Config::MAX_JSON_BYTES {
             let found = format!("{} bytes long", text.len());
             return Err(ConfigError::new(
-                "(file)",
+                "",
                 &found,
                 "this is not the config.json of a model",
             ));
         }
-        let not_json = |why: String| ConfigError::new("(file)", &"not usable", why);
+        let not_json = |why: String| ConfigError::new("", &"not usable", why);
         let root: Value = serde_json::from_str(text)
             .map_err(|error| not_json(format!("it is not JSON ({error}); download it again")))?;
         let Value::Object(root) = root else {

@@ -177,7 +177,8 @@ fn starting_files() -> Fallible<Vec<(Vec<u8>, usize)>> {
         for recipe in ["Q8_0", "Q4_K_M"] {
             let plan = Plan::new(config, source, &Choice::new(recipe)?)?;
             // Some configurations cannot be said in a GGUF file.
-            let Ok(metadata) = metadata(config, "fuzz", *text, &plan) else {
+            let text = text.map_or(Ok(Vec::new()), |text| text.keys(config))?;
+            let Ok(metadata) = metadata(config, "fuzz", text, &plan) else {
                 continue;
             };
             let header = hadal_quantize::header(&metadata, &plan.described()).len();

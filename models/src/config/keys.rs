@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 /// A key of `config.json` that cannot be used, with the value found and what would do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The key, nested keys joined by dots: `rope_scaling.type`.
+    /// The key, nested keys joined by dots: `rope_scaling.type`; empty if it is the whole file.
     pub key: String,
     /// The value as JSON, shortened; `nothing` where the key is missing.
     pub found: String,
@@ -24,11 +24,14 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: `{}` is {}: {}",
-            self.origin, self.key, self.found, self.why
-        )
+        match self.key.as_str() {
+            "" => write!(f, "{} is {}: {}", self.origin, self.found, self.why),
+            key => write!(
+                f,
+                "{}: `{key}` is {}: {}",
+                self.origin, self.found, self.why
+            ),
+        }
     }
 }
 

@@ -252,8 +252,8 @@ fn gated(
     }
     let name = |part: &str| format!("model.layers.{layer}.mlp.experts.{expert}.{part}.weight");
     let (gate, up) = (
-        Matrix::of_rows(source, &name("gate_proj"))?,
-        Matrix::of_rows(source, &name("up_proj"))?,
+        Matrix::open(source, &name("gate_proj"))?,
+        Matrix::open(source, &name("up_proj"))?,
     );
     let mut weights = [vec![0f32; gate.columns], vec![0f32; up.columns]];
     for (column, square) in squares.iter_mut().enumerate() {

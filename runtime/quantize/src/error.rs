@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A checkpoint that did not become a GGUF file.
+/// A model that did not become a GGUF file.
 #[derive(Debug, thiserror::Error)]
 pub enum QuantizeError {
     /// The disk, or what the person may use of it, is full. What is written stays.
@@ -31,10 +31,10 @@ pub enum QuantizeError {
         /// What the system said.
         source: io::Error,
     },
-    /// The checkpoint.
+    /// The model's files.
     #[error(transparent)]
     Weights(#[from] hadal_weights::WeightsError),
-    /// A tensor of the checkpoint that cannot be quantised.
+    /// A tensor of the model that cannot be quantised.
     #[error("tensor {tensor}: {why}")]
     Tensor {
         /// The tensor.
@@ -43,7 +43,7 @@ pub enum QuantizeError {
         why: String,
     },
     /// Numbers that a format does not hold.
-    #[error("tensor {tensor}, from row {row} on: {source}; the checkpoint is damaged")]
+    #[error("tensor {tensor}, from row {row} on: {source}; the model is damaged")]
     Values {
         /// The tensor of the new file.
         tensor: String,
@@ -58,6 +58,9 @@ pub enum QuantizeError {
     /// A recipe, format or pattern that does not exist.
     #[error("{0}")]
     Choice(String),
+    /// A key of a GGUF file's text side that is none.
+    #[error("{0} of the GGUF file's metadata has a value that no tokenizer has")]
+    Key(String),
     /// A tokenizer that cannot be written.
     #[error("tokenizer.json: {0}")]
     Text(String),

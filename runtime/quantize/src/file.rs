@@ -14,6 +14,8 @@ pub const ALIGNMENT: u64 = 32;
 pub enum Value {
     /// A whole number.
     U32(u32),
+    /// A whole number with a sign.
+    I32(i32),
     /// A number.
     F32(f32),
     /// A flag.
@@ -24,6 +26,8 @@ pub enum Value {
     Texts(Vec<String>),
     /// A list of small numbers.
     Numbers(Vec<i32>),
+    /// A list of numbers.
+    Reals(Vec<f32>),
 }
 
 /// A tensor as the header describes it.
@@ -79,6 +83,10 @@ fn put(out: &mut Vec<u8>, value: &Value) {
             tag(4);
             out.extend(number.to_le_bytes());
         }
+        Value::I32(number) => {
+            tag(5);
+            out.extend(number.to_le_bytes());
+        }
         Value::F32(number) => {
             tag(6);
             out.extend(number.to_le_bytes());
@@ -100,6 +108,12 @@ fn put(out: &mut Vec<u8>, value: &Value) {
         Value::Numbers(list) => {
             tag(LIST);
             tag(5);
+            out.extend((list.len() as u64).to_le_bytes());
+            list.iter().for_each(|n| out.extend(n.to_le_bytes()));
+        }
+        Value::Reals(list) => {
+            tag(LIST);
+            tag(6);
             out.extend((list.len() as u64).to_le_bytes());
             list.iter().for_each(|n| out.extend(n.to_le_bytes()));
         }

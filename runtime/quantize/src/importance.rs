@@ -10,7 +10,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use hadal_device::DType;
-use hadal_weights::{Gguf, TensorSource};
+use hadal_weights::{Gguf, TensorSource, WeightsError};
 
 use crate::file::{Described, Value, header};
 use crate::plan::padded;
@@ -41,7 +41,14 @@ impl Importance {
     /// It is none, or damaged.
     pub fn open(path: &Path) -> Result<Importance> {
         let file = path.display().to_string();
-        let source = Gguf::open(path)?;
+        let none = |why| QuantizeError::Importance {
+            path: file.clone(),
+            why,
+        };
+        let source = match Gguf::open(path) {
+            Err(WeightsError::File { why, .. }) => return Err(none(why)),
+            opened => opened?,
+        };
         let mut tensors = BTreeMap::new();
         for name in source.names() {
             let Some(tensor) = name.strip_suffix(SUMS) else {
@@ -49,26 +56,27 @@ impl Importance {
             };
             let sums = Matrix::open(&source, name)?;
             let counts = Matrix::open(&source, &format!("{tensor}{COUNTS}"))?;
+            let mut counted = vec![0f32; counts.rows * counts.columns];
+            let rows = counted.chunks_mut(counts.columns.max(1));
+            rows.enumerate().for_each(|(row, to)| counts.row(row, to));
             let mut means = vec![0f32; sums.rows * sums.columns];
             for (slice, means) in means.chunks_mut(sums.columns.max(1)).enumerate() {
-                let last = (counts.rows * counts.columns).saturating_sub(1);
-                let at = slice.min(last);
-                let count = counts.value(at / counts.columns.max(1), at % counts.columns.max(1));
+                let count = counted.get(slice).or(counted.last());
+                let count = count.copied().unwrap_or_default();
                 sums.row(slice, means);
                 let is_seen = count > 0.0 && means.iter().any(|sum| *sum > 0.0);
                 let mean = |sum: f32| if is_seen { sum / count } else { 1.0 };
                 means.iter_mut().for_each(|sum| *sum = mean(*sum));
                 if means.iter().any(|mean| !mean.is_finite() || *mean < 0.0) {
                     let why = format!("{name} has a number that is no sum of squares");
-                    return Err(QuantizeError::Importance { path: file, why });
+                    return Err(none(why));
                 }
             }
             let columns = sums.columns;
             tensors.insert(tensor.to_string(), Columns { columns, means });
         }
         if tensors.is_empty() {
-            let why = "it has no tensors *.in_sum2".to_string();
-            return Err(QuantizeError::Importance { path: file, why });
+            return Err(none("it has no tensors *.in_sum2".to_string()));
         }
         Ok(Importance { file, tensors })
     }

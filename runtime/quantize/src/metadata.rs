@@ -11,21 +11,22 @@ use hadal_models::gguf;
 use hadal_weights::{FileType, GgufValue, Metadata, Shard, TensorInfo, TensorSource};
 
 use crate::file::{ALIGNMENT, Value};
-use crate::{Plan, QuantizeError, Result, TextFiles};
+use crate::{Plan, QuantizeError, Result};
 
 const ARCHITECTURE: &str = "deepseek2";
 
 /// Version of the block formats, which `general.quantization_version` names.
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// All keys of the file.
+/// All keys of the file; `text` are those of its text side ([`crate::TextFiles::keys`],
+/// [`crate::text_keys`]).
 ///
 /// # Errors
-/// A configuration that these keys cannot express, or a tokenizer that is none.
+/// A configuration that these keys cannot express.
 pub fn metadata(
     config: &Config,
     name: &str,
-    text: Option<&TextFiles>,
+    text: Vec<(String, Value)>,
     plan: &Plan,
 ) -> Result<Vec<(String, Value)>> {
     let mut list = List(Vec::new());
@@ -41,9 +42,7 @@ pub fn metadata(
     sizes(&mut list, config);
     experts(&mut list, config);
     rope(&mut list, config)?;
-    if let Some(text) = text {
-        text.put(config, &mut list.0)?;
-    }
+    list.0.extend(text);
     check(config, &list.0, plan)?;
     Ok(list.0)
 }
@@ -165,11 +164,12 @@ fn check(config: &Config, keys: &[(String, Value)], plan: &Plan) -> Result<()> {
 fn read(value: &Value) -> GgufValue {
     match value {
         Value::U32(number) => GgufValue::Unsigned((*number).into()),
+        Value::I32(number) => GgufValue::Signed((*number).into()),
         Value::F32(number) => GgufValue::Float((*number).into()),
         Value::Flag(flag) => GgufValue::Flag(*flag),
         Value::Text(text) => GgufValue::Text(text.clone()),
         // Long, and nothing of the configuration.
-        Value::Texts(_) | Value::Numbers(_) => GgufValue::List(Vec::new()),
+        Value::Texts(_) | Value::Numbers(_) | Value::Reals(_) => GgufValue::List(Vec::new()),
     }
 }
 

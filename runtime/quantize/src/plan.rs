@@ -16,7 +16,7 @@ use hadal_models::manifest::{ManifestTensor, mtp_copies, visit_manifest};
 use hadal_weights::{SCALE_SUFFIX, TensorSource};
 
 use crate::file::{ALIGNMENT, Described};
-use crate::recipe::fitting;
+use crate::recipe::{fits, fitting};
 use crate::rows::Matrix;
 use crate::{Choice, QuantizeError, Result, Role};
 
@@ -40,7 +40,9 @@ pub struct Planned {
     pub slices: Option<u64>,
     /// First byte within the data.
     pub offset: u64,
-    /// Bytes that its numbers take in the checkpoint; without one, in the published one.
+    /// The format it has in the source; without one, in the published checkpoint.
+    pub source_format: DType,
+    /// Bytes that its numbers take there.
     pub source_bytes: u64,
     from: From,
 }
@@ -118,21 +120,53 @@ impl Planned {
         let columns = self.columns as usize;
         let mut values = vec![0f32; count as usize * columns];
         let matrix = Matrix::open(source, &self.from.name(slice))?;
-        for (row, to) in (first..).zip(values.chunks_mut(columns)) {
-            match &self.from {
-                From::Whole(_) | From::Stack(_) => matrix.row(row as usize, to),
-                From::Heads(_, split) => {
-                    matrix.row((slice * split.head + split.first + row) as usize, to);
-                }
-                From::Transposed(_, split) => {
-                    let head = (slice * split.head + split.first) as usize;
-                    for (j, to) in to.iter_mut().enumerate() {
-                        *to = matrix.value(head + j, row as usize);
-                    }
+        if let From::Transposed(_, split) = &self.from {
+            let mut stored = vec![0f32; matrix.columns];
+            for j in 0..columns {
+                matrix.row((slice * split.head + split.first) as usize + j, &mut stored);
+                let taken = &stored[first as usize..][..count as usize];
+                for (row, value) in taken.iter().enumerate() {
+                    values[row * columns + j] = *value;
                 }
             }
+            return Ok(values);
+        }
+        let first = self.first_stored(slice, first);
+        for (row, to) in (first as usize..).zip(values.chunks_mut(columns)) {
+            matrix.row(row, to);
         }
         Ok(values)
+    }
+
+    /// The row of the source that row `row` of a slice is.
+    fn first_stored(&self, slice: u64, row: u64) -> u64 {
+        match &self.from {
+            From::Heads(_, split) => slice * split.head + split.first + row,
+            _ => row,
+        }
+    }
+
+    /// True if its blocks are those of the source: they are copied, not rounded again.
+    pub fn is_copied(&self) -> bool {
+        let turned = matches!(self.from, From::Transposed(..));
+        self.format.is_blocks() && self.format == self.source_format && !turned
+    }
+
+    /// Rows `first..first + count` of slice `slice` as the source has them, where it has them in
+    /// these blocks.
+    pub(crate) fn blocks<'s>(
+        &self,
+        source: &'s dyn TensorSource,
+        slice: u64,
+        first: u64,
+        count: u64,
+    ) -> Result<Option<&'s [u8]>> {
+        if !self.is_copied() {
+            return Ok(None);
+        }
+        let matrix = Matrix::open(source, &self.from.name(slice))?;
+        let rows = matrix.stored_rows(self.first_stored(slice, first), count);
+        Ok((matrix.format() == self.format).then_some(rows))
     }
 }
 
@@ -151,12 +185,14 @@ impl Plan {
     /// The tensors of a model in the formats of `choice`.
     ///
     /// # Errors
-    /// A tensor that is not there, or that is quantised already.
+    /// A tensor that is not there, or of a format that no weight has; a pattern that fits none.
     pub fn new(config: &Config, source: &dyn TensorSource, choice: &Choice) -> Result<Plan> {
         let mut plan = Plan::of(config, choice)?;
+        plan.check_patterns(choice)?;
         for tensor in &mut plan.tensors {
             let matrix = Matrix::open(source, &tensor.from.name(0))?;
             let values = (matrix.rows * matrix.columns) as u64;
+            tensor.source_format = matrix.format();
             let stored = u128::from(matrix.stored_bytes()) * u128::from(tensor.values());
             tensor.source_bytes = (stored / u128::from(values.max(1))) as u64;
         }
@@ -187,6 +223,26 @@ impl Plan {
             layers: config.all_layers(),
         };
         Ok(plan.with(choice))
+    }
+
+    /// Every pattern is for some tensor.
+    fn check_patterns(&self, choice: &Choice) -> Result<()> {
+        let chosen = self.tensors.iter().filter(|it| it.role != Role::Exact);
+        let names: Vec<&str> = chosen.map(|tensor| tensor.name.as_str()).collect();
+        let useless = |pattern: &&String| !names.iter().any(|name| fits(pattern, name));
+        match choice
+            .tensors
+            .iter()
+            .map(|(pattern, _)| pattern)
+            .find(useless)
+        {
+            None => Ok(()),
+            Some(pattern) => Err(QuantizeError::Choice(format!(
+                "no tensor whose format can be chosen is called {pattern}; names are like {}, and \
+                 norms, biases and routers stay f32",
+                names.get(names.len() / 2).unwrap_or(&"")
+            ))),
+        }
     }
 
     /// The same tensors in the formats of another choice.
@@ -280,34 +336,57 @@ impl Planner<'_> {
         self.push(tensor, format!("blk.{layer}.{gguf}"), experts, from);
     }
 
-    /// Keys transposed by head, then values.
+    /// Keys, each head's columns being those of its queries, then values. Of a GGUF file both may be
+    /// apart already.
     fn expansion(&mut self, tensor: &ManifestTensor, layer: &str) {
         let c = self.config;
         let (nope, value) = (u64::from(c.qk_nope_head_dim), u64::from(c.v_head_dim));
-        let head = nope + value;
+        let latent = u64::from(c.kv_lora_rank);
+        let split = |head, first| Split { head, first };
+        let (keys, values) = match c.split_kv_b {
+            true => {
+                let own = |part| tensor.name.replace("kv_b_proj", part);
+                (
+                    From::Heads(own("k_b_proj"), split(latent, 0)),
+                    From::Heads(own("v_b_proj"), split(value, 0)),
+                )
+            }
+            false => {
+                let (whole, head) = (|| tensor.name.clone(), nope + value);
+                (
+                    From::Transposed(whole(), split(head, 0)),
+                    From::Heads(whole(), split(head, nope)),
+                )
+            }
+        };
         let heads = Some(u64::from(c.num_attention_heads));
-        let name = &tensor.name;
-        let keys = From::Transposed(name.clone(), Split { head, first: 0 });
-        self.push(tensor, format!("blk.{layer}.attn_k_b.weight"), heads, keys);
-        let values = From::Heads(name.clone(), Split { head, first: nope });
-        self.push(
-            tensor,
-            format!("blk.{layer}.attn_v_b.weight"),
+        let name = |part| format!("blk.{layer}.{part}.weight");
+        self.add(tensor.dtype, name("attn_k_b"), [nope, latent], heads, keys);
+        self.add(
+            tensor.dtype,
+            name("attn_v_b"),
+            [latent, value],
             heads,
             values,
         );
     }
 
-    /// A tensor whose format and place are not chosen yet.
+    /// A tensor with the rows of the published one.
     fn push(&mut self, of: &ManifestTensor, name: String, slices: Option<u64>, from: From) {
-        let c = self.config;
         let row = of.shape.last().copied().unwrap_or(1);
-        let all = of.shape.iter().product::<u64>();
-        let (columns, rows) = match &from {
-            From::Whole(_) | From::Stack(_) => (row, all / row.max(1)),
-            From::Heads(..) => (row, u64::from(c.v_head_dim)),
-            From::Transposed(..) => (u64::from(c.qk_nope_head_dim), row),
-        };
+        let rows = of.shape.iter().product::<u64>() / row.max(1);
+        self.add(of.dtype, name, [row, rows], slices, from);
+    }
+
+    /// A tensor whose format and place are not chosen yet, of so many columns and rows a slice.
+    fn add(
+        &mut self,
+        published: DType,
+        name: String,
+        [columns, rows]: [u64; 2],
+        slices: Option<u64>,
+        from: From,
+    ) {
         let values = columns * rows * slices.unwrap_or(1);
         self.tensors.push(Planned {
             role: Role::of(&name),
@@ -317,7 +396,8 @@ impl Planner<'_> {
             rows,
             slices,
             offset: 0,
-            source_bytes: of.dtype.row_bytes(values),
+            source_format: published,
+            source_bytes: published.row_bytes(values),
             name,
             from,
         });

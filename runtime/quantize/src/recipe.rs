@@ -269,7 +269,7 @@ pub(crate) fn fitting(format: DType, columns: u64) -> DType {
 }
 
 /// Whether `name` is what the pattern says: `*` stands for any text, `?` for any one byte.
-fn fits(pattern: &str, name: &str) -> bool {
+pub(crate) fn fits(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut p, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

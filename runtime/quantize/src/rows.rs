@@ -1,4 +1,4 @@
-//! Rows of a checkpoint's tensors as `f32`, whatever they are stored as.
+//! Rows of a model's tensors as `f32`, whatever they are stored as.
 
 use std::sync::LazyLock;
 
@@ -29,28 +29,8 @@ impl<'s> Matrix<'s> {
     /// The tensor `name`.
     ///
     /// # Errors
-    /// It is not there, or of a format that is not quantised: one that is already.
+    /// It is not there, cut short, or of a format that no weight has.
     pub fn open(source: &'s dyn TensorSource, name: &str) -> Result<Matrix<'s>> {
-        let matrix = Matrix::of_rows(source, name)?;
-        if !matrix.dtype.is_blocks() {
-            return Ok(matrix);
-        }
-        let why = format!(
-            "it is {}, and f8e4m3, bf16, f16 and f32 can be quantised; take the checkpoint as it \
-             was published",
-            matrix.dtype
-        );
-        Err(QuantizeError::Tensor {
-            tensor: name.to_string(),
-            why,
-        })
-    }
-
-    /// The tensor `name`, also in a block format: of those only [`Matrix::row`] is for use.
-    ///
-    /// # Errors
-    /// It is not there, or of a format that no weight has.
-    pub(crate) fn of_rows(source: &'s dyn TensorSource, name: &str) -> Result<Matrix<'s>> {
         let bytes = source.bytes(name)?;
         let refuse = |why: String| QuantizeError::Tensor {
             tensor: name.to_string(),
@@ -93,6 +73,17 @@ impl<'s> Matrix<'s> {
         self.bytes.len() as u64
     }
 
+    /// Its number format.
+    pub(crate) fn format(&self) -> DType {
+        self.dtype
+    }
+
+    /// `count` rows from `first` on, as they are stored.
+    pub(crate) fn stored_rows(&self, first: u64, count: u64) -> &'s [u8] {
+        let size = self.dtype.row_bytes(self.columns as u64);
+        &self.bytes[(first * size) as usize..][..(count * size) as usize]
+    }
+
     fn scale(&self, row: usize, column: usize) -> f32 {
         let edge = SCALE_BLOCK as usize;
         let at = 4 * (row / edge * self.columns.div_ceil(edge) + column / edge);
@@ -133,19 +124,6 @@ impl<'s> Matrix<'s> {
                     *to = bf16::from_le_bytes(*code).to_f32();
                 }
             }
-        }
-    }
-
-    /// One value.
-    pub fn value(&self, row: usize, column: usize) -> f32 {
-        let size = self.dtype.block_bytes() as usize;
-        let code = &self.bytes[(row * self.columns + column) * size..];
-        match (self.dtype, code) {
-            (DType::F8E4M3, &[code, ..]) => E4M3[usize::from(code)] * self.scale(row, column),
-            (DType::F32, &[a, b, c, d, ..]) => f32::from_le_bytes([a, b, c, d]),
-            (DType::F16, &[a, b, ..]) => f16::from_le_bytes([a, b]).to_f32(),
-            (_, &[a, b, ..]) => bf16::from_le_bytes([a, b]).to_f32(),
-            _ => 0.0,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! How far an interrupted run came: a small file beside the unfinished one.
 //!
-//! Names how many tensors are whole and what they were made from. It is replaced only after
-//! the tensors that it counts are on the disk, so it never claims too much.
+//! Names what the file is made from, and of every tensor that is whole the sum of its bytes, by
+//! which reading back finds what is no longer as it was written. It is replaced only after the
+//! tensors that it counts are on the disk, so it never claims too much.
 
 use std::path::{Path, PathBuf};
 
@@ -10,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::{Importance, QuantizeError, Result};
 
-/// Largest state file; it has a few dozen bytes.
-const MAX_BYTES: u64 = 4096;
+/// Largest state file; it has a dozen bytes a tensor, of which the largest models have a thousand.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// Where the state of an unfinished file lies.
 pub(crate) fn state_path(part: &Path) -> PathBuf {
@@ -20,24 +21,28 @@ pub(crate) fn state_path(part: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Tensors that are whole in an unfinished file of the same header and sources; 0 where there
-/// is none.
-pub(crate) fn done(part: &Path, fingerprint: u64) -> usize {
+/// Sums of the tensors that are whole in an unfinished file of the same header and sources; none
+/// where there is no such file.
+pub(crate) fn done(part: &Path, fingerprint: u64) -> Vec<u32> {
     let text = hadal_weights::read_text(&state_path(part), MAX_BYTES);
     let state: Option<Value> = text.ok().and_then(|text| serde_json::from_str(&text).ok());
-    let Some(state) = state else { return 0 };
+    let Some(state) = state else {
+        return Vec::new();
+    };
     let same = state["made_from"].as_str() == Some(&format!("{fingerprint:016x}"));
-    let tensors = state["tensors"].as_u64().filter(|_| same);
-    tensors.unwrap_or(0) as usize
+    let sums = state["sums"].as_array().filter(|_| same);
+    let sum = |it: &Value| it.as_u64().and_then(|sum| sum.try_into().ok());
+    let sums = sums.and_then(|sums| sums.iter().map(sum).collect());
+    sums.unwrap_or_default()
 }
 
-/// Says that `tensors` tensors are whole.
-pub(crate) fn save(part: &Path, fingerprint: u64, tensors: usize) -> Result<()> {
+/// Says that the tensors of these sums are whole.
+pub(crate) fn save(part: &Path, fingerprint: u64, sums: &[u32]) -> Result<()> {
     let path = state_path(part);
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");
     let fresh = PathBuf::from(fresh);
-    let state = json!({"made_from": format!("{fingerprint:016x}"), "tensors": tensors});
+    let state = json!({"made_from": format!("{fingerprint:016x}"), "sums": sums});
     std::fs::write(&fresh, state.to_string())
         .and_then(|()| std::fs::rename(&fresh, &path))
         .map_err(QuantizeError::io(&path))

@@ -4,6 +4,7 @@
 //! the format; the whole tokenizer.json goes along, so that nothing is lost.
 
 use hadal_models::Config;
+use hadal_weights::{GgufValue, Metadata};
 use serde_json::Value as Json;
 
 use crate::file::Value;
@@ -32,16 +33,17 @@ const UNUSED: i32 = 5;
 const MAX_IDS: u64 = 1 << 22;
 
 impl TextFiles {
-    /// Adds the keys.
+    /// The keys of a model with this configuration.
     ///
     /// # Errors
     /// tokenizer.json is no byte-level BPE.
-    pub(crate) fn put(&self, config: &Config, to: &mut Vec<(String, Value)>) -> Result<()> {
+    pub fn keys(&self, config: &Config) -> Result<Vec<(String, Value)>> {
         let json: Json = serde_json::from_str(&self.tokenizer)
             .map_err(|error| QuantizeError::Text(error.to_string()))?;
         let (tokens, types) = tokens(&json, config.vocab_size)?;
         let merges = merges(&json)?;
-        let mut put = |key: &str, value| to.push((format!("tokenizer.{key}"), value));
+        let mut keys = Vec::new();
+        let mut put = |key: &str, value| keys.push((format!("tokenizer.{key}"), value));
         put("ggml.model", Value::Text("gpt2".into()));
         put("ggml.pre", Value::Text(rule(&json).into()));
         let padding = tokens.iter().position(|token| token.contains("pad▁"));
@@ -67,8 +69,52 @@ impl TextFiles {
             put("chat_template", Value::Text(template.clone()));
         }
         put("huggingface.json", Value::Text(self.tokenizer.clone()));
-        Ok(())
+        Ok(keys)
     }
+}
+
+/// The text side of a GGUF file, key by key.
+///
+/// # Errors
+/// A value of a type that no tokenizer has.
+pub fn text_keys(metadata: &Metadata) -> Result<Vec<(String, Value)>> {
+    let own = metadata
+        .0
+        .iter()
+        .filter(|(key, _)| key.starts_with("tokenizer."));
+    own.map(|(key, value)| match copied(value) {
+        Some(value) => Ok((key.clone(), value)),
+        None => Err(QuantizeError::Key(key.clone())),
+    })
+    .collect()
+}
+
+fn copied(value: &GgufValue) -> Option<Value> {
+    Some(match value {
+        GgufValue::Unsigned(number) => Value::U32((*number).try_into().ok()?),
+        GgufValue::Signed(number) => Value::I32((*number).try_into().ok()?),
+        GgufValue::Float(number) => Value::F32(*number as f32),
+        GgufValue::Flag(flag) => Value::Flag(*flag),
+        GgufValue::Text(text) => Value::Text(text.clone()),
+        GgufValue::List(list) => match list.first() {
+            Some(GgufValue::Text(_)) => {
+                let text = |it: &GgufValue| it.as_text().map(str::to_string);
+                Value::Texts(list.iter().map(text).collect::<Option<_>>()?)
+            }
+            Some(GgufValue::Float(_)) => {
+                let real = |it: &GgufValue| it.as_real().map(|real| real as f32);
+                Value::Reals(list.iter().map(real).collect::<Option<_>>()?)
+            }
+            _ => {
+                let number = |it: &GgufValue| match *it {
+                    GgufValue::Unsigned(number) => number.try_into().ok(),
+                    GgufValue::Signed(number) => number.try_into().ok(),
+                    _ => None,
+                };
+                Value::Numbers(list.iter().map(number).collect::<Option<_>>()?)
+            }
+        },
+    })
 }
 
 /// Every token by its id, one for each row of the embedding, and its type.

@@ -14,7 +14,7 @@ use hadal_device::DType;
 use hadal_weights::TensorSource;
 use half::{bf16, f16};
 
-use crate::file::{Value, header};
+use crate::file::{ALIGNMENT, Value, header};
 use crate::plan::padded;
 use crate::verify::{Compared, verify};
 use crate::{Importance, Plan, Planned, QuantizeError, Result, pool, state};
@@ -92,9 +92,9 @@ pub fn quantize(
     }
     let part = part_path(path);
     let _held = hold(&part)?;
-    let mut written = write(plan, metadata, source, importance, &part, options, watch)?;
+    let (mut written, sums) = write(plan, metadata, source, importance, &part, options, watch)?;
     if options.verify {
-        let compared = verify(plan, source, &part, options.threads, watch);
+        let compared = verify(plan, &sums, source, &part, options.threads, watch);
         if matches!(compared, Err(QuantizeError::Verify(_))) {
             // What is wrong is not gone on with; without its state the file begins anew.
             let _ = std::fs::remove_file(state::state_path(&part));
@@ -157,7 +157,8 @@ pub(crate) fn units(tensor: &Planned) -> impl Iterator<Item = Unit> {
     })
 }
 
-/// Streams all tensors into `part`; the file is whole and lasting afterwards.
+/// Streams all tensors into `part`; the file is whole and lasting afterwards. The sums are those of
+/// each tensor's bytes.
 ///
 /// # Errors
 /// Those of [`quantize`].
@@ -169,16 +170,18 @@ fn write(
     part: &Path,
     options: &Options,
     watch: &mut Watch<'_>,
-) -> Result<Written> {
+) -> Result<(Written, Vec<u32>)> {
     let header = header(metadata, &plan.described());
     let fingerprint = state::fingerprint(&header, source, importance);
     let opened = open(plan, &header, part, fingerprint);
-    let (file, resumed) = opened.map_err(|error| explained(error, plan, part, 0))?;
+    let (file, sums) = opened.map_err(|error| explained(error, plan, part, 0))?;
+    let resumed = sums.len();
     let mut writer = Writer {
         file,
         part,
         fingerprint,
-        whole: resumed,
+        sums,
+        sum: crc32fast::Hasher::new(),
         lasting: resumed,
         since: 0,
         room: options.disk_full_after,
@@ -186,15 +189,18 @@ fn write(
     let outcome = stream(plan, source, importance, options, &mut writer, watch);
     let outcome = outcome.and_then(|()| writer.keep());
     match outcome {
-        Ok(()) => Ok(Written {
-            bytes: header.len() as u64 + plan.bytes(),
-            resumed,
-            compared: Vec::new(),
-        }),
+        Ok(()) => {
+            let written = Written {
+                bytes: header.len() as u64 + plan.bytes(),
+                resumed,
+                compared: Vec::new(),
+            };
+            Ok((written, writer.sums))
+        }
         Err(error) => {
             // As much as can be kept; the first error is the one to tell. What was begun goes, so
             // that a full disk has room for the state.
-            let end = header.len() as u64 + end_of(plan, writer.whole);
+            let end = header.len() as u64 + end_of(plan, writer.sums.len());
             let _ = writer.file.set_len(end);
             let _ = writer.keep();
             Err(explained(error, plan, part, writer.lasting))
@@ -224,8 +230,8 @@ fn explained(error: QuantizeError, plan: &Plan, part: &Path, whole: usize) -> Qu
     }
 }
 
-/// The unfinished file, cut behind the tensors that are whole, and their number.
-fn open(plan: &Plan, header: &[u8], part: &Path, fingerprint: u64) -> Result<(File, usize)> {
+/// The unfinished file, cut behind the tensors that are whole, and their sums.
+fn open(plan: &Plan, header: &[u8], part: &Path, fingerprint: u64) -> Result<(File, Vec<u32>)> {
     let io = QuantizeError::io(part);
     let mut file = OpenOptions::new()
         .read(true)
@@ -234,21 +240,22 @@ fn open(plan: &Plan, header: &[u8], part: &Path, fingerprint: u64) -> Result<(Fi
         .truncate(false)
         .open(part)
         .map_err(&io)?;
-    let whole = state::done(part, fingerprint).min(plan.tensors.len());
-    let end = header.len() as u64 + end_of(plan, whole);
+    let mut sums = state::done(part, fingerprint);
+    sums.truncate(plan.tensors.len());
+    let end = header.len() as u64 + end_of(plan, sums.len());
     let length = file.metadata().map_err(&io)?.len();
     let mut there = vec![0; header.len()];
     let is_same =
-        whole > 0 && length >= end && file.read_exact(&mut there).is_ok() && there == header;
+        !sums.is_empty() && length >= end && file.read_exact(&mut there).is_ok() && there == header;
     if is_same {
         file.set_len(end).map_err(&io)?;
         file.seek(SeekFrom::Start(end)).map_err(&io)?;
-        return Ok((file, whole));
+        return Ok((file, sums));
     }
     file.set_len(0).map_err(&io)?;
     file.rewind().map_err(&io)?;
     file.write_all(header).map_err(&io)?;
-    Ok((file, 0))
+    Ok((file, Vec::new()))
 }
 
 /// Bytes of the first `whole` tensors.
@@ -261,8 +268,10 @@ struct Writer<'p> {
     file: File,
     part: &'p Path,
     fingerprint: u64,
-    /// Tensors that are written, and those that the state counts.
-    whole: usize,
+    /// Sums of the tensors that are written, and of the bytes of the next so far.
+    sums: Vec<u32>,
+    sum: crc32fast::Hasher,
+    /// Tensors that the state counts.
     lasting: usize,
     /// Bytes since the state was saved.
     since: u64,
@@ -283,14 +292,24 @@ impl Writer<'_> {
             }
         }
         self.since += bytes.len() as u64;
+        self.sum.update(bytes);
         outcome.map_err(QuantizeError::io(self.part))
     }
 
     /// Makes what is written lasting, then says so.
     fn keep(&mut self) -> Result<()> {
         self.file.sync_all().map_err(QuantizeError::io(self.part))?;
-        state::save(self.part, self.fingerprint, self.whole)?;
-        (self.lasting, self.since) = (self.whole, 0);
+        state::save(self.part, self.fingerprint, &self.sums)?;
+        (self.lasting, self.since) = (self.sums.len(), 0);
+        Ok(())
+    }
+
+    /// Ends a tensor of `bytes` bytes.
+    fn end(&mut self, bytes: u64) -> Result<()> {
+        let sum = std::mem::take(&mut self.sum);
+        self.sums.push(sum.finalize());
+        self.put(&[0; ALIGNMENT as usize][..(padded(bytes) - bytes) as usize])?;
+        self.sum.reset();
         Ok(())
     }
 }
@@ -304,9 +323,9 @@ fn stream(
     watch: &mut Watch<'_>,
 ) -> Result<()> {
     let total = plan.values();
-    let before = &plan.tensors[..writer.whole];
+    let (before, rest) = plan.tensors.split_at(writer.sums.len());
     let mut done: u64 = before.iter().map(Planned::values).sum();
-    for tensor in &plan.tensors[writer.whole..] {
+    for tensor in rest {
         let units: Vec<Unit> = units(tensor).collect();
         for wave in units.chunks(4 * options.threads.max(1)) {
             let progress = Progress {
@@ -325,9 +344,7 @@ fn stream(
             let rows: u64 = wave.iter().map(|unit| unit.count).sum();
             done += rows * tensor.columns;
         }
-        let bytes = tensor.bytes();
-        writer.put(&[0; 32][..(padded(bytes) - bytes) as usize])?;
-        writer.whole += 1;
+        writer.end(tensor.bytes())?;
         if writer.since >= LASTING_BYTES {
             writer.keep()?;
         }
@@ -342,6 +359,9 @@ fn encoded(
     importance: Option<&Importance>,
     unit: Unit,
 ) -> Result<Vec<u8>> {
+    if let Some(blocks) = tensor.blocks(source, unit.slice, unit.first, unit.count)? {
+        return Ok(blocks.to_vec());
+    }
     let values = tensor.read(source, unit.slice, unit.first, unit.count)?;
     let weights = importance.and_then(|all| all.of(&tensor.name, unit.slice));
     let mut bytes = vec![0; (unit.count * tensor.format.row_bytes(tensor.columns)) as usize];

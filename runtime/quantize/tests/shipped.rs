@@ -6,10 +6,10 @@ use std::path::Path;
 use hadal_device::DType;
 use hadal_models::Config;
 use hadal_quantize::{
-    Choice, Importance, Options, Plan, Progress, QuantizeError, RECIPES, Recipe, Summed, TextFiles,
-    Value, Written, part_path, quantize, write_importance,
+    Choice, Importance, Matrix, Options, Plan, Progress, QuantizeError, RECIPES, Recipe, Summed,
+    TextFiles, Value, Written, part_path, quantize, write_importance,
 };
-use hadal_weights::{Checkpoint, Gguf, TensorSource};
+use hadal_weights::{Checkpoint, Gguf, Renamed, TensorInfo, TensorSource};
 
 struct Shipped {
     config: Config,
@@ -40,7 +40,8 @@ impl Shipped {
             bos: Some(0),
             stops: vec![1],
         };
-        let metadata = hadal_quantize::metadata(&self.config, "tiny", Some(&text), &plan).unwrap();
+        let text = text.keys(&self.config).unwrap();
+        let metadata = hadal_quantize::metadata(&self.config, "tiny", text, &plan).unwrap();
         (plan, metadata)
     }
 
@@ -248,4 +249,111 @@ fn sizes_are_known_without_a_checkpoint() {
     assert_eq!(of, new);
     let other = Choice::new("Q8_0").unwrap();
     assert_eq!(of.with(&other), shipped.plan(&other).0);
+}
+
+/// A file as older programs wrote them: keys and values of the latent expansion in one tensor.
+fn old_file(shipped: &Shipped, path: &Path) -> Gguf {
+    let choice = Choice::new("Q8_0").unwrap();
+    let (plan, metadata) = shipped.plan(&choice);
+    let new = path.with_extension("new");
+    shipped
+        .run(&choice, None, &new, &options(None), &mut go_on)
+        .unwrap();
+    let new = Gguf::open(new).unwrap();
+    let (mut tensors, mut data) = (Vec::new(), Vec::new());
+    for mut tensor in plan.described() {
+        let mut bytes = new.bytes(&tensor.name).unwrap().to_vec();
+        if tensor.name.ends_with("attn_v_b.weight") {
+            continue;
+        }
+        if let Some(layer) = tensor.name.strip_suffix(".attn_k_b.weight") {
+            let layer = layer.trim_start_matches("blk.");
+            let whole = format!("model.layers.{layer}.self_attn.kv_b_proj.weight");
+            let whole = Matrix::open(&shipped.source, &whole).unwrap();
+            let mut values = vec![0f32; whole.rows * whole.columns];
+            let rows = values.chunks_mut(whole.columns);
+            rows.enumerate().for_each(|(row, to)| whole.row(row, to));
+            let size = DType::Q8_0.row_bytes(values.len() as u64) as usize;
+            bytes = vec![0; size];
+            hadal_blocks::encode(DType::Q8_0, &values, None, &mut bytes).unwrap();
+            tensor.name = format!("blk.{layer}.attn_kv_b.weight");
+            tensor.format = DType::Q8_0;
+            tensor.dims = vec![whole.columns as u64, whole.rows as u64];
+        }
+        tensor.offset = data.len() as u64;
+        data.extend(bytes);
+        data.resize(data.len().next_multiple_of(32), 0);
+        tensors.push(tensor);
+    }
+    let mut file = hadal_quantize::header(&metadata, &tensors);
+    file.extend(data);
+    std::fs::write(path, file).unwrap();
+    Gguf::open(path).unwrap()
+}
+
+#[test]
+fn old_files_serve_as_sources_and_their_expansion_is_split() {
+    let mut shipped = shipped();
+    shipped.config = shipped.config.cut(Some(2), None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let old = old_file(&shipped, &folder.path().join("old.gguf"));
+    let config = hadal_models::gguf::config(old.metadata(), &old).unwrap();
+    assert!(!config.split_kv_b);
+    let published =
+        |name: &str, info: &TensorInfo| hadal_models::gguf::published(name, info, false);
+    let source = Renamed::new(&old, &published).unwrap();
+    let mut choice = Choice::new("Q8_0").unwrap();
+    choice.tensors = vec![("*_b.weight".into(), DType::F32)];
+    let plan = Plan::new(&config, &source, &choice).unwrap();
+    let text = hadal_quantize::text_keys(old.metadata()).unwrap();
+    let metadata = hadal_quantize::metadata(&config, "old", text, &plan).unwrap();
+    let path = folder.path().join("split.gguf");
+    quantize(
+        &plan,
+        &metadata,
+        &source,
+        None,
+        &path,
+        &options(None),
+        &mut go_on,
+    )
+    .unwrap();
+    let new = Gguf::open(&path).unwrap();
+    assert!(
+        hadal_models::gguf::config(new.metadata(), &new)
+            .unwrap()
+            .split_kv_b
+    );
+    let whole = Matrix::open(&old, "blk.0.attn_kv_b.weight").unwrap();
+    let (keys, values) = (
+        Matrix::open(&new, "blk.0.attn_k_b.weight").unwrap(),
+        Matrix::open(&new, "blk.0.attn_v_b.weight").unwrap(),
+    );
+    let (nope, value) = (config.qk_nope_head_dim as usize, config.v_head_dim as usize);
+    let latent = config.kv_lora_rank as usize;
+    let row = |matrix: &Matrix<'_>, row: usize| {
+        let mut to = vec![0f32; matrix.columns];
+        matrix.row(row, &mut to);
+        to
+    };
+    for head in 0..config.num_attention_heads as usize {
+        for j in 0..nope {
+            let stored = row(&whole, head * (nope + value) + j);
+            let split: Vec<f32> = (0..latent)
+                .map(|r| row(&keys, head * latent + r)[j])
+                .collect();
+            assert_eq!(stored, split, "head {head}, column {j}");
+        }
+        for j in 0..value {
+            let stored = row(&whole, head * (nope + value) + nope + j);
+            assert_eq!(
+                stored,
+                row(&values, head * value + j),
+                "head {head}, row {j}"
+            );
+        }
+    }
+    // What stays as it is has its bytes.
+    let name = "blk.0.attn_q_a.weight";
+    assert_eq!(old.bytes(name).unwrap(), new.bytes(name).unwrap());
 }

@@ -55,8 +55,8 @@ impl TextModel {
             "eos_token": token(text.stops.first().copied()),
         });
         let config = config.to_string();
-        let mut model =
-            TextModel::from_bytes(json.as_bytes(), Some(config.as_bytes()), text.template)?;
+        let model = TextModel::from_bytes(json.as_bytes(), Some(config.as_bytes()), text.template);
+        let mut model = model.map_err(|error| text.in_metadata(error))?;
         model.set_generation(GenerationConfig {
             eos_token_ids: text.stops.clone(),
             ..GenerationConfig::default()
@@ -66,6 +66,23 @@ impl TextModel {
 }
 
 impl GgufText<'_> {
+    /// The error, with the key of the file in the place of files that are not there.
+    fn in_metadata(&self, error: TokensError) -> TokensError {
+        let why = match error {
+            TokensError::Malformed { why, .. } => why,
+            TokensError::UnknownToken { role, token } => {
+                format!("it does not have the {role} {token:?} of tokenizer.ggml")
+            }
+            other => return other,
+        };
+        let key = match self.tokenizer_json {
+            Some(_) => "tokenizer.huggingface.json",
+            None => "tokenizer.ggml",
+        };
+        let file = format!("{key} of the GGUF file");
+        TokensError::Malformed { file, why }
+    }
+
     fn tokenizer_json(&self) -> Result<Value> {
         if self.model != "gpt2" {
             let what = format!("the tokenizer model {:?} of a GGUF file", self.model);

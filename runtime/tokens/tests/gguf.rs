@@ -88,3 +88,33 @@ fn unknown_tokenizers_are_refused_by_name() {
         assert!(error.contains(wanted), "{error}");
     }
 }
+
+#[test]
+fn what_is_wrong_is_named_by_the_key_of_the_file() {
+    let listed = GgufText {
+        model: "gpt2",
+        pre: "gpt-2",
+        tokens: vec!["a", "b"],
+        types: vec![1; 2],
+        merges: vec!["ab"],
+        ..GgufText::default()
+    };
+    let whole = GgufText {
+        tokenizer_json: Some("{"),
+        ..listed.clone()
+    };
+    let other = GgufText {
+        tokenizer_json: Some(include_str!("../../../models/tiny/tokenizer.json")),
+        tokens: vec!["<none>"],
+        bos: Some(0),
+        ..listed
+    };
+    for (text, wanted) in [
+        (whole, "EOF while parsing"),
+        (other, "bos_token \"<none>\" of tokenizer.ggml"),
+    ] {
+        let error = TextModel::from_gguf(&text).unwrap_err().to_string();
+        let named = error.starts_with("tokenizer.huggingface.json of the GGUF file is not usable");
+        assert!(named && error.contains(wanted), "{error}");
+    }
+}

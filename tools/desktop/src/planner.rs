@@ -180,10 +180,15 @@ fn say_nearest(nearest: &Nearest) -> String {
         Nearest::Quantisation {
             format,
             bits,
-            weight_bytes,
+            needed_bytes,
+            fits,
+            ..
         } => format!(
-            "a GGUF file by the recipe {format}, {bits} bits a weight, {} in all",
-            figures::bytes(*weight_bytes)
+            "a GGUF file by the recipe {format}, {bits} bits a weight{}",
+            match fits {
+                true => String::new(),
+                false => format!(", the smallest, in {}", figures::bytes(*needed_bytes)),
+            }
         ),
         Nearest::Budget { memory, bytes } => {
             format!("{} of {} memory", figures::bytes(*bytes), memory.name())

@@ -4,7 +4,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use hadal_engine::Cancel;
@@ -18,17 +18,27 @@ use crate::failure::{Failure, Result};
 pub struct Console {
     json: bool,
     quiet: bool,
+    printed: Arc<AtomicBool>,
 }
 
 impl Console {
     /// A console with the options of the command line.
     pub fn new(json: bool, quiet: bool) -> Console {
-        Console { json, quiet }
+        Console {
+            json,
+            quiet,
+            printed: Arc::default(),
+        }
     }
 
     /// True if the report is wanted as JSON.
     pub fn json(&self) -> bool {
         self.json
+    }
+
+    /// True if anything went to standard output.
+    pub fn has_printed(&self) -> bool {
+        self.printed.load(Ordering::Relaxed)
     }
 
     /// True if a person watches standard output.
@@ -38,6 +48,7 @@ impl Console {
 
     /// Text on standard output, at once.
     pub fn print(&self, text: &str) -> Result<()> {
+        self.printed.store(true, Ordering::Relaxed);
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
         out.flush()?;

@@ -7,8 +7,10 @@ use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 
-use hadal_engine::EngineError;
+use hadal_engine::{EngineError, Plan};
+use serde_json::{Value, json};
 
+use crate::console::Console;
 use crate::plan_text;
 
 /// What kind of failure, for the exit code.
@@ -26,8 +28,8 @@ pub struct Failure {
     kind: Kind,
     message: String,
     cause: Option<String>,
-    /// Shown as it is, below the message.
-    details: Option<String>,
+    /// The plan of a model that does not fit, shown below the message.
+    plan: Option<Box<Plan>>,
     help: Option<String>,
 }
 
@@ -40,7 +42,7 @@ impl Failure {
             kind,
             message: message.to_string(),
             cause: None,
-            details: None,
+            plan: None,
             help: None,
         }
     }
@@ -81,29 +83,54 @@ impl Failure {
         self.kind == Kind::ReaderGone
     }
 
-    /// Tells the person and gives the exit code.
-    pub fn report(&self) -> ExitCode {
-        const RED: &str = "\x1b[1;31m";
-        const CYAN: &str = "\x1b[36m";
-        const RESET: &str = "\x1b[0m";
+    /// Ends the program: tells the person, and a script that wants JSON and has got none yet; gives the
+    /// exit code.
+    pub fn report(&self, console: &Console) -> ExitCode {
         let code = match self.kind {
             Kind::ReaderGone => return ExitCode::SUCCESS,
             Kind::Failed => 1,
             Kind::Usage => 2,
             Kind::Interrupted => 130,
         };
+        if console.json() && !console.has_printed() {
+            // Of a reader that is gone nobody can be told.
+            let _ = console.print(&format!("{:#}\n", self.json()));
+        }
+        self.tell();
+        ExitCode::from(code)
+    }
+
+    /// Tells the person.
+    pub fn tell(&self) {
+        const RED: &str = "\x1b[1;31m";
+        const CYAN: &str = "\x1b[36m";
+        const RESET: &str = "\x1b[0m";
         // The stream drops the colours where they are not wanted.
         anstream::eprintln!("{RED}error:{RESET} {}", self.message);
         if let Some(cause) = &self.cause {
             anstream::eprintln!("{CYAN}cause:{RESET} {cause}");
         }
-        if let Some(details) = &self.details {
-            anstream::eprintln!("\n{details}");
+        if let Some(plan) = &self.plan {
+            anstream::eprintln!("\n{}", plan_text::memory(plan));
         }
         if let Some(help) = &self.help {
             anstream::eprintln!("{CYAN}help:{RESET} {help}");
         }
-        ExitCode::from(code)
+    }
+
+    fn json(&self) -> Value {
+        let mut error = json!({"message": self.message});
+        let more = [
+            ("cause", self.cause.as_ref().map(|it| json!(it))),
+            ("help", self.help.as_ref().map(|it| json!(it))),
+            ("plan", self.plan.as_ref().map(|it| json!(it))),
+        ];
+        for (key, value) in more {
+            if let Some(value) = value {
+                error[key] = value;
+            }
+        }
+        json!({"error": error})
     }
 }
 
@@ -138,7 +165,7 @@ impl From<EngineError> for Failure {
             EngineError::Device(hadal_device::Error::Unavailable { .. }) => Failure::failed(error)
                 .help("`hadal devices` lists what this machine has; `--device host` always works"),
             EngineError::WouldNotFit { plan } => Failure {
-                details: Some(plan_text::memory(&plan)),
+                plan: Some(plan.clone()),
                 ..Failure::failed(plan.verdict()).help(plan_text::help(&plan))
             },
             EngineError::Io { path, source } => Failure {

@@ -28,6 +28,6 @@ fn main() -> ExitCode {
     let console = console::Console::new(cli.json, cli.quiet);
     match commands::run(&cli.command, &console) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => failure.report(&console),
     }
 }

@@ -43,6 +43,11 @@ fn tier_text(out: &mut String, tier: &Tier) {
     }
 }
 
+/// GiB, rounded up so that they do.
+fn gib(bytes: u64) -> f64 {
+    (bytes as f64 / f64::from(1 << 30) * 100.0).ceil() / 100.0
+}
+
 /// What would fit, as advice.
 pub fn help(plan: &Plan) -> String {
     let one = |nearest: &Nearest| match nearest {
@@ -52,16 +57,21 @@ pub fn help(plan: &Plan) -> String {
             format,
             bits,
             weight_bytes,
+            needed_bytes,
+            fits,
         } => format!(
-            "`hadal quantize --recipe {format}`{} makes a file of {} ({bits} bits a weight) of the safetensors checkpoint, which fits",
+            "`hadal quantize --recipe {format}`{} makes a file of {} ({bits} bits a weight) of the safetensors checkpoint, {}",
             // Fewer bits predict badly without.
             if *bits < 3.0 { " with --imatrix" } else { "" },
-            figures::bytes(*weight_bytes)
+            figures::bytes(*weight_bytes),
+            match fits {
+                true => "which fits".to_string(),
+                false => format!("the smallest, which needs {:.2} GiB", gib(*needed_bytes)),
+            }
         ),
         Nearest::Budget { memory, bytes } => format!(
             "{:.2} GiB of {} memory would do (--budget {1}={0:.2}GiB, where there is as much)",
-            // Rounded up, so that it does.
-            (*bytes as f64 / f64::from(1 << 30) * 100.0).ceil() / 100.0,
+            gib(*bytes),
             memory.name()
         ),
     };

@@ -26,6 +26,18 @@ fn the_plan_of_the_largest_model_names_what_would_fit() {
     let file = config("deepseek_v3");
     let base = ["plan", &file, "--bandwidth", "400", "--json"];
     let ran = hadal(&[&base[..], &budget[..]].concat());
+    // Where nothing fits, it is told how much the smallest takes.
+    let small = ["--budget", "device=64GiB", "--device", "host"];
+    let small = hadal(&[&base[..], &small[..]].concat()).json_and(1);
+    let nearest = small["plan"]["nearest"].as_array().expect("a list").iter();
+    let mut file = nearest.filter(|it| it["change"] == "quantisation");
+    let file = file.next().expect("the smallest");
+    assert_eq!(
+        (&file["format"], &file["fits"]),
+        (&"IQ1_S".into(), &false.into())
+    );
+    let needed = file["needed_bytes"].as_u64().expect("a size") >> 30;
+    assert!((128..150).contains(&needed), "{needed}");
     // A script that asks whether it fits reads the code.
     ran.fails(1, &["does not fit", "plan says what would"]);
     let report = ran.json_and(1);
@@ -67,6 +79,17 @@ fn run_refuses_with_the_plan_what_does_not_fit() {
             "--budget host=",
         ],
     );
+    // On the host both names mean its memory. A script gets the plan, too.
+    let run = [
+        "run", "--model", &model, "--device", "host", "--json", "Once",
+    ];
+    std::fs::write(folder.path().join("tokenizer.json"), hadal_tiny::TOKENIZER).unwrap();
+    let ran = hadal(&[&run[..], &["--budget", "device=1kB"]].concat());
+    let error = &ran.json_and(1)["error"];
+    let says = |key: &str, part: &str| error[key].as_str().unwrap().contains(part);
+    assert!(says("message", "does not fit host") && says("help", "--budget host="));
+    assert_eq!(error["plan"]["fits"], false);
+    assert_eq!(error["plan"]["tiers"][0]["available_bytes"], 1000);
     hadal(&["plan", "--budget", "disk=1GB"]).fails(2, &["there is no memory"]);
     for named in [&["plan"][..], &["plan", "--model"]] {
         let ran = hadal(&[named, &["no/such/config.json"]].concat());
@@ -184,7 +207,7 @@ fn parts(folder: &Path, file_type: Option<u32>) -> [PathBuf; 2] {
     let config = Config::from_json(hadal_tiny::CONFIG).unwrap();
     let source = Checkpoint::from_static(&[("model", hadal_tiny::WEIGHTS)]).unwrap();
     let plan = Plan::new(&config, &source, &Choice::new("Q4_K_M").unwrap()).unwrap();
-    let mut pairs = metadata(&config, "m", None, &plan).unwrap();
+    let mut pairs = metadata(&config, "m", Vec::new(), &plan).unwrap();
     if let Some(number) = file_type {
         pairs.retain(|(key, _)| key != "general.file_type");
         pairs.push(("general.file_type".into(), Value::U32(number)));

@@ -25,7 +25,7 @@ impl Planner<'_> {
         }
         let weights = tier.weight_bytes().saturating_sub(tier.held_bytes);
         let others = tier.needed_bytes() - weights;
-        nearest.extend(self.recipe(weights.min(available.saturating_sub(others) + 1)));
+        nearest.extend(self.recipe(weights, others, available));
         nearest.push(Nearest::Budget {
             memory: self.memory,
             bytes: tier.needed_bytes(),
@@ -33,8 +33,10 @@ impl Planner<'_> {
         nearest
     }
 
-    /// The recipe of `hadal quantize` whose file is the largest of fewer than `bytes` bytes.
-    fn recipe(&self, bytes: u64) -> Option<Nearest> {
+    /// The recipe of `hadal quantize` whose file is the largest that fits in the place of `weights`
+    /// bytes, beside `others`; the one whose file is the smallest, where none fits.
+    fn recipe(&self, weights: u64, others: u64, available: u64) -> Option<Nearest> {
+        let fits = |size: u64| others + size <= available;
         let made_by = |recipe: Recipe| Choice {
             recipe,
             experts: None,
@@ -48,7 +50,11 @@ impl Planner<'_> {
         for recipe in RECIPES {
             plan = plan.with(&made_by(recipe));
             let size = plan.bytes();
-            if size < bytes && best.is_none_or(|(_, largest)| size > largest) {
+            let is_better = |best: u64| match fits(best) {
+                true => fits(size) && size > best,
+                false => size < best,
+            };
+            if size < weights && best.is_none_or(|(_, best)| is_better(best)) {
                 best = Some((recipe, size));
             }
         }
@@ -59,6 +65,8 @@ impl Planner<'_> {
             // Two decimals are what people compare.
             bits: (bits * 100.0).round() / 100.0,
             weight_bytes,
+            needed_bytes: others + weight_bytes,
+            fits: fits(weight_bytes),
         })
     }
 }

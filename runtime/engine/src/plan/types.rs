@@ -10,7 +10,8 @@ use crate::bandwidth::Measured;
 /// Memory that may be used, where it is not all there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Budget {
-    /// Bytes of a device's own memory.
+    /// Bytes of the device's memory, which of the host and of devices that share its memory is the
+    /// host's.
     pub device: Option<u64>,
     /// Bytes of the host's memory.
     pub host: Option<u64>,
@@ -21,8 +22,10 @@ impl Budget {
     pub fn of(&self, kind: DeviceKind) -> Option<u64> {
         match kind {
             DeviceKind::DiscreteGpu | DeviceKind::VirtualGpu => self.device,
-            DeviceKind::Cpu => self.host,
-            DeviceKind::Software | DeviceKind::IntegratedGpu => self.device.or(self.host),
+            // One memory under both names.
+            DeviceKind::Cpu | DeviceKind::Software | DeviceKind::IntegratedGpu => {
+                self.device.into_iter().chain(self.host).min()
+            }
         }
     }
 }
@@ -191,7 +194,7 @@ pub enum Nearest {
         /// Sequences.
         sequences: u32,
     },
-    /// A GGUF file of the model.
+    /// A GGUF file of the model: the largest that fits, or else the smallest.
     Quantisation {
         /// The recipe of `hadal quantize` that makes it.
         format: String,
@@ -199,6 +202,10 @@ pub enum Nearest {
         bits: f64,
         /// Bytes of all its weights.
         weight_bytes: u64,
+        /// Bytes that must be found for it. The smallest there is may need more than may be used.
+        needed_bytes: u64,
+        /// True if that fits.
+        fits: bool,
     },
     /// More memory.
     Budget {

@@ -184,9 +184,7 @@ impl Chat<'_> {
                 Ok(()) => {}
                 // A mistake or a full context ends the turn, not the chat.
                 Err(failure) if failure.is_lasting() => return Err(failure),
-                Err(failure) => {
-                    let _ = failure.report();
-                }
+                Err(failure) => failure.tell(),
             }
         }
         Ok(())

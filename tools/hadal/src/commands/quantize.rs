@@ -1,7 +1,8 @@
-//! `hadal quantize`: from a checkpoint to a GGUF file.
+//! `hadal quantize`: from a model to a GGUF file.
 
 mod report;
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,12 +10,13 @@ use std::time::Instant;
 
 use clap::Args;
 use hadal_device::DType;
-use hadal_engine::{Cancel, EngineOptions, Model, Perplexity, gguf_file};
+use hadal_engine::{Cancel, EngineOptions, Model, Perplexity, gguf_file, gguf_model};
 use hadal_models::Config;
 use hadal_quantize::{
-    Choice, Importance, Options, Plan, Progress, QuantizeError, Stage, TextFiles, Watch, Written,
-    quantize,
+    Choice, Importance, Options, Plan, Planned, Progress, QuantizeError, Stage, TextFiles, Value,
+    Watch, Written, quantize,
 };
+use hadal_weights::{Gguf, Metadata};
 
 use crate::args::{DeviceArgs, ModelArgs};
 use crate::commands::perplexity;
@@ -34,8 +36,9 @@ use crate::open;
     Recipes: F16 BF16 Q8_0 Q6_K Q5_1 Q5_0 Q5_K_M Q5_K_S Q4_1 Q4_0 Q4_K_M Q4_K_S IQ4_NL IQ4_XS\n\
     Q3_K_L Q3_K_M Q3_K_S IQ3_S IQ3_M IQ3_XXS Q2_K IQ2_M IQ2_S IQ2_XS IQ2_XXS IQ1_M IQ1_S\n\
     TQ2_0 TQ1_0. Formats: f32, f16, bf16 and those of blocks, as q4_k or iq2_xxs.\n\n\
-    A model to quantise is a folder of safetensors files, or the one inside this program; a GGUF\n\
-    file is refused, whatever --model says.\n\n\
+    Take the checkpoint where you can. A GGUF file serves as well as it was rounded: one of F16,\n\
+    BF16 or Q8_0 nearly as well. Its blocks are copied where they stay of their format, and rounded\n\
+    again where they do not.\n\n\
     Until the file is whole it is called OUT.part; what was interrupted goes on there when the\n\
     same command runs again. A file OUT that is there already is only replaced with --force. Memory is bounded, whatever the size of the model.")]
 pub struct QuantizeArgs {
@@ -70,10 +73,10 @@ pub struct QuantizeArgs {
     /// Say what would be written, and write nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Do not read the file back to compare it with the checkpoint.
+    /// Do not read the file back to compare it with the model.
     #[arg(long)]
     no_verify: bool,
-    /// Score this text with the checkpoint and with the file.
+    /// Score this text with the model and with the file.
     #[arg(long, value_name = "TEXT")]
     perplexity: Option<PathBuf>,
     /// Tokens a window of that text [default: the context].
@@ -107,20 +110,21 @@ fn config(args: &QuantizeArgs, model: &Model) -> Config {
 pub fn run(args: &QuantizeArgs, console: &Console) -> Result<()> {
     let choice = choice(args)?;
     check_out(args)?;
-    check_model(&args.model)?;
     let text = args.perplexity.as_ref();
     let text = text
         .map(|path| text_file(path, MAX_TEXT_BYTES))
         .transpose()?;
-    let model = open::model(&args.model)?;
+    let (model, described) = opened(&args.model)?;
     let config = config(args, &model);
     let plan = Plan::new(&config, model.source.as_ref(), &choice)?;
-    let files = text_files(&args.model, &model)?;
-    if files.is_none() {
+    note_rounded(&plan, console);
+    let metadata = metadata(args, &model, &config, described.as_ref(), &plan)?;
+    if !metadata
+        .iter()
+        .any(|(key, _)| key.starts_with("tokenizer."))
+    {
         console.note("note: the model has no tokenizer, and neither will the file");
     }
-    let name = open::model_name(&args.model);
-    let metadata = hadal_quantize::metadata(&config, &name, files.as_ref(), &plan)?;
     let importance = args.imatrix.as_deref().map(Importance::open).transpose()?;
     let weighed = importance.as_ref().map(|it| it.check(&plan)).transpose()?;
     if weighed.is_none() && plan.tensors.iter().any(|it| is_rough(it.format)) {
@@ -218,17 +222,37 @@ fn is_rough(format: DType) -> bool {
     8 * format.row_bytes(256) < 3 * 256
 }
 
-/// Refuses GGUF files: what they hold was rounded once already, or lies in another order.
-fn check_model(args: &ModelArgs) -> Result<()> {
+/// The model, and what a GGUF file says of itself.
+fn opened(args: &ModelArgs) -> Result<(Arc<Model>, Option<Metadata>)> {
     let path = args.model.as_deref();
     match path.map(gguf_file).transpose()?.flatten() {
-        None => Ok(()),
-        Some(file) => Err(Failure::usage(format!(
-            "{} is a GGUF file, and one is made of a checkpoint",
-            file.display()
-        ))
-        .help("--model takes the folder of config.json and *.safetensors that it was made from")),
+        None => Ok((open::model(args)?, None)),
+        Some(file) => {
+            let file = Gguf::open(file).map_err(hadal_engine::EngineError::from)?;
+            let model = gguf_model(&file)?;
+            Ok((Arc::new(model), Some(file.metadata().clone())))
+        }
     }
+}
+
+/// Says what is rounded a second time.
+fn note_rounded(plan: &Plan, console: &Console) {
+    let again = |tensor: &&Planned| tensor.source_format.is_blocks() && !tensor.is_copied();
+    let formats: BTreeSet<&str> = plan
+        .tensors
+        .iter()
+        .filter(again)
+        .map(|tensor| tensor.source_format.name())
+        .collect();
+    if formats.is_empty() {
+        return;
+    }
+    let formats: Vec<&str> = formats.into_iter().collect();
+    console.note(&format!(
+        "note: this model is rounded already ({}), and is rounded again: a file made of the \
+         checkpoint it came from loses less",
+        formats.join(", ")
+    ));
 }
 
 /// Refuses early what would fail after hours, and what would be lost.
@@ -256,7 +280,27 @@ pub fn threads(args: &DeviceArgs) -> usize {
     args.threads.map_or_else(cores, usize::from)
 }
 
-/// The files of a model that say how text becomes ids.
+/// The keys of the file. Of a GGUF file those of its text side are copied, and its name.
+fn metadata(
+    args: &QuantizeArgs,
+    model: &Model,
+    config: &Config,
+    described: Option<&Metadata>,
+    plan: &Plan,
+) -> Result<Vec<(String, Value)>> {
+    let name = described.and_then(|it| it.text("general.name"));
+    let name = name.map_or_else(|| open::model_name(&args.model), str::to_string);
+    let text = match described {
+        Some(described) => hadal_quantize::text_keys(described)?,
+        None => match text_files(&args.model, model)? {
+            Some(files) => files.keys(config)?,
+            None => Vec::new(),
+        },
+    };
+    Ok(hadal_quantize::metadata(config, &name, text, plan)?)
+}
+
+/// The files of a checkpoint that say how text becomes ids.
 fn text_files(args: &ModelArgs, model: &Model) -> Result<Option<TextFiles>> {
     let Ok(text) = &model.text else {
         return Ok(None);
