@@ -36,8 +36,10 @@ fi
 
 configs=models/fixtures/configs
 profile=v3-full config=$configs/v3_layer.json prompt=4096 stack=$configs/deepseek_v3.json together=32,128
+grouped=$configs/v3_grouped.json deep=32000
 if [ "${1:-}" = --small ]; then
     profile=core config=$configs/v3_narrow.json prompt=64 stack=$config together=2,4
+    grouped=$config deep=200
     shift
 fi
 export NODEVICE_SELECT=1
@@ -93,6 +95,12 @@ bench layer-without-matrix-units --dummy-weights $config --device "${all%,wgpu}"
     --without cooperative-matrix,cooperative-bf16,cooperative-e4m3,cooperative-int8,mma-sync,mfma,wmma,wmma-12
 bench layer-together --dummy-weights $config --device "$all" --depth 128 --prefill 0 --decode 32 \
     --repeat 3 --batch $together
+# What others publish figures of. Grouped products: four groups of 4,096 rows, the most that a step
+# has, of 7,168 values and 4,096 outputs; attention of a token over a long cache.
+bench grouped --dummy-weights $grouped --device "${gpus%% *}" --kernels --depth 0 --repeat 5 \
+    --prefill $prompt --chunk $prompt --decode 0 --activations fp8
+bench latent --dummy-weights $grouped --device "${gpus%% *}" --rows --depth $deep --repeat 5 \
+    --prefill 0 --decode 64
 # As many of V3's layers as fit the first GPU: three are dense, each other takes 11.6 GB, and 20 GB
 # are for what is no layer and for drafts.
 layers=$("$hadal" devices --json | python3 -c '

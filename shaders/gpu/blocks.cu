@@ -240,6 +240,27 @@ KERNEL(DOT_THREADS, head_linear_transposed_blocks, Params p, const u32* inputs, 
     }
 }
 
+// The numbers of a weight's rows, a head at a time; transposed: with rows and columns exchanged.
+// Grid: x over blocks of threads with sixteen values of a row each, y over heads.
+KERNEL(DOT_THREADS, unpack_heads_blocks, Params p, const u32* inputs, const u8* w, float* y) {
+    const u32 a = group_y(), at = group_x() * DOT_THREADS + thread_x(), sixteens = p.k / 16;
+    const u32 i = at / sixteens, c = at % sixteens;
+    if (a >= real_rows(p, inputs) || i >= p.head_rows) {
+        return;
+    }
+    const u32 format = p.flags >> FORMAT_SHIFT;
+    const u64 row = (u64)a * p.head_rows + i;
+    const bool turned = p.flags & TRANSPOSED;
+    Sixteen of;
+    take_sixteen(format, w + row * row_bytes(format, p.k), c, of);
+    UNROLL
+    for (u32 j = 0; j < 16; j++) {
+        const u64 vector = turned ? 16 * c + j : i;
+        y[y_row(p, a) + vector * p.y_head_stride + (turned ? i : 16 * c + j)] =
+            fma_(of.scale, (float)of.code[j], -of.minimum);
+    }
+}
+
 // Grid: x over blocks of threads with sixteen values each, y over rows.
 KERNEL(DOT_THREADS, embed_blocks, Params p, const u32* inputs, const u8* w, float* y) {
     const u32 at = group_x() * DOT_THREADS + thread_x(), r = group_y();

@@ -1,7 +1,8 @@
 // Products of each head's values with its slice of a weight. Plain: a wave for two outputs,
 // grid x over blocks of outputs, y over heads, z over blocks of four rows. Transposed: a
 // thread for four columns (packed) or one, four waves or two sharing the sum; grid x over
-// blocks of 64 threads' columns, y over heads, z over blocks of four rows.
+// blocks of 64 threads' columns, y over heads, z over blocks of four rows. Unpacking: a thread a
+// value; grid x over blocks of threads, y over heads.
 
 #include "portable.h"
 #include "params.h"
@@ -102,6 +103,21 @@ DEVICE void transposed(const Params& p, const u32* inputs, const float* x, const
     }
 }
 
+template <class W>
+DEVICE void unpack(const Params& p, const u32* inputs, const u8* w, const float* s, float* y) {
+    const u32 a = group_y(), at = group_x() * THREADS + thread_x();
+    const u32 i = at / p.k, c = at % p.k;
+    if (a >= real_rows(p, inputs) || i >= p.head_rows) {
+        return;
+    }
+    const u32 row = a * p.head_rows + i;
+    const float scale = W::SCALED ? scale_at(s, row, c, p.k) * W::UNIT : 1.0f;
+    const bool turned = p.flags & TRANSPOSED;
+    const u64 vector = turned ? c : i;
+    y[y_row(p, a) + vector * p.y_head_stride + (turned ? i : c)] =
+        W::one(w, (u64)row * p.k + c) * scale;
+}
+
 #define HEAD_LINEAR(NAME, W)                                                                   \
     KERNEL(DOT_THREADS, head_linear_##NAME##_wide, Params p, const u32* inputs,                \
            const float* x, const u8* w, float* y) {                                            \
@@ -118,6 +134,9 @@ DEVICE void transposed(const Params& p, const u32* inputs, const float* x, const
     KERNEL(THREADS, head_linear_transposed_##NAME, Params p, const u32* inputs,                \
            const float* x, const u8* w, float* y) {                                            \
         transposed<W, 1>(p, inputs, x, w, 0, y);                                               \
+    }                                                                                          \
+    KERNEL(THREADS, unpack_heads_##NAME, Params p, const u32* inputs, const u8* w, float* y) { \
+        unpack<W>(p, inputs, w, 0, y);                                                         \
     }
 FOR_UNSCALED(HEAD_LINEAR)
 
@@ -136,4 +155,8 @@ KERNEL(THREADS, head_linear_transposed_f8_packed, Params p, const u32* inputs, c
 KERNEL(THREADS, head_linear_transposed_f8, Params p, const u32* inputs, const float* x,
        const u8* w, const float* s, float* y) {
     transposed<F8, 1>(p, inputs, x, w, s, y);
+}
+KERNEL(THREADS, unpack_heads_f8, Params p, const u32* inputs, const u8* w, const float* s,
+       float* y) {
+    unpack<F8>(p, inputs, w, s, y);
 }

@@ -9,7 +9,7 @@ use crate::wgsl_fit::*;
 use crate::wgsl_launch::spread;
 
 /// Threads of blocks whose waves have outputs of their own (`DOT_THREADS`).
-const DOT_THREADS: u32 = 128;
+pub const DOT_THREADS: u32 = 128;
 
 /// Threads of all other blocks.
 pub const THREADS: u32 = 256;
@@ -284,6 +284,13 @@ pub fn launch_transposed(problem: &Problem, columns: u32) -> Launch {
     let p = &problem.params;
     let groups = [p.n.div_ceil(64 * columns), p.heads, p.rows.div_ceil(ROWS)];
     launch(groups, THREADS)
+}
+
+/// A thread has `values` of a row of a head's.
+pub fn launch_unpacking(problem: &Problem, values: u32, threads: u32) -> Launch {
+    let p = &problem.params;
+    let pieces = p.head_rows * (p.k / values);
+    launch([pieces.div_ceil(threads), p.rows, 1], threads)
 }
 
 pub fn launch_tile(problem: &Problem, info: &DeviceInfo) -> Launch {

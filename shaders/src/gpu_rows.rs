@@ -352,6 +352,8 @@ fn block_rows() -> Vec<KernelRow> {
         GroupedGateUp "grouped_gate_up_blocks" "rrrttw" rows_fit, launch_expert_gate_up;
         ExpertLinear "expert_linear_blocks" "rrrtw" rows_fit, launch_expert_gate_up;
         ExpertGateUp "expert_gate_up_blocks" "rrrttw" rows_fit, launch_expert_gate_up;
+        UnpackHeads "unpack_heads_blocks" "rrw" rows_fit,
+            |problem, _| launch_unpacking(problem, 16, DOT_THREADS);
         Embed "embed_blocks" "rrw" rows_fit, launch_sixteens;
     }
 }
@@ -367,6 +369,8 @@ fn head_rows() -> Vec<KernelRow> {
             |problem, _| launch_transposed(problem, 4)),
         formats!(HeadLinear "head_linear" "head_linear_transposed" "", "rrrw", "rrrrw",
             head_transposed_fits, |problem, _| launch_transposed(problem, 1)),
+        formats!(UnpackHeads "head_linear" "unpack_heads" "", "rrw", "rrrw",
+            rows_fit, |problem, _| launch_unpacking(problem, 1, THREADS)),
     ]
     .into_iter()
     .flatten()
