@@ -180,15 +180,19 @@ fn say_nearest(nearest: &Nearest) -> String {
         Nearest::Quantisation {
             format,
             bits,
+            weight_bytes,
+        } => format!(
+            "a GGUF file by the recipe {format}, {bits} bits a weight, {} in all",
+            figures::bytes(*weight_bytes)
+        ),
+        Nearest::SmallestQuantisation {
+            format,
+            bits,
             needed_bytes,
-            fits,
             ..
         } => format!(
-            "a GGUF file by the recipe {format}, {bits} bits a weight{}",
-            match fits {
-                true => String::new(),
-                false => format!(", the smallest, in {}", figures::bytes(*needed_bytes)),
-            }
+            "{} of memory and the smallest GGUF file, by the recipe {format}, {bits} bits a weight",
+            figures::bytes(*needed_bytes)
         ),
         Nearest::Budget { memory, bytes } => {
             format!("{} of {} memory", figures::bytes(*bytes), memory.name())

@@ -48,6 +48,16 @@ fn gib(bytes: u64) -> f64 {
     (bytes as f64 / f64::from(1 << 30) * 100.0).ceil() / 100.0
 }
 
+/// How a smaller file is made.
+fn file(recipe: &str, bits: f64, weight_bytes: u64) -> String {
+    format!(
+        "`hadal quantize --recipe {recipe}`{} makes a file of {} ({bits} bits a weight) of the safetensors checkpoint",
+        // Fewer bits predict badly without.
+        if bits < 3.0 { " with --imatrix" } else { "" },
+        figures::bytes(weight_bytes)
+    )
+}
+
 /// What would fit, as advice.
 pub fn help(plan: &Plan) -> String {
     let one = |nearest: &Nearest| match nearest {
@@ -57,17 +67,16 @@ pub fn help(plan: &Plan) -> String {
             format,
             bits,
             weight_bytes,
+        } => format!("{}, which fits", file(format, *bits, *weight_bytes)),
+        Nearest::SmallestQuantisation {
+            format,
+            bits,
+            weight_bytes,
             needed_bytes,
-            fits,
         } => format!(
-            "`hadal quantize --recipe {format}`{} makes a file of {} ({bits} bits a weight) of the safetensors checkpoint, {}",
-            // Fewer bits predict badly without.
-            if *bits < 3.0 { " with --imatrix" } else { "" },
-            figures::bytes(*weight_bytes),
-            match fits {
-                true => "which fits".to_string(),
-                false => format!("the smallest, which needs {:.2} GiB", gib(*needed_bytes)),
-            }
+            "{}, the smallest there is, which needs {:.2} GiB",
+            file(format, *bits, *weight_bytes),
+            gib(*needed_bytes)
         ),
         Nearest::Budget { memory, bytes } => format!(
             "{:.2} GiB of {} memory would do (--budget {1}={0:.2}GiB, where there is as much)",

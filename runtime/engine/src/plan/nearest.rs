@@ -60,13 +60,20 @@ impl Planner<'_> {
         }
         let (recipe, weight_bytes) = best?;
         let bits = 8.0 * weight_bytes as f64 / plan.values().max(1) as f64;
-        Some(Nearest::Quantisation {
-            format: recipe.name.to_string(),
-            // Two decimals are what people compare.
-            bits: (bits * 100.0).round() / 100.0,
-            weight_bytes,
-            needed_bytes: others + weight_bytes,
-            fits: fits(weight_bytes),
+        // Two decimals are what people compare.
+        let (format, bits) = (recipe.name.to_string(), (bits * 100.0).round() / 100.0);
+        Some(match fits(weight_bytes) {
+            true => Nearest::Quantisation {
+                format,
+                bits,
+                weight_bytes,
+            },
+            false => Nearest::SmallestQuantisation {
+                format,
+                bits,
+                weight_bytes,
+                needed_bytes: others + weight_bytes,
+            },
         })
     }
 }

@@ -194,7 +194,7 @@ pub enum Nearest {
         /// Sequences.
         sequences: u32,
     },
-    /// A GGUF file of the model: the largest that fits, or else the smallest.
+    /// The largest GGUF file of the model that fits.
     Quantisation {
         /// The recipe of `hadal quantize` that makes it.
         format: String,
@@ -202,10 +202,17 @@ pub enum Nearest {
         bits: f64,
         /// Bytes of all its weights.
         weight_bytes: u64,
-        /// Bytes that must be found for it. The smallest there is may need more than may be used.
+    },
+    /// The smallest GGUF file of the model, where none fits, and more memory.
+    SmallestQuantisation {
+        /// The recipe of `hadal quantize` that makes it.
+        format: String,
+        /// Bits a weight takes in it, over all weights.
+        bits: f64,
+        /// Bytes of all its weights.
+        weight_bytes: u64,
+        /// Bytes that may be used then.
         needed_bytes: u64,
-        /// True if that fits.
-        fits: bool,
     },
     /// More memory.
     Budget {
