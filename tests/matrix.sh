@@ -6,6 +6,8 @@
 # tests/README.md says what the drivers are.
 #
 #   tests/matrix.sh [FOLDER]        drivers are unpacked there (default: target/drivers)
+#   tests/matrix.sh FOLDER proof    only what CUDA and ROCm are proven by without hardware, with
+#                                   the parts that `cargo test` has, and the time of each
 #
 # Writes a report for each to target/conformance. What cannot be had is named: `NOT RUN`.
 set -uo pipefail
@@ -154,6 +156,26 @@ mocks() {
     fi
 }
 
+# part WHAT COMMAND...: and how long it took.
+part() {
+    local before=$SECONDS
+    "${@:2}" || status=1
+    echo "$1: $((SECONDS - before)) seconds"
+}
+
+# proof: all that CUDA and ROCm are tested by where neither is.
+proof() {
+    local tests=(cargo test --quiet --workspace)
+    part "kernels for every architecture, gates, images" "${tests[@]}" --test gpu --test images
+    part "kernels on fibers, drivers, errors at every call" "${tests[@]}" --test fibers \
+        --test drivers --test devices --test failing --test maps --test native --test code
+    part "planted faults" "${tests[@]}" --test gpu_faults
+    part "golden cases" env HADAL_TEST_DEVICES=cuda,rocm "${tests[@]}" --test golden \
+        --test golden_unit --test golden_blocks
+    part "the suite with V3's sizes" mocks
+    echo "all of it: $SECONDS seconds"
+}
+
 have() {
     tests/drivers.sh "$folder" "$1" > "$folder/$1.log" 2>&1 && return
     echo "NOT RUN: the suite on $1: $(tail -n 1 "$folder/$1.log")"
@@ -162,6 +184,11 @@ have() {
 
 # As the tests build it: with the parts that only they use.
 cargo build --quiet --workspace --all-targets || exit 1
+if [ "${2:-}" = proof ]; then
+    SECONDS=0
+    proof
+    exit $status
+fi
 echo host
 "$target/debug/hadal" conformance --device host --report "$reports/host.json" || status=1
 suite lavapipe env

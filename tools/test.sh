@@ -74,19 +74,35 @@ cargo clippy --workspace --all-targets --quiet -- -D warnings
 step "house measures"
 cargo run --quiet -p xtask -- tidy
 
-# The matrix of drivers runs beside the tests: many of both keep one processor busy.
+# Three lanes, of which many keep less than one processor busy: the matrix of drivers, and two for the
+# programs of the tests.
 step "tests, and the suite on every driver"
-log=$(mktemp) matrix_log=$(mktemp)
-trap 'rm -f "$log" "$matrix_log"' EXIT
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
 status=0
 cargo build --workspace --all-targets --quiet
-tests/matrix.sh "$drivers" > "$matrix_log" 2>&1 &
+tests/matrix.sh "$drivers" > "$logs/matrix" 2>&1 &
 matrix=$!
-cargo test --workspace --no-fail-fast -- --show-output 2>&1 | tee "$log" || status=$?
+mkdir "$logs/begun"
+# lane: those of the tests that no other lane has begun, one after the other.
+lane() {
+    local host
+    host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+    env HADAL_LANES="$logs/begun" "CARGO_TARGET_${host}_RUNNER=$PWD/tools/lane.sh" \
+        cargo test --workspace --lib --bins --tests --no-fail-fast -- --show-output 2>&1
+}
+lane > "$logs/second" &
+second=$!
+lane | tee "$logs/first" || status=$?
+wait "$second" || status=$?
+cat "$logs/second"
+cargo test --workspace --doc 2>&1 | tee "$logs/documentation" || status=$?
 echo "the tests took $((SECONDS / 60)) minutes with what was before them"
 wait "$matrix" || status=$?
 step "every driver"
-tee -a "$log" < "$matrix_log"
+cat "$logs/matrix"
+log=$logs/all
+cat "$logs"/{first,second,documentation,matrix} > "$log"
 echo "all drivers were through after $((SECONDS / 60)) minutes"
 
 step "documentation"
