@@ -213,7 +213,7 @@ if have lavapipe-sid; then
     # workgroups with subgroups left over.
     echo "lavapipe-sid: kernels on matrix units"
     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$folder/run-with-lavapipe-sid" \
-        cargo test --quiet -p hadal-vulkan --test kernels -- matrix:: three_digits || status=1
+        cargo test --quiet --workspace --test kernels -- matrix:: three_digits || status=1
 fi
 echo "CUDA and ROCm under mock drivers"
 mocks
