@@ -1,9 +1,10 @@
 //! From a model to a GGUF file.
 //!
 //! [`Choice`] says which format each kind of tensor takes, [`Plan`] lists the tensors of the
-//! file with their formats and places, and [`quantize`] streams them into it and reads them back. Memory is bounded by a few million values a thread,
-//! whatever the model's size. A model that is a GGUF file itself may be rounded already: blocks that
-//! stay as they are get copied, others are rounded again. Knows no devices and never prints.
+//! file with their formats and places, and [`quantize`] streams them into it and reads them back.
+//! Memory is bounded by a few million values a thread, whatever the model's size. A model that is
+//! a GGUF file itself may be rounded already: blocks that stay as they are get copied, others are
+//! rounded again. Knows no devices and never prints.
 #![forbid(unsafe_code)]
 
 mod collect;
