@@ -88,7 +88,7 @@ bench() {
 all=${gpus// /,}
 bench layer --dummy-weights $config --device "$all" --rows --depth 0,4096 --repeat 5 \
     --prefill $prompt --chunk $prompt --decode 64
-bench layer-fp8-activations --dummy-weights $config --device "$all" --kernels --depth 0 --repeat 5 \
+bench layer-fp8-activations --dummy-weights $config --device "$all" --rows --depth 0 --repeat 5 \
     --prefill $prompt --chunk $prompt --decode 64 --activations fp8
 bench layer-without-matrix-units --dummy-weights $config --device "${all%,wgpu}" --kernels --depth 0 \
     --repeat 5 --prefill $prompt --chunk $prompt --decode 64 \
@@ -101,6 +101,14 @@ bench grouped --dummy-weights $grouped --device "${gpus%% *}" --kernels --depth 
     --prefill $prompt --chunk $prompt --decode 0 --activations fp8
 bench latent --dummy-weights $grouped --device "${gpus%% *}" --rows --depth $deep --repeat 5 \
     --prefill 0 --decode 64
+# The dense products of layer-fp8-activations, where cuBLASLt's row stands beside the kernels, by Triton.
+if python3 -c 'import torch, triton; assert torch.cuda.is_available()' 2> /dev/null; then
+    note triton
+    tools/triton_fp8.py --json > "$folder/triton.json" || status=1
+    tools/triton_fp8.py | tee "$folder/triton.txt" || status=1
+else
+    echo "NOT RUN: Triton's products; python3 has no torch and triton that know a GPU"
+fi
 # As many of V3's layers as fit the first GPU: three are dense, each other takes 11.6 GB, and 20 GB
 # are for what is no layer and for drafts.
 layers=$("$hadal" devices --json | python3 -c '
