@@ -30,7 +30,7 @@ pub fn config(metadata: &Metadata, tensors: &dyn TensorSource) -> Result<Config,
     }
     let json = keys.json(tensors)?;
     let mut config = Config::from_json(&json.to_string()).map_err(|mut error| {
-        error.origin = ORIGIN;
+        error.origin = ORIGIN.into();
         error
     })?;
     config.split_kv_b = tensors.get("blk.0.attn_k_b.weight").is_some();
@@ -42,7 +42,7 @@ const ORIGIN: &str = "GGUF metadata";
 
 fn about_file(key: &str, found: &str, why: &str) -> ConfigError {
     let mut error = ConfigError::new(key, &found, why);
-    error.origin = ORIGIN;
+    error.origin = ORIGIN.into();
     error
 }
 
@@ -64,8 +64,23 @@ impl Keys<'_> {
         self.0.whole(&full).ok_or_else(missing)
     }
 
+    /// No number is one that JSON has no words for.
+    fn check_reals(&self) -> Result<(), ConfigError> {
+        let own = self
+            .0
+            .0
+            .iter()
+            .filter(|(key, _)| key.starts_with(ARCHITECTURE));
+        let mut reals = own.filter_map(|(key, value)| Some((key, value.as_real()?)));
+        match reals.find(|(_, real)| !real.is_finite()) {
+            Some((key, real)) => Err(about_file(key, &real.to_string(), "a number is expected")),
+            None => Ok(()),
+        }
+    }
+
     /// The published form of the configuration.
     fn json(&self, tensors: &dyn TensorSource) -> Result<Value, ConfigError> {
+        self.check_reals()?;
         let rope = self.need("rope.dimension_count")?;
         // Files with one key-value head say the sizes of the latents there, and elsewhere
         // those of a head.

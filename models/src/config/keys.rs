@@ -3,6 +3,7 @@
 //! Decides how a value of `config.json` becomes a number, a flag or a text, and what the
 //! error says. Must not know what a key means. Read [`Keys`] first.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -19,7 +20,7 @@ pub struct ConfigError {
     /// What is wrong with it and what is supported.
     pub why: String,
     /// What the key belongs to: `config.json`, or the metadata of another format.
-    pub origin: &'static str,
+    pub origin: Cow<'static, str>,
 }
 
 impl fmt::Display for ConfigError {
@@ -41,6 +42,15 @@ impl std::error::Error for ConfigError {}
 const FOUND_CHARS: usize = 80;
 
 impl ConfigError {
+    /// The same of the file called `file`.
+    pub fn of(mut self, file: &str) -> ConfigError {
+        self.origin = match self.origin {
+            Cow::Borrowed("config.json") => file.to_string().into(),
+            what => format!("{file}: {what}").into(),
+        };
+        self
+    }
+
     /// An error about `found` under `key`.
     pub(crate) fn new(
         key: impl Into<String>,
@@ -55,7 +65,7 @@ impl ConfigError {
             key: key.into(),
             found: text,
             why: why.into(),
-            origin: "config.json",
+            origin: "config.json".into(),
         }
     }
 }

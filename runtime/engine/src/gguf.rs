@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hadal_models::gguf;
 use hadal_tokens::{GgufText, TextModel};
-use hadal_weights::{Gguf, Metadata, Renamed, gguf_stem};
+use hadal_weights::{Gguf, Metadata, Renamed, TensorSource, gguf_stem};
 
 use crate::{EngineError, Model, Result};
 
@@ -69,7 +69,7 @@ pub fn gguf_model(file: &Gguf) -> Result<Model> {
 }
 
 pub(crate) fn model(file: &Gguf, text: std::result::Result<TextModel, String>) -> Result<Model> {
-    let config = gguf::config(file.metadata(), file)?;
+    let config = gguf::config(file.metadata(), file).map_err(|error| error.of(&file.origin()))?;
     let split = config.split_kv_b;
     let source = Renamed::new(file, &|name, info| gguf::published(name, info, split))?;
     Model::new(config, Arc::new(source), text)

@@ -41,7 +41,8 @@ impl Model {
                 source,
             }
         })?;
-        let config = Config::from_json(&text)?;
+        let name = path.display().to_string();
+        let config = Config::from_json(&text).map_err(|error| error.of(&name))?;
         let source = Arc::new(Checkpoint::open(dir)?);
         let text = TextModel::open(dir).map_err(|error| error.to_string());
         Model::new(config, source, text)

@@ -50,7 +50,8 @@ pub fn describe(path: &Path) -> Result<(Model, Described)> {
             source,
         }
     })?;
-    let config = Config::from_json(&text)?;
+    let name = file.display().to_string();
+    let config = Config::from_json(&text).map_err(|error| error.of(&name))?;
     let (source, described) = source(&config, folder, &file)?;
     let no_text = Err("only the headers of the model were opened".to_string());
     Ok((Model::new(config, source, no_text)?, described))

@@ -87,7 +87,8 @@ impl<'m> Collector<'m> {
                 _ => self.add(name, rows, readers(value), &block),
             }
         }
-        Ok(())
+        // Zeros in the place of experts that could not be read.
+        Ok(self.source.check_pages()?)
     }
 
     /// `layer.3.in.attn` as `layer.3`, 3 and `in.attn`; modules follow the layers.

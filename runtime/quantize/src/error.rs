@@ -78,6 +78,14 @@ pub enum QuantizeError {
          command begins anew"
     )]
     Verify(String),
+    /// What lies under the name of the unfinished file is something else.
+    #[error("{path} is in the way: {why}; move it away, or name another file")]
+    Taken {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        why: &'static str,
+    },
     /// Another run writes the same file.
     #[error("{0} is being written by another run; wait for its end, or name another file")]
     Busy(PathBuf),

@@ -14,6 +14,9 @@ use crate::{Importance, QuantizeError, Result};
 /// Largest state file; it has a dozen bytes a tensor, of which the largest models have a thousand.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// What no file is made from.
+pub(crate) const OF_NOTHING: u64 = 0;
+
 /// Where the state of an unfinished file lies.
 pub(crate) fn state_path(part: &Path) -> PathBuf {
     let mut name = part.as_os_str().to_owned();

@@ -119,6 +119,8 @@ fn read_back(
             whole.most = whole.most.max(sums.most);
             whole.finite &= sums.finite;
         }
+        source.check_pages()?;
+        file.check_pages()?;
         let rows = wave.iter().map(|unit| unit.count).sum::<u64>();
         let (these, later) = rest.split_at((rows * row_bytes) as usize);
         read.update(these);

@@ -91,13 +91,14 @@ pub fn quantize(
         importance.check(plan)?;
     }
     let part = part_path(path);
+    check_part(&part, source)?;
     let _held = hold(&part)?;
     let (mut written, sums) = write(plan, metadata, source, importance, &part, options, watch)?;
     if options.verify {
         let compared = verify(plan, &sums, source, &part, options.threads, watch);
         if matches!(compared, Err(QuantizeError::Verify(_))) {
-            // What is wrong is not gone on with; without its state the file begins anew.
-            let _ = std::fs::remove_file(state::state_path(&part));
+            // What is wrong is not gone on with.
+            let _ = state::save(&part, state::OF_NOTHING, &[]);
         }
         written.compared = compared?;
     }
@@ -112,6 +113,34 @@ pub fn quantize(
     match std::fs::remove_file(&state) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(QuantizeError::io(&state)(error)),
         _ => Ok(written),
+    }
+}
+
+/// Only what an earlier run left is written over: not the model itself, and nothing of others.
+fn check_part(part: &Path, source: &dyn TensorSource) -> Result<()> {
+    let refuse = |why| QuantizeError::Taken {
+        path: part.to_path_buf(),
+        why,
+    };
+    let Ok(own) = part.canonicalize() else {
+        return Ok(());
+    };
+    let paths = source
+        .shards()
+        .iter()
+        .filter_map(|shard| shard.path.as_ref());
+    if paths
+        .filter_map(|path| path.canonicalize().ok())
+        .any(|path| path == own)
+    {
+        return Err(refuse("it is a file of the model"));
+    }
+    let is_empty = part
+        .metadata()
+        .is_ok_and(|it| it.is_file() && it.len() == 0);
+    match is_empty || state::state_path(part).is_file() {
+        true => Ok(()),
+        false => Err(refuse("no run of this program left it there")),
     }
 }
 
@@ -252,6 +281,8 @@ fn open(plan: &Plan, header: &[u8], part: &Path, fingerprint: u64) -> Result<(Fi
         file.seek(SeekFrom::Start(end)).map_err(&io)?;
         return Ok((file, sums));
     }
+    // From here on it is known as a file of this program's.
+    state::save(part, fingerprint, &[])?;
     file.set_len(0).map_err(&io)?;
     file.rewind().map_err(&io)?;
     file.write_all(header).map_err(&io)?;
@@ -338,9 +369,10 @@ fn stream(
                 return Err(QuantizeError::Cancelled);
             }
             let work = |index: usize| encoded(tensor, source, importance, wave[index]);
-            for bytes in pool::each(wave.len(), options.threads, &work)? {
-                writer.put(&bytes)?;
-            }
+            let encoded = pool::each(wave.len(), options.threads, &work)?;
+            // Zeros in the place of what could not be read.
+            source.check_pages()?;
+            encoded.iter().try_for_each(|bytes| writer.put(bytes))?;
             let rows: u64 = wave.iter().map(|unit| unit.count).sum();
             done += rows * tensor.columns;
         }

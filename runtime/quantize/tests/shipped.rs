@@ -6,10 +6,10 @@ use std::path::Path;
 use hadal_device::DType;
 use hadal_models::Config;
 use hadal_quantize::{
-    Choice, Importance, Matrix, Options, Plan, Progress, QuantizeError, RECIPES, Recipe, Summed,
-    TextFiles, Value, Written, part_path, quantize, write_importance,
+    Choice, Importance, Matrix, Options, Plan, Progress, QuantizeError, RECIPES, Recipe, Stage,
+    Summed, TextFiles, Value, Written, part_path, quantize, write_importance,
 };
-use hadal_weights::{Checkpoint, Gguf, Renamed, TensorInfo, TensorSource};
+use hadal_weights::{Checkpoint, Gguf, Renamed, TensorInfo, TensorSource, WeightsError};
 
 struct Shipped {
     config: Config,
@@ -356,4 +356,84 @@ fn old_files_serve_as_sources_and_their_expansion_is_split() {
     // What stays as it is has its bytes.
     let name = "blk.0.attn_q_a.weight";
     assert_eq!(old.bytes(name).unwrap(), new.bytes(name).unwrap());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_source_that_shrinks_is_an_error_and_its_zeros_are_no_file() {
+    hadal_weights::survive_lost_pages().unwrap();
+    for stage in [Stage::Writing, Stage::Verifying] {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = folder.path().join("model.safetensors");
+        std::fs::write(&weights, hadal_tiny::WEIGHTS).unwrap();
+        let config = shipped().config;
+        let source = Checkpoint::open(folder.path()).unwrap();
+        let choice = Choice::new("Q8_0").unwrap();
+        let plan = Plan::new(&config, &source, &choice).unwrap();
+        let metadata = hadal_quantize::metadata(&config, "tiny", Vec::new(), &plan).unwrap();
+        let path = folder.path().join("out.gguf");
+        let mut cut = |progress: Progress<'_>| {
+            if progress.stage == stage {
+                let file = std::fs::OpenOptions::new().write(true).open(&weights);
+                file.unwrap().set_len(1 << 20).unwrap();
+            }
+            ControlFlow::Continue(())
+        };
+        let made = quantize(
+            &plan,
+            &metadata,
+            &source,
+            None,
+            &path,
+            &options(None),
+            &mut cut,
+        );
+        assert!(
+            matches!(
+                made,
+                Err(QuantizeError::Weights(WeightsError::PagesLost { .. }))
+            ),
+            "{stage:?}: {made:?}"
+        );
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn what_is_not_our_unfinished_file_is_left_alone() {
+    let shipped = shipped();
+    let folder = tempfile::tempdir().unwrap();
+    let (path, part) = (
+        folder.path().join("x.gguf"),
+        folder.path().join("x.gguf.part"),
+    );
+    let choice = Choice::new("Q4_0").unwrap();
+    let refused = |path: &Path, source: &dyn TensorSource, why: &str| {
+        let (plan, metadata) = shipped.plan(&choice);
+        let kept = std::fs::read(&part).unwrap();
+        let made = quantize(
+            &plan,
+            &metadata,
+            source,
+            None,
+            path,
+            &options(None),
+            &mut go_on,
+        );
+        let error = made.unwrap_err().to_string();
+        assert!(
+            error.contains("x.gguf.part is in the way") && error.contains(why),
+            "{error}"
+        );
+        assert!(std::fs::read(&part).unwrap() == kept && !path.exists());
+    };
+    std::fs::write(&part, "somebody's own").unwrap();
+    refused(&path, &shipped.source, "no run of this program");
+    // The model itself, under the name of the unfinished file.
+    let model = folder.path().join("model.safetensors");
+    std::fs::write(&model, hadal_tiny::WEIGHTS).unwrap();
+    let source = Checkpoint::open(folder.path()).unwrap();
+    std::fs::remove_file(&part).unwrap();
+    std::fs::hard_link(&model, &part).unwrap();
+    refused(&path, &source, "no run of this program");
 }

@@ -179,6 +179,30 @@ fn what_is_wrong_is_said() {
     }
 }
 
+/// Holes make a file as large as it claims to be, and memory would be what is claimed.
+#[test]
+fn claims_that_only_a_large_file_has_room_for_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.gguf");
+    let counts = |tensors: u64, keys: u64| [tensors.to_le_bytes(), keys.to_le_bytes()].concat();
+    let key = [counts(0, 1), (2u64 << 30).to_le_bytes().to_vec()].concat();
+    for (claim, wanted) in [
+        (key, "bytes of texts, and"),
+        (counts(1 << 27, 0), "134217728 tensors, and"),
+        (counts(0, 1 << 27), "134217728 keys, and"),
+    ] {
+        let header = [b"GGUF".as_slice(), &3u32.to_le_bytes(), &claim].concat();
+        std::fs::write(&path, header).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(6 << 30).unwrap();
+        let error = Gguf::open(&path).unwrap_err().to_string();
+        assert!(
+            error.contains(wanted) && error.contains("are read at most"),
+            "{error}"
+        );
+    }
+}
+
 fn part(number: u32, count: u32, name: &str) -> Vec<u8> {
     Writer::new()
         .number("split.no", number)

@@ -20,11 +20,23 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Ends the program for what was typed, or for help that was asked for.
+fn refused(error: &clap::Error) -> ! {
+    if error.use_stderr() && std::env::args_os().any(|typed| typed == "--json") {
+        let text = error.to_string();
+        let message = text.trim_start_matches("error: ").trim_end();
+        let report = serde_json::json!({"error": {"message": message}});
+        // Of a reader that is gone nobody can be told.
+        let _ = console::Console::new(true, true).print(&format!("{report:#}\n"));
+    }
+    error.exit()
+}
+
 fn main() -> ExitCode {
     environment::prepare();
     // Without it a file that another program cuts short would end this one without a word.
     let _ = hadal_weights::survive_lost_pages();
-    let cli = args::Cli::parse();
+    let cli = args::Cli::try_parse().unwrap_or_else(|error| refused(&error));
     let console = console::Console::new(cli.json, cli.quiet);
     match commands::run(&cli.command, &console) {
         Ok(()) => ExitCode::SUCCESS,

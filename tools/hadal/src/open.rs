@@ -30,6 +30,12 @@ pub fn model(args: &ModelArgs) -> Result<Arc<Model>> {
     Ok(Arc::new(model))
 }
 
+/// The files that a model is read from.
+pub fn files(model: &Model) -> impl Iterator<Item = &Path> {
+    let shards = model.source.shards().iter();
+    shards.filter_map(|shard| shard.path.as_deref())
+}
+
 fn not_a_model(path: &Path) -> Failure {
     Failure::usage(format!("{} is no GGUF file", path.display()))
         .help("--model takes a .gguf file, or the folder that holds config.json and the weights")
@@ -60,6 +66,10 @@ const MAX_CONFIG_BYTES: usize = 16 << 20;
 /// The text of a config.json.
 pub fn config_text(file: &Path) -> Result<String> {
     let help = "give a .gguf file, the folder of a checkpoint, or its config.json";
+    if file.exists() && !file.is_file() {
+        let why = format!("{} is not a plain file", file.display());
+        return Err(Failure::failed(why).help(help));
+    }
     text_file(file, MAX_CONFIG_BYTES).map_err(|failure| failure.help(help))
 }
 

@@ -39,6 +39,23 @@ impl Output {
         })
     }
 
+    /// As [`Output::create`], of a command that reads `files`, none of which it may replace.
+    ///
+    /// # Errors
+    /// Those of [`Output::create`]; `path` is one of the files.
+    pub fn beside<'f>(
+        mut files: impl Iterator<Item = &'f Path>,
+        option: &str,
+        path: &Path,
+    ) -> Result<Output> {
+        let own = path.canonicalize().ok();
+        if own.is_some() && files.any(|file| file.canonicalize().ok() == own) {
+            let why = format!("{option} {} is a file of the model", path.display());
+            return Err(Failure::usage(why).help("give the name of another file"));
+        }
+        Output::create(option, path)
+    }
+
     /// Writes the file with `write` and gives it its name.
     ///
     /// # Errors

@@ -51,7 +51,7 @@ fn gib(bytes: u64) -> f64 {
 /// How a smaller file is made.
 fn file(recipe: &str, bits: f64, weight_bytes: u64) -> String {
     format!(
-        "`hadal quantize --recipe {recipe}`{} makes a file of {} ({bits} bits a weight) of the safetensors checkpoint",
+        "`hadal quantize --recipe {recipe}`{} makes a file of {} ({bits} bits a weight) of the checkpoint",
         // Fewer bits predict badly without.
         if bits < 3.0 { " with --imatrix" } else { "" },
         figures::bytes(weight_bytes)

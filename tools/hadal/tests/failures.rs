@@ -109,7 +109,8 @@ fn a_damaged_checkpoint_names_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let model = checkpoint(folder.path(), Family::Moonlight);
     std::fs::write(folder.path().join("config.json"), "{").unwrap();
-    hadal(&["explain", "--model", &model]).fails(1, &["config.json is not usable: it is not JSON"]);
+    hadal(&["explain", "--model", &model])
+        .fails(1, &["/config.json is not usable: it is not JSON"]);
     std::fs::remove_file(folder.path().join("config.json")).unwrap();
     hadal(&["explain", "--model", &model]).fails(1, &["config.json"]);
 }

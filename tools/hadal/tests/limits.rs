@@ -120,6 +120,7 @@ fn a_damaged_gguf_file_is_named_by_every_command() {
         hadal(&["tokenize", "--model", model, "Once"]).fails(1, &damaged);
     }
     hadal(&["bench", "--dummy-weights", &file]).fails(2, &["is not a text"]);
+    hadal(&["bench", "--dummy-weights", &only]).fails(1, &["is not a plain file"]);
     // Beside a config.json the folder is that of a checkpoint.
     std::fs::write(folder.path().join("config.json"), Family::V3.config_json()).unwrap();
     hadal(&["run", "--model", &only, "Once"]).fails(1, &["holds no weights"]);

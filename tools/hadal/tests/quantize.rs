@@ -275,6 +275,9 @@ fn importance_of_a_text_changes_the_file_and_not_its_size() {
     };
     assert_eq!(known(&of_file), known(&matrix));
     assert!(known(&matrix) > Some(70), "{:?}", known(&matrix));
+    // The model that is read is not replaced.
+    let own = ["imatrix", "--text", &text, "--model", &small, "-o", &small];
+    hadal(&own).fails(2, &["--out", "is a file of the model"]);
     let tight = ["--budget", "host=1kB"];
     hadal(&[&args[..], &tight].concat()).fails(1, &["does not fit host"]);
     let base = ["quantize", "--recipe", "IQ2_XXS", "--json"];
@@ -366,6 +369,14 @@ fn what_does_not_exist_is_refused_with_what_does() {
         1,
         &["Cargo.toml: it does not begin with GGUF", "hadal imatrix"],
     );
+    let part = ["quantize", "x-00001-of-00003.gguf"];
+    hadal(&part).fails(2, &["is the name of a part of a split model"]);
+    let json = hadal(&["quantize", "--json", "--recipe"]).json_and(2);
+    let message = json["error"]["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("a value is required for '--recipe"),
+        "{message}"
+    );
     let nowhere = ["quantize", "no/such/folder/x.gguf"];
     hadal(&nowhere).fails(2, &["no folder"]);
 }
@@ -414,6 +425,12 @@ fn a_gguf_file_is_quantised_like_the_checkpoint_it_is_of() {
     assert_eq!(tokens(&direct), tokens(&through));
     let turns = |path: &str| hadal(&["render", "--model", path]).out;
     assert_eq!(turns(&direct), turns(&through));
+    // Not onto itself, by the name of an unfinished file.
+    let (own, whole) = (named("own.part"), named("own"));
+    std::fs::copy(&through, &own).unwrap();
+    let onto = ["quantize", "--model", &own, &whole];
+    hadal(&onto).fails(1, &["own.part is in the way", "is a file of the model"]);
+    assert_eq!(bytes(&own), bytes(&through));
     // What stays in its blocks is copied, and the rest rounded again, of which it tells.
     let again = named("again");
     let said = quantize(&["--model", &through, "--recipe", "Q5_K_M", &again]);

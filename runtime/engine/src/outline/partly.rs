@@ -22,7 +22,8 @@ pub(super) fn describe(file: &Path) -> Result<(Model, Described)> {
     if lacking.is_empty() {
         return Ok((crate::gguf::model(&known, no_text)?, Described::Headers));
     }
-    let config = gguf::config(known.metadata(), &Promised::of(&known))?;
+    let config = gguf::config(known.metadata(), &Promised::of(&known));
+    let config = config.map_err(|error| error.of(&known.origin()))?;
     let outline = outline(&known, &config, lacking)?;
     let model = Model::new(config, Arc::new(outline), no_text)?;
     Ok((model, Described::Parts))

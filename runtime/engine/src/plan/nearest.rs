@@ -6,6 +6,9 @@ use hadal_quantize::{Choice, RECIPES, Recipe};
 
 use super::{Nearest, Planner};
 
+/// The context that a smaller file is to have room for: a conversation.
+const SHORT_CONTEXT: u32 = 2048;
+
 impl Planner<'_> {
     /// What would fit in the place of `context` tokens, where `longest` is the longest context
     /// that does.
@@ -24,7 +27,13 @@ impl Planner<'_> {
             nearest.push(Nearest::Batch { sequences });
         }
         let weights = tier.weight_bytes().saturating_sub(tier.held_bytes);
-        let others = tier.needed_bytes() - weights;
+        // Where nobody asked for a context, a short one will do.
+        let shortest = match self.options.context {
+            Some(context) => context,
+            None => self.options.least_context.max(SHORT_CONTEXT).min(context),
+        };
+        let short = self.tier(shortest, self.options.batch, scratch);
+        let others = short.needed_bytes() - weights;
         nearest.extend(self.recipe(weights, others, available));
         nearest.push(Nearest::Budget {
             memory: self.memory,

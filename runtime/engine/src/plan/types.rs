@@ -290,8 +290,9 @@ impl Plan {
     /// Whether it fits, in a sentence.
     pub fn verdict(&self) -> String {
         let size = |bytes: u64| match bytes {
-            0..10_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-            10_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+            0..1_000 => format!("{bytes} bytes"),
+            1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+            1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
             _ => format!("{:.2} GB", bytes as f64 / 1e9),
         };
         let Some(tier) = self.tiers.iter().find(|tier| !tier.fits()) else {

@@ -10,6 +10,12 @@ use crate::{FileType, Result, TensorInfo, WeightsError};
 
 /// Most values of all lists together; the largest vocabularies have 200,000 tokens.
 const MAX_VALUES: u64 = 1 << 24;
+/// Most bytes of all texts together; the largest tokenizer.json has 33 MB.
+const MAX_TEXT_BYTES: u64 = 256 << 20;
+/// Most tensors of a file: the largest models have 140,000 where experts are apart.
+const MAX_TENSORS: u64 = 1 << 18;
+/// Most keys.
+const MAX_KEYS: u64 = 1 << 16;
 /// Lists within lists.
 const MAX_DEPTH: u32 = 3;
 /// Most dimensions of a tensor that the format allows.
@@ -30,6 +36,7 @@ pub(super) fn read(file: &str, bytes: &[u8], shard: usize, length: u64) -> Resul
         bytes,
         at: 0,
         values: 0,
+        text_bytes: 0,
     };
     header(&mut cursor, file, shard, length).map_err(|wrong| match wrong {
         Wrong::File(why) => damaged(file, why),
@@ -73,6 +80,8 @@ fn header(
     // The shortest description of a tensor and the shortest pair.
     from.room_for(tensors, 8 + 4 + 8 + 4 + 8, "tensors")?;
     from.room_for(pairs, 8 + 4 + 1, "keys")?;
+    at_most(tensors, MAX_TENSORS, "tensors")?;
+    at_most(pairs, MAX_KEYS, "keys")?;
     let mut metadata = Metadata::default();
     for _ in 0..pairs {
         let key = from.text()?;
@@ -236,6 +245,18 @@ struct Cursor<'b> {
     at: usize,
     /// Values of lists so far.
     values: u64,
+    /// Bytes of texts so far.
+    text_bytes: u64,
+}
+
+/// Refuses more than any model has: a large file has room for claims that would fill the memory.
+fn at_most(count: u64, most: u64, what: &str) -> Read<()> {
+    match count <= most {
+        true => Ok(()),
+        false => Err(format!(
+            "it claims {count} {what}, and {most} are read at most"
+        )),
+    }
 }
 
 type Read<T> = std::result::Result<T, String>;
@@ -280,6 +301,8 @@ impl<'b> Cursor<'b> {
     fn text(&mut self) -> Read<String> {
         let length = self.u64()?;
         self.room_for(length, 1, "bytes of a text")?;
+        self.text_bytes = self.text_bytes.saturating_add(length);
+        at_most(self.text_bytes, MAX_TEXT_BYTES, "bytes of texts")?;
         let text = self.take(length as usize)?;
         Ok(String::from_utf8_lossy(text).into_owned())
     }

@@ -189,7 +189,7 @@ fn trace_file(args: &BenchArgs) -> Result<Option<Output>> {
         let why = "--trace has nothing to write: --prefill and --decode are both 0";
         return Err(Failure::usage(why).help("leave one of them above 0"));
     }
-    Output::create("--trace", path).map(Some)
+    Output::beside(args.model.model.as_deref().into_iter(), "--trace", path).map(Some)
 }
 
 /// The model on each of the devices.

@@ -59,7 +59,7 @@ pub fn run(args: &ForwardArgs, console: &Console) -> Result<()> {
     let wanted = ids.len() + args.greedy.saturating_sub(1) as usize;
     let settings = open::options_for(&args.engine, &model, wanted);
     check_room(&model, wanted, settings.context)?;
-    let out = Output::create("--out", &args.out)?;
+    let out = Output::beside(open::files(&model), "--out", &args.out)?;
     let device = open::device(&args.device, console)?;
     let engine = open::engine(model, device, settings, &interrupts.cancel, console)?;
     let options = ForwardOptions {

@@ -66,7 +66,7 @@ pub fn run(args: &ImatrixArgs, console: &Console) -> Result<()> {
     let interrupts = Interrupts::install()?;
     let model = open::model(&args.model)?;
     let ids = ids(args, &model, &text)?;
-    let out = Output::create("--out", &args.out)?;
+    let out = Output::beside(open::files(&model), "--out", &args.out)?;
     let options = EngineOptions {
         context: Some(args.window.min(model.config.max_position_embeddings)),
         chunk: chunk(&model.config, args.window),

@@ -94,7 +94,7 @@ fn find(args: &InfoArgs) -> Result<Found> {
     };
     Ok(Found {
         name,
-        config: Config::from_json(&text)?,
+        config: Config::from_json(&text).map_err(|error| error.of(&file.display().to_string()))?,
         licence: is_folder.then(|| licence(path)).flatten(),
         weights,
         stored,

@@ -16,7 +16,7 @@ use hadal_quantize::{
     Choice, Importance, Options, Plan, Planned, Progress, QuantizeError, Stage, TextFiles, Value,
     Watch, Written, quantize,
 };
-use hadal_weights::{Gguf, Metadata};
+use hadal_weights::{Gguf, Metadata, gguf_stem};
 
 use crate::args::{DeviceArgs, ModelArgs};
 use crate::commands::perplexity;
@@ -265,6 +265,11 @@ fn check_out(args: &QuantizeArgs) -> Result<()> {
     if out.exists() && !args.force && !args.dry_run {
         let why = format!("{} is there already", out.display());
         return Err(Failure::usage(why).help("give another name, or --force to replace it"));
+    }
+    let name = out.file_name().and_then(|name| name.to_str());
+    if let Some(name) = name.filter(|name| gguf_stem(name) != *name) {
+        let why = format!("{name} is the name of a part of a split model");
+        return Err(Failure::usage(why).help("the whole file needs one without -of-NUMBER"));
     }
     let folder = out.parent().filter(|it| !it.as_os_str().is_empty());
     if folder.is_some_and(|folder| !folder.is_dir()) {

@@ -1,4 +1,4 @@
-//! What a file consists of, and how near it is to the checkpoint.
+//! What a file consists of, and how near it is to the model it is made of.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -32,7 +32,7 @@ pub struct Report {
     /// Tensors whose columns are weighed by importance, if any is given.
     pub weighed: Option<usize>,
     written: Option<(Written, Duration)>,
-    /// How well the checkpoint predicts a text.
+    /// How well the model predicts a text.
     pub before: Option<Perplexity>,
     /// How well the file predicts it.
     pub after: Option<Perplexity>,
@@ -174,7 +174,7 @@ impl Report {
         let rate = self.source_bytes as f64 / 1e6 / time.as_secs_f64();
         let _ = writeln!(
             out,
-            "{} written to {} in {:.1} s, {rate:.0} MB of the checkpoint a second",
+            "{} written to {} in {:.1} s, {rate:.0} MB of the model a second",
             figures::bytes(written.bytes),
             self.out,
             time.as_secs_f64()
@@ -185,10 +185,7 @@ impl Report {
         if written.compared.is_empty() {
             return;
         }
-        let _ = writeln!(
-            out,
-            "read back; furthest from the checkpoint, of their size:"
-        );
+        let _ = writeln!(out, "read back; furthest from the model, of their size:");
         for tensor in self.worst() {
             let _ = writeln!(
                 out,
