@@ -171,7 +171,7 @@ impl From<EngineError> for Failure {
             EngineError::Io { path, source } => Failure {
                 cause: Some(source.to_string()),
                 ..Failure::failed(format!("cannot read {path}"))
-                    .help("--model takes a .gguf file, or the folder that holds config.json and the weights")
+                    .help("--model takes the folder that holds config.json and the weights, or a .gguf file")
             },
             other => Failure::failed(other),
         }

@@ -35,6 +35,12 @@ fn the_plan_of_the_largest_model_names_what_would_fit() {
     assert_eq!(file["format"], "IQ1_S");
     let needed = file["needed_bytes"].as_u64().expect("a size") >> 30;
     assert!((128..150).contains(&needed), "{needed}");
+    // With room for a conversation: a session takes a shorter context where there is no more.
+    let beside = file["needed_bytes"].as_u64().unwrap() - file["weight_bytes"].as_u64().unwrap();
+    let usual = small["plan"]["tiers"][0]["parts"]["cache"]
+        .as_u64()
+        .unwrap();
+    assert!(4 * beside < usual, "{beside} of {usual}");
     // A script that asks whether it fits reads the code.
     ran.fails(1, &["does not fit", "plan says what would"]);
     let report = ran.json_and(1);
