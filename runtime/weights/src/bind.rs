@@ -204,7 +204,7 @@ impl<'s> Binder<'s> {
             return true;
         }
         let what = format!(
-            "its shape is {:?}, but config.json makes it {shape:?}",
+            "its shape is {:?}, but the configuration makes it {shape:?}",
             info.shape
         );
         self.problem(name, Some(info), what);
@@ -350,7 +350,7 @@ impl<'s> Binder<'s> {
                         Some(weight) if self.is_used(weight) => {
                             format!("it is not used, since {weight} is not fp8")
                         }
-                        _ => "nothing in config.json asks for this tensor".to_string(),
+                        _ => "nothing in the configuration asks for this tensor".to_string(),
                     };
                     self.problem(name, Some(info), what);
                 }

@@ -155,13 +155,15 @@ pub enum WeightsError {
 }
 
 fn mismatch(problems: &[Problem], more: usize) -> String {
-    let mut text = String::from("the weights do not fit config.json:");
+    let mut text = String::from(
+        "the weights do not fit the configuration (config.json, or the metadata of a GGUF file):",
+    );
     for problem in problems {
         text.push_str(&format!("\n  {problem}"));
     }
     if more > 0 {
         text.push_str(&format!("\n  and {more} more"));
     }
-    text.push_str("\nTake config.json and all files from the same release of the model.");
+    text.push_str("\nTake all files, config.json among them, from the same release of the model.");
     text
 }
