@@ -27,6 +27,15 @@ pub struct Model {
     pub(crate) bound: Bound,
 }
 
+/// The configuration in a `config.json`; errors name the file.
+pub(crate) fn config_of(file: &Path) -> Result<Config> {
+    let name = file.display().to_string();
+    match hadal_weights::read_text(file, Config::MAX_JSON_BYTES) {
+        Ok(text) => Ok(Config::from_json(&text).map_err(|error| error.of(&name))?),
+        Err(source) => Err(EngineError::Io { path: name, source }),
+    }
+}
+
 impl Model {
     /// Opens a checkpoint folder, or a GGUF file (of a model in parts, any of them), and checks
     /// it both ways against its config.
@@ -34,15 +43,7 @@ impl Model {
         if let Some(file) = crate::gguf::gguf_file(dir)? {
             return crate::gguf::open(&file);
         }
-        let path = dir.join("config.json");
-        let text = hadal_weights::read_text(&path, Config::MAX_JSON_BYTES).map_err(|source| {
-            EngineError::Io {
-                path: path.display().to_string(),
-                source,
-            }
-        })?;
-        let name = path.display().to_string();
-        let config = Config::from_json(&text).map_err(|error| error.of(&name))?;
+        let config = config_of(&dir.join("config.json"))?;
         let source = Arc::new(Checkpoint::open(dir)?);
         let text = TextModel::open(dir).map_err(|error| error.to_string());
         Model::new(config, source, text)

@@ -14,7 +14,8 @@ use hadal_models::manifest::official_manifest;
 use hadal_weights::{Checkpoint, Index, Outline, OutlineTensor, SCALE_SUFFIX, TensorSource};
 use serde::{Deserialize, Serialize};
 
-use crate::{EngineError, Model, Result};
+use crate::model::config_of;
+use crate::{Model, Result};
 
 /// What is known of a model's tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,14 +45,7 @@ pub fn describe(path: &Path) -> Result<(Model, Described)> {
         true => (Some(path), path.join("config.json")),
         false => (None, path.to_path_buf()),
     };
-    let text = hadal_weights::read_text(&file, Config::MAX_JSON_BYTES).map_err(|source| {
-        EngineError::Io {
-            path: file.display().to_string(),
-            source,
-        }
-    })?;
-    let name = file.display().to_string();
-    let config = Config::from_json(&text).map_err(|error| error.of(&name))?;
+    let config = config_of(&file)?;
     let (source, described) = source(&config, folder, &file)?;
     let no_text = Err("only the headers of the model were opened".to_string());
     Ok((Model::new(config, source, no_text)?, described))

@@ -66,6 +66,17 @@ impl Shipped {
     }
 }
 
+/// The file of any source.
+fn made(
+    plan: &Plan,
+    metadata: &[(String, Value)],
+    source: &dyn TensorSource,
+    path: &Path,
+    watch: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+) -> Result<Written, QuantizeError> {
+    quantize(plan, metadata, source, None, path, &options(None), watch)
+}
+
 fn go_on(_: Progress<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
@@ -308,16 +319,7 @@ fn old_files_serve_as_sources_and_their_expansion_is_split() {
     let text = hadal_quantize::text_keys(old.metadata()).unwrap();
     let metadata = hadal_quantize::metadata(&config, "old", text, &plan).unwrap();
     let path = folder.path().join("split.gguf");
-    quantize(
-        &plan,
-        &metadata,
-        &source,
-        None,
-        &path,
-        &options(None),
-        &mut go_on,
-    )
-    .unwrap();
+    made(&plan, &metadata, &source, &path, &mut go_on).unwrap();
     let new = Gguf::open(&path).unwrap();
     assert!(
         hadal_models::gguf::config(new.metadata(), &new)
@@ -379,21 +381,13 @@ fn a_source_that_shrinks_is_an_error_and_its_zeros_are_no_file() {
             }
             ControlFlow::Continue(())
         };
-        let made = quantize(
-            &plan,
-            &metadata,
-            &source,
-            None,
-            &path,
-            &options(None),
-            &mut cut,
-        );
+        let outcome = made(&plan, &metadata, &source, &path, &mut cut);
         assert!(
             matches!(
-                made,
+                outcome,
                 Err(QuantizeError::Weights(WeightsError::PagesLost { .. }))
             ),
-            "{stage:?}: {made:?}"
+            "{stage:?}: {outcome:?}"
         );
         assert!(!path.exists());
     }
@@ -408,19 +402,11 @@ fn what_is_not_our_unfinished_file_is_left_alone() {
         folder.path().join("x.gguf.part"),
     );
     let choice = Choice::new("Q4_0").unwrap();
-    let refused = |path: &Path, source: &dyn TensorSource, why: &str| {
+    let refused = |source: &dyn TensorSource, why: &str| {
         let (plan, metadata) = shipped.plan(&choice);
         let kept = std::fs::read(&part).unwrap();
-        let made = quantize(
-            &plan,
-            &metadata,
-            source,
-            None,
-            path,
-            &options(None),
-            &mut go_on,
-        );
-        let error = made.unwrap_err().to_string();
+        let outcome = made(&plan, &metadata, source, &path, &mut go_on);
+        let error = outcome.unwrap_err().to_string();
         assert!(
             error.contains("x.gguf.part is in the way") && error.contains(why),
             "{error}"
@@ -428,12 +414,12 @@ fn what_is_not_our_unfinished_file_is_left_alone() {
         assert!(std::fs::read(&part).unwrap() == kept && !path.exists());
     };
     std::fs::write(&part, "somebody's own").unwrap();
-    refused(&path, &shipped.source, "no run of this program");
+    refused(&shipped.source, "no run of this program");
     // The model itself, under the name of the unfinished file.
     let model = folder.path().join("model.safetensors");
     std::fs::write(&model, hadal_tiny::WEIGHTS).unwrap();
     let source = Checkpoint::open(folder.path()).unwrap();
     std::fs::remove_file(&part).unwrap();
     std::fs::hard_link(&model, &part).unwrap();
-    refused(&path, &source, "no run of this program");
+    refused(&source, "no run of this program");
 }
