@@ -3,6 +3,7 @@
 //!
 //! Its answers are never errors of the device: whatever it cannot do, a kernel does.
 
+use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
@@ -28,13 +29,11 @@ pub struct BlasLt {
     number: (c_int, c_int),
 }
 
-struct Loaded {
-    path: Option<PathBuf>,
-    driver: (c_int, c_int),
-    library: &'static BlasLt,
-}
+/// What was asked for: a path, and the driver's version.
+type Asked = (Option<PathBuf>, (c_int, c_int));
 
-static LOADED: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
+/// Those that were loaded.
+static LOADED: Mutex<BTreeMap<Asked, &BlasLt>> = Mutex::new(BTreeMap::new());
 
 /// Where it may be, best first. The names of Windows are those that other programs load; none
 /// of them was tried there.
@@ -58,9 +57,9 @@ impl BlasLt {
         driver: (c_int, c_int),
     ) -> std::result::Result<&'static BlasLt, String> {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it = |known: &&Loaded| known.path.as_deref() == path && known.driver == driver;
-        if let Some(known) = loaded.iter().find(is_it) {
-            return Ok(known.library);
+        let asked = (path.map(Path::to_path_buf), driver);
+        if let Some(known) = loaded.get(&asked) {
+            return Ok(known);
         }
         let usual = libraries(cfg!(windows)).iter().map(Path::new);
         let all = path.into_iter().chain(usual).filter_map(load);
@@ -73,11 +72,7 @@ impl BlasLt {
             return Err(format!("{} is older than 12.9", library.version));
         }
         let library: &'static BlasLt = Box::leak(Box::new(library));
-        loaded.push(Loaded {
-            path: path.map(Path::to_path_buf),
-            driver,
-            library,
-        });
+        loaded.insert(asked, library);
         Ok(library)
     }
 

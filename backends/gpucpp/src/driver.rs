@@ -8,6 +8,8 @@ pub mod nodes;
 pub mod status;
 pub mod table;
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::{CStr, c_char, c_int};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +22,7 @@ use self::table::{
 };
 
 /// Whose driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Vendor {
     /// NVIDIA: `libcuda`.
     Cuda,
@@ -161,14 +163,13 @@ pub struct Driver {
 /// A library that was loaded. It stays for the process: drivers start threads, and their code
 /// must not go from under these.
 struct Loaded {
-    vendor: Vendor,
-    path: Option<PathBuf>,
     name: String,
     library: &'static Library,
     driver: Option<&'static Driver>,
 }
 
-static LOADED: Mutex<Vec<Loaded>> = Mutex::new(Vec::new());
+/// By vendor, and by the path that was asked for.
+static LOADED: Mutex<BTreeMap<(Vendor, Option<PathBuf>), Loaded>> = Mutex::new(BTreeMap::new());
 
 impl Driver {
     /// The driver of `vendor`, from the library at `path` or the usual one.
@@ -177,22 +178,17 @@ impl Driver {
             return Err(vendor.unavailable("it takes a 64-bit build"));
         }
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_it = |known: &Loaded| known.vendor == vendor && known.path.as_deref() == path;
-        let place = match loaded.iter().position(is_it) {
-            Some(place) => place,
-            None => {
+        let known = match loaded.entry((vendor, path.map(Path::to_path_buf))) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
                 let (name, library) = load(vendor, path)?;
-                loaded.push(Loaded {
-                    vendor,
-                    path: path.map(Path::to_path_buf),
+                place.insert(Loaded {
                     name,
                     library: Box::leak(Box::new(library)),
                     driver: None,
-                });
-                loaded.len() - 1
+                })
             }
         };
-        let known = &mut loaded[place];
         if let Some(driver) = known.driver {
             return Ok(driver);
         }
