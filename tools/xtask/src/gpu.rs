@@ -146,8 +146,12 @@ pub struct Modules {
     pub modules: Vec<(String, Vec<u8>)>,
 }
 
-/// Every kernel file compiled for every architecture that it is for, on all processors.
-pub fn compile_all(compiler: &Compiler) -> io::Result<Vec<Modules>> {
+/// Every kernel file compiled for every architecture that it is for, on all processors, where each
+/// module is handed to `look` as well: what looks at it takes as long as the compiler.
+pub fn compile_all(
+    compiler: &Compiler,
+    look: impl Fn(&Arch, &str, &[u8]) -> io::Result<()> + Sync,
+) -> io::Result<Vec<Modules>> {
     let mut jobs: Vec<(usize, &str)> = Vec::new();
     for (at, arch) in ARCHS.iter().enumerate() {
         let files = gpu::KERNELS.iter();
@@ -169,6 +173,10 @@ pub fn compile_all(compiler: &Compiler) -> io::Result<Vec<Modules>> {
                         break;
                     };
                     let made = compiler.compile(&ARCHS[*at], file);
+                    let made = made.and_then(|module| {
+                        look(&ARCHS[*at], file, &module)?;
+                        Ok(module)
+                    });
                     let mut done = done.lock().unwrap_or_else(|e| e.into_inner());
                     done.push((job, made));
                 }
@@ -195,7 +203,7 @@ pub fn compile_all(compiler: &Compiler) -> io::Result<Vec<Modules>> {
 pub fn build(root: &Path, compiler: &Compiler) -> io::Result<()> {
     let folder = root.join(FOLDER);
     std::fs::create_dir_all(&folder)?;
-    for Modules { arch, modules } in compile_all(compiler)? {
+    for Modules { arch, modules } in compile_all(compiler, |_, _, _| Ok(()))? {
         if arch.stored {
             std::fs::write(folder.join(format!("{}.z", arch.name)), gpu::pack(&modules))?;
         }

@@ -1,6 +1,8 @@
 //! The C++ kernels compiled for every architecture: the stored images are theirs, and nothing
 //! spills.
 
+use std::sync::Mutex;
+
 use hadal_shaders::gpu as stored;
 use xtask::{gates, gpu};
 
@@ -22,8 +24,16 @@ fn every_kernel_compiles_for_every_architecture_within_its_means() {
             compiler.version
         );
     }
-    let mut complaints = Vec::new();
-    for made in gpu::compile_all(&compiler).expect("everything compiles") {
+    let complaints = Mutex::new(Vec::new());
+    let look = |arch: &gpu::Arch, file: &str, module: &[u8]| {
+        let mut found = gates::complaints(arch, file, module)?;
+        if let (Some(ptxas), Some(_)) = (&ptxas, arch.ptx) {
+            found.extend(gates::assembled(ptxas, arch, module)?);
+        }
+        complaints.lock().expect("no panic").extend(found);
+        Ok(())
+    };
+    for made in gpu::compile_all(&compiler, look).expect("everything compiles and is read") {
         let name = made.arch.name;
         assert_eq!(
             made.arch.stored,
@@ -38,13 +48,9 @@ fn every_kernel_compiles_for_every_architecture_within_its_means() {
                     "{name}: {file} is old; run `cargo run -p xtask -- gpu`"
                 );
             }
-            complaints.extend(gates::complaints(made.arch, file, module).expect("it is read"));
-            if let (Some(ptxas), Some(_)) = (&ptxas, made.arch.ptx) {
-                let found = gates::assembled(ptxas, made.arch, module);
-                complaints.extend(found.expect("it is assembled"));
-            }
         }
     }
+    let complaints = complaints.into_inner().expect("no panic");
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
