@@ -9,11 +9,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use hadal_device::{Device, DeviceInfo};
+use hadal_device::DeviceInfo;
 use serde::{Deserialize, Serialize};
 
 use crate::execute::{CaseResult, Status};
 use crate::failure::{Failure, execute_and_keep, keep};
+use crate::plan::Case;
 use crate::suite::{Options, Suite};
 
 /// A line of a child.
@@ -64,19 +65,19 @@ pub fn run_group(suite: &Suite, options: &Options, out: &mut dyn Write) -> std::
     tell(&Line::End(suite.backend.complaints()))
 }
 
-/// Runs every group in a process of its own, one after the other.
+/// Runs every group of the cases in a process of its own, one after the other.
 ///
 /// # Errors
 /// No process can be started.
 pub fn run_all(
     suite: &Suite,
     options: &Options,
-    device: &dyn Device,
+    info: &DeviceInfo,
+    cases: &[Case],
     progress: &mut dyn FnMut(&str, Progress),
 ) -> std::io::Result<Vec<CaseResult>> {
-    let cases = suite.cases(device, options);
     let mut groups: Vec<(String, Vec<String>)> = Vec::new();
-    for case in &cases {
+    for case in cases {
         match groups.last_mut() {
             Some((group, ids)) if *group == case.group => ids.push(case.id.clone()),
             _ => groups.push((case.group.clone(), vec![case.id.clone()])),
@@ -94,14 +95,7 @@ pub fn run_all(
             at.bad += usize::from(!result.status.is_good());
             progress(&group, at);
         };
-        results.extend(one_group(
-            suite,
-            options,
-            device.info(),
-            &group,
-            &ids,
-            &mut seen,
-        )?);
+        results.extend(one_group(suite, options, info, &group, &ids, &mut seen)?);
     }
     Ok(results)
 }

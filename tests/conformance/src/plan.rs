@@ -90,8 +90,7 @@ fn op_cases(
     if !wants(&id) && !rows.iter().any(|row| wants(&row_id(&id, row))) {
         return Vec::new();
     }
-    // The seed decides the data and not the sizes, which are all that a row looks at.
-    let problem = ops::build(&case, 0).problem;
+    let problem = ops::problem(&case);
     let rows = rows.into_iter().filter(|row| {
         (row.takes_codes || problem.params.flags & flags::CODED == 0)
             && (row.fits)(&problem).is_none()

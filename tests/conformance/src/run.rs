@@ -132,7 +132,7 @@ pub fn run(
             new: info.id(),
         });
     }
-    let results = run_all(suite, options, &*device, progress)?;
+    let results = run_all(suite, options, info, &cases, progress)?;
     let report = Report::new(suite, options, info, results);
     if let Some(old) = old {
         return Ok(Outcome::Verified(old.differences(&report)));

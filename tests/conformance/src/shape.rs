@@ -8,7 +8,7 @@ macro_rules! shape {
     ($($(#[$doc:meta])* $name:ident $short:literal,)*) => {
         /// Sizes of a case of one operation; what an operation does not have is 0. Names are
         /// those of `hadal_device::Params`.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Shape {
             $($(#[$doc])* #[serde(skip_serializing_if = "is_zero")] pub $name: u32,)*

@@ -18,9 +18,10 @@ mod shapes;
 mod v3;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 
-use hadal_device::{DType, OpKind, Problem, flags};
+use hadal_device::{DType, OpKind, Params, Problem, flags};
 use serde::{Deserialize, Serialize};
 
 pub use shapes::{formats, shapes};
@@ -43,7 +44,7 @@ pub struct OpCase {
 }
 
 /// What a case looks at besides numbers in general.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Twist {
     /// Nothing.
@@ -133,6 +134,30 @@ pub struct Built {
     pub operands: Vec<Operand>,
 }
 
+/// What a row is chosen for. Sizes and strides hang neither on the seed nor on the weight's format, so
+/// data are made for one of the cases that differ in these.
+pub fn problem(case: &OpCase) -> Problem {
+    type Known = HashMap<(OpKind, Shape, Twist), Params>;
+    thread_local!(static KNOWN: RefCell<Known> = RefCell::default());
+    let key = (case.op, case.shape, case.twist);
+    let known = KNOWN.with_borrow(|known| known.get(&key).copied());
+    let params = known.unwrap_or_else(|| {
+        let (params, _) = make(case, &mut case.random(0));
+        KNOWN.with_borrow_mut(|known| known.insert(key, params));
+        params
+    });
+    of_format(case, params)
+}
+
+fn of_format(case: &OpCase, params: Params) -> Problem {
+    let flags = params.flags | flags::format_bits(case.weight);
+    Problem {
+        op: case.op,
+        weight: case.weight,
+        params: Params { flags, ..params },
+    }
+}
+
 /// The data of a case, made once for all rows that are run on it one after another.
 pub fn built(case: &OpCase, seed: u64) -> Rc<Built> {
     type Last = Option<(OpCase, u64, Rc<Built>)>;
@@ -143,53 +168,59 @@ pub fn built(case: &OpCase, seed: u64) -> Rc<Built> {
             // Two of them at once would be gigabytes.
             *last = None;
             let built = Rc::new(build(case, seed));
+            debug_assert_eq!(sizes(&built.problem), sizes(&problem(case)));
             *last = Some((case.clone(), seed, built.clone()));
             built
         }
     })
 }
 
+/// Parameters but for what hangs on the data.
+fn sizes(problem: &Problem) -> Params {
+    Params {
+        eps: 0.0,
+        ..problem.params
+    }
+}
+
 /// Makes the data of a case.
 pub fn build(case: &OpCase, seed: u64) -> Built {
-    let mut random = case.random(seed);
-    let (params, operands) = match case.op {
-        OpKind::Embed => dense::embed(case, &mut random),
-        OpKind::Norm => dense::norm(case, &mut random),
-        OpKind::Linear => dense::linear(case, &mut random),
-        OpKind::NormLinear => dense::norm_linear(case, &mut random),
-        OpKind::GateUp => dense::gate_up(case, &mut random),
-        OpKind::HeadLinear => dense::head_linear(case, &mut random),
-        OpKind::UnpackHeads => dense::unpack_heads(case, &mut random),
-        OpKind::Rope => attention::rope(case, &mut random),
-        OpKind::CacheAppend => attention::cache_append(case, &mut random),
-        OpKind::LatentAppend => attention::latent_append(case, &mut random),
-        OpKind::AttendLatent => attention::attend_latent(case, &mut random),
-        OpKind::AttendPart => parts::attend_part(case, &mut random),
-        OpKind::AttendMerge => parts::attend_merge(case, &mut random),
-        OpKind::AttendExpanded => attention::attend_expanded(case, &mut random),
-        OpKind::Route => route::route(case, &mut random),
-        OpKind::ExpertOffsets => experts::offsets(case, &mut random),
-        OpKind::Permute => experts::permute(case, &mut random),
-        OpKind::GroupedLinear | OpKind::GroupedGateUp => experts::grouped(case, &mut random),
-        OpKind::ExpertLinear | OpKind::ExpertGateUp => experts::direct(case, &mut random),
-        OpKind::Combine => experts::combine(case, &mut random),
-        OpKind::SwiGlu | OpKind::Add => rows::pairwise(case, &mut random),
-        OpKind::Copy => rows::copy(case, &mut random),
-        OpKind::Gather => rows::gather(case, &mut random),
-        OpKind::Argmax => rows::argmax(case, &mut random),
-        OpKind::ActQuant if case.shape.flags & flags::CODED != 0 => {
-            coded::act_quant(case, &mut random)
-        }
-        OpKind::ActQuant => rows::act_quant(case, &mut random),
-        OpKind::NormQuant => coded::norm_quant(case, &mut random),
-    };
-    let flags = params.flags | flags::format_bits(case.weight);
-    let problem = Problem {
-        op: case.op,
-        weight: case.weight,
-        params: hadal_device::Params { flags, ..params },
-    };
+    let (params, operands) = make(case, &mut case.random(seed));
+    let problem = of_format(case, params);
     Built { problem, operands }
+}
+
+/// The parameters, but for the weight's format, and the operands.
+fn make(case: &OpCase, random: &mut Random) -> (Params, Vec<Operand>) {
+    match case.op {
+        OpKind::Embed => dense::embed(case, random),
+        OpKind::Norm => dense::norm(case, random),
+        OpKind::Linear => dense::linear(case, random),
+        OpKind::NormLinear => dense::norm_linear(case, random),
+        OpKind::GateUp => dense::gate_up(case, random),
+        OpKind::HeadLinear => dense::head_linear(case, random),
+        OpKind::UnpackHeads => dense::unpack_heads(case, random),
+        OpKind::Rope => attention::rope(case, random),
+        OpKind::CacheAppend => attention::cache_append(case, random),
+        OpKind::LatentAppend => attention::latent_append(case, random),
+        OpKind::AttendLatent => attention::attend_latent(case, random),
+        OpKind::AttendPart => parts::attend_part(case, random),
+        OpKind::AttendMerge => parts::attend_merge(case, random),
+        OpKind::AttendExpanded => attention::attend_expanded(case, random),
+        OpKind::Route => route::route(case, random),
+        OpKind::ExpertOffsets => experts::offsets(case, random),
+        OpKind::Permute => experts::permute(case, random),
+        OpKind::GroupedLinear | OpKind::GroupedGateUp => experts::grouped(case, random),
+        OpKind::ExpertLinear | OpKind::ExpertGateUp => experts::direct(case, random),
+        OpKind::Combine => experts::combine(case, random),
+        OpKind::SwiGlu | OpKind::Add => rows::pairwise(case, random),
+        OpKind::Copy => rows::copy(case, random),
+        OpKind::Gather => rows::gather(case, random),
+        OpKind::Argmax => rows::argmax(case, random),
+        OpKind::ActQuant if case.shape.flags & flags::CODED != 0 => coded::act_quant(case, random),
+        OpKind::ActQuant => rows::act_quant(case, random),
+        OpKind::NormQuant => coded::norm_quant(case, random),
+    }
 }
 
 /// Every case of a profile for one operation.
