@@ -4,8 +4,9 @@
 
 namespace hadal_cpu {
 
-thread_local Place place;
-static thread_local Worker* worker;
+// Said again, since it would be looked for by a call here alone.
+thread_local Place place HADAL_CPU_NEAR;
+static thread_local Worker* worker HADAL_CPU_NEAR;
 
 static const size_t GUARD = 64, MARGIN = 256, SPACE = MAX_SHARED + 64 * MARGIN;
 static const u8 GUARD_BYTE = 0xa5, POISON = 0xff;
@@ -46,6 +47,8 @@ std::string Worker::run(const Work& launch, u64 index) {
         index /= launch.grid[axis];
     }
     threads = (u32)launch.kernel->threads;
+    wave = (u32)launch.kernel->wave;
+    wave_bits = wave == 32 ? 5 : 6;
     done = at_barrier = 0;
     failure.clear();
     regions.clear();
@@ -141,29 +144,27 @@ void Worker::barrier() {
     wait();
 }
 
-u32 Worker::wave_first() const { return place.thread - place.thread % (u32)work->kernel->wave; }
+u32 Worker::wave_first() const { return place.thread & ~(wave - 1); }
 
-u32 Worker::wave_size(u32 first) const {
-    const u32 wave = (u32)work->kernel->wave;
-    return threads - first < wave ? threads - first : wave;
-}
+u32 Worker::wave_size(u32 first) const { return threads - first < wave ? threads - first : wave; }
 
 // Whether the thread is the last of its wave.
 bool Worker::arrive(State at) {
     const u32 first = wave_first(), size = wave_size(first);
-    u32& count = arrived[first / (u32)work->kernel->wave];
+    u32& count = arrived[first >> wave_bits];
     state[place.thread] = at;
     if (++count < size) {
         return false;
     }
     count = 0;
+    bool is_elsewhere = false;
     for (u32 t = first; t < first + size; t++) {
-        if (state[t] != at) {
-            fail("threads of a wave came to different exchanges");
-            return false;
-        }
+        is_elsewhere |= state[t] != at;
     }
-    return true;
+    if (is_elsewhere) {
+        fail("threads of a wave came to different exchanges");
+    }
+    return !is_elsewhere;
 }
 
 void Worker::release_wave(u32 first, u32 count) {
@@ -180,7 +181,7 @@ u32 Worker::exchange(u32 given, u32 wanted) {
     if (arrive(AT_EXCHANGE)) {
         const u32 first = wave_first(), size = wave_size(first);
         for (u32 t = first; t < first + size; t++) {
-            result[t] = value[first + lane[t] % size];
+            result[t] = value[first + (size == wave ? lane[t] & (wave - 1) : lane[t] % size)];
         }
         release_wave(first, size);
     }

@@ -14,16 +14,18 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-// Which thread of which block runs. In the part of thread-local memory that needs no call to
-// be found, where there is one: kernels ask for it in inner loops.
+// The part of thread-local memory that needs no call to be found, where there is one.
+#if defined(__ELF__)
+#define HADAL_CPU_NEAR __attribute__((tls_model("initial-exec")))
+#else
+#define HADAL_CPU_NEAR
+#endif
+
+// Which thread of which block runs. Kernels ask for it in inner loops.
 struct Place {
     u32 thread, group[3], groups[3];
 };
-#if defined(__ELF__)
-extern thread_local Place place __attribute__((tls_model("initial-exec")));
-#else
-extern thread_local Place place;
-#endif
+extern thread_local Place place HADAL_CPU_NEAR;
 
 inline u32 thread() { return place.thread; }
 inline u32 group(int axis) { return place.group[axis]; }

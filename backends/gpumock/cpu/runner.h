@@ -121,6 +121,8 @@ class Worker {
     std::vector<Region> regions;
     size_t block_used = 0;
     const Work* work = nullptr;
+    // Of the kernel: lanes of a wave, a power of two, and which one.
+    u32 wave = 0, wave_bits = 0;
     u32 threads = 0, done = 0, at_barrier = 0, ready_count = 0, free_count = 0;
     Random random{0};
     void* scheduler = nullptr;
