@@ -107,6 +107,7 @@ fn least_webgpu() -> DeviceInfo {
         },
         memory_bytes: None,
         expand_from_tokens: None,
+        members: Vec::new(),
     }
 }
 

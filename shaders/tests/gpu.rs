@@ -111,6 +111,7 @@ fn info(wave: u32) -> DeviceInfo {
         },
         memory_bytes: None,
         expand_from_tokens: None,
+        members: Vec::new(),
     }
 }
 

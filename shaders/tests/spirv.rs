@@ -146,6 +146,7 @@ fn info(features: Features, matrix: [u32; 3], subgroup: u32, invocations: u32) -
         },
         memory_bytes: None,
         expand_from_tokens: None,
+        members: Vec::new(),
     }
 }
 

@@ -136,6 +136,7 @@ fn device(features: Features) -> DeviceInfo {
         },
         memory_bytes: None,
         expand_from_tokens: None,
+        members: Vec::new(),
     }
 }
 

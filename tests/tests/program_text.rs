@@ -37,6 +37,7 @@ fn gpu() -> DeviceInfo {
         },
         memory_bytes: None,
         expand_from_tokens: None,
+        members: Vec::new(),
     }
 }
 

@@ -190,6 +190,7 @@ impl GpuBackend {
             },
             memory_bytes: Some(memory),
             expand_from_tokens: None,
+            members: Vec::new(),
         };
         Ok(Usable {
             found,

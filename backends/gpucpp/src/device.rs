@@ -1,5 +1,6 @@
 //! An open device, and copies between two.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -77,6 +78,14 @@ impl Device for GpuDevice {
         let prepared = Prepared::new(self.0.clone(), program)?;
         self.0.made_programs.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(prepared))
+    }
+
+    fn copy_from(&self, peer: &dyn Device, from: Span, to: Span) -> Option<Result<Ticket>> {
+        let peer = (peer as &dyn Any).downcast_ref::<GpuDevice>()?;
+        match copy_between(peer, from, self, to) {
+            Err(Error::Unsupported { .. }) => None,
+            copied => Some(copied),
+        }
     }
 
     fn wait(&self, ticket: Ticket) -> Result<()> {

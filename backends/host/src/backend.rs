@@ -256,6 +256,7 @@ impl HostBackend {
             },
             memory_bytes: machine_bytes(),
             expand_from_tokens: Some(EXPAND_FROM_TOKENS),
+            members: Vec::new(),
         })
     }
 }

@@ -66,6 +66,7 @@ fn info() -> DeviceInfo {
         },
         memory_bytes: Some(0),
         expand_from_tokens: None,
+        members: Vec::new(),
     }
 }
 

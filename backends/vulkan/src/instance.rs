@@ -169,6 +169,7 @@ fn describe(device: &PhysicalDevice, ordinal: usize, options: &VulkanOptions) ->
         memory_bytes: budget::device_bytes(device, options.memory_bytes),
         // No WGSL row expands keys and values into memory once for many rows.
         expand_from_tokens: None,
+        members: Vec::new(),
     }
 }
 

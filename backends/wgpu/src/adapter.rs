@@ -261,6 +261,7 @@ pub fn describe(offer: &Offer, ordinal: usize, options: &WgpuOptions) -> DeviceI
         memory_bytes: None,
         // No WGSL row expands keys and values into memory once for many rows.
         expand_from_tokens: None,
+        members: Vec::new(),
     }
 }
 

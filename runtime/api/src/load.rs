@@ -27,7 +27,8 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
-    /// The default on the device called `name`: `host`, `wgpu:1`.
+    /// The default on the device called `name`: `host`, `wgpu:1`; on several together:
+    /// `cuda:0+cuda:1`, `cuda:all`.
     pub fn on(name: impl Into<String>) -> LoadOptions {
         LoadOptions {
             device: DeviceChoice::Named(name.into()),

@@ -344,7 +344,8 @@ typedef struct {
      */
     size_t size;
     /**
-     * Which device: "host", "wgpu:1"; NULL for the best.
+     * Which device: "host", "wgpu:1"; several together: "cuda:0+cuda:1", "cuda:all"; NULL for
+     * the best.
      */
     const char *device;
     /**

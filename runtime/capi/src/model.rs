@@ -302,17 +302,14 @@ pub unsafe extern "C" fn hadal_plan(
         // SAFETY: the caller's promise.
         let options = unsafe { load_options(options) }?.0;
         let made = model.model.plan(&options)?;
-        let tier = made.tiers.first();
         let told = HadalPlan {
             size: size_of::<HadalPlan>(),
             fits: u32::from(made.fits),
             context: made.context,
             longest_context: made.longest_context,
             reserved: 0,
-            needed_bytes: tier.map_or(0, |tier| tier.needed_bytes()),
-            available_bytes: tier
-                .and_then(|tier| tier.available_bytes)
-                .unwrap_or(u64::MAX),
+            needed_bytes: made.needed_bytes(),
+            available_bytes: made.available_bytes().unwrap_or(u64::MAX),
             weight_bytes: made.weight_bytes(),
             cache_bytes: made.part(PartKind::Cache),
         };

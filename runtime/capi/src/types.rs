@@ -57,7 +57,8 @@ pub type HadalOnProgress =
 pub struct HadalLoadOptions {
     /// sizeof(HadalLoadOptions).
     pub size: usize,
-    /// Which device: "host", "wgpu:1"; NULL for the best.
+    /// Which device: "host", "wgpu:1"; several together: "cuda:0+cuda:1", "cuda:all"; NULL for
+    /// the best.
     pub device: *const c_char,
     /// Tokens a session holds; 0: what fits, up to 16,384.
     pub context: u32,

@@ -1,11 +1,12 @@
 //! The three traits a backend implements. Read the crate's opening page first: it says who
 //! promises what.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Body, BufferDesc, BufferId, DeviceInfo, Error, Pages, PipelineId, Program, Result, Span,
+    Body, BufferDesc, BufferId, DeviceInfo, Error, Pages, PipelineId, Program, Result, Span, Stage,
 };
 
 /// A way to reach devices: `host`, `wgpu`, ...
@@ -34,7 +35,7 @@ pub trait Backend: Send + Sync {
 pub struct Ticket(pub u64);
 
 /// An open device. All methods may be called from any thread.
-pub trait Device: Send + Sync {
+pub trait Device: Any + Send + Sync {
     /// What it is.
     fn info(&self) -> &DeviceInfo;
 
@@ -65,6 +66,18 @@ pub trait Device: Send + Sync {
     /// Checks the program against the device's limits and makes it ready to submit. All
     /// compiling, recording and allocating happens here or in the first submit.
     fn prepare(&self, program: &Program) -> Result<Box<dyn Executable>>;
+
+    /// [`Device::prepare`] on the member of `stage`: for devices that are made of several, which
+    /// others need not know. Touched buffers lie on that member or on each.
+    fn prepare_stage(&self, program: &Program, _stage: &Stage) -> Result<Box<dyn Executable>> {
+        self.prepare(program)
+    }
+
+    /// Copies a range of another device to one of this, in order with the submits and writes of
+    /// both; `None` where there is no way but through the host. The ticket is this device's.
+    fn copy_from(&self, _peer: &dyn Device, _from: Span, _to: Span) -> Option<Result<Ticket>> {
+        None
+    }
 
     /// Waits until `ticket` is done.
     fn wait(&self, ticket: Ticket) -> Result<()>;

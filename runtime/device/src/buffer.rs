@@ -12,15 +12,24 @@ pub struct BufferDesc {
     pub label: String,
     /// Size; at least 1.
     pub bytes: u64,
+    /// On a device that is made of several ([`crate::DeviceInfo::members`]): which of them has it;
+    /// `None`: each. Other devices ignore it.
+    pub member: Option<u16>,
 }
 
 impl BufferDesc {
-    /// A request of `bytes` bytes for `label`.
+    /// A request of `bytes` bytes for `label`, on each member of the device.
     pub fn new(label: impl Into<String>, bytes: u64) -> BufferDesc {
         BufferDesc {
             label: label.into(),
             bytes,
+            member: None,
         }
+    }
+
+    /// The same on one member.
+    pub fn on(self, member: Option<u16>) -> BufferDesc {
+        BufferDesc { member, ..self }
     }
 }
 

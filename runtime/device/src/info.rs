@@ -191,6 +191,15 @@ pub enum DeviceKind {
     Software,
 }
 
+/// One of the devices that a device is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The name that selects it, e.g. `cuda:1`.
+    pub id: String,
+    /// Its memory in bytes where the driver tells.
+    pub memory_bytes: Option<u64>,
+}
+
 /// Everything known of a device before it is opened.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceInfo {
@@ -213,15 +222,29 @@ pub struct DeviceInfo {
     /// From how many tokens a step on the expanded form of attention is the faster one;
     /// `None`: never.
     pub expand_from_tokens: Option<u32>,
+    /// The devices that it is made of ([`crate::Device::prepare_stage`]); empty where it is one.
+    pub members: Vec<Member>,
 }
 
 impl DeviceInfo {
-    /// The name that selects this device on the command line, e.g. `wgpu:0`.
+    /// The name that selects this device on the command line, e.g. `wgpu:0` or `cuda:0+cuda:1`.
     pub fn id(&self) -> String {
+        if !self.members.is_empty() {
+            let ids: Vec<&str> = self.members.iter().map(|it| it.id.as_str()).collect();
+            return ids.join("+");
+        }
         if self.backend == "host" {
             self.backend.to_string()
         } else {
             format!("{}:{}", self.backend, self.ordinal)
+        }
+    }
+
+    /// Memory of each member, of one that has none its own.
+    pub fn memories(&self) -> Vec<Option<u64>> {
+        match self.members.as_slice() {
+            [] => vec![self.memory_bytes],
+            members => members.iter().map(|member| member.memory_bytes).collect(),
         }
     }
 }

@@ -43,10 +43,12 @@ pub use cost::CostCounter;
 pub use dtype::{DType, E4M3_MAX, SCALE_BLOCK, e4m3_to_f32, f32_to_e4m3};
 pub use error::{Error, Result};
 pub use hazards::{levels, levels_with};
-pub use info::{DeviceInfo, DeviceKind, Features, Limits, MatrixSizes};
+pub use info::{DeviceInfo, DeviceKind, Features, Limits, MatrixSizes, Member};
 pub use kept::{KEPT_TABLES, Kept};
 pub use kernel::{
     Body, Choice, KernelRow, Launch, NO_ARGMAX, OpKind, Problem, Rejection, able, select,
 };
 pub use params::{COUNT_ALL, Inputs, PAGE, Params, coded_scales, coded_words, flags};
-pub use program::{Access, Bind, Dispatch, Operand, PipelineId, Program, Slot, Step, table_stride};
+pub use program::{
+    Access, Bind, Dispatch, Operand, PipelineId, Program, Slot, Stage, Step, table_stride,
+};

@@ -136,6 +136,17 @@ pub struct Program {
     pub steps: Vec<Step>,
 }
 
+/// Where a program runs on a device that is made of several.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Stage {
+    /// The member that runs it.
+    pub member: u16,
+    /// Ranges of buffers that lie on each member, copied before from the member whose program
+    /// wrote to the buffer last. What else the program reads of such buffers the host wrote, or a
+    /// program on the same member.
+    pub carried: Vec<Bind>,
+}
+
 impl fmt::Display for Bind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mark = if self.access == Access::Write {

@@ -166,13 +166,13 @@ impl Engine {
     ) -> Result<Engine> {
         let planned = Planned::of(&model, device.info(), &options, &Ask::default())?;
         let context = planned.plan.context;
-        let kind = device.info().kind;
         let ledger = Ledger::new(
             &planned.plan,
-            options.budget.of(kind),
+            planned.plan.allowed(&options.budget, device.info().kind),
             seat_bytes(
                 &model.config,
                 &options,
+                device.info(),
                 context,
                 planned.plan.drafts,
                 options.batch,

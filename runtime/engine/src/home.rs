@@ -59,9 +59,21 @@ impl Home {
         self.owned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Memory for `label`.
+    /// Memory for `label`, on each member of the device.
     pub fn alloc(&self, label: impl Into<String>, bytes: u64) -> Result<BufferId> {
-        let buffer = self.device.alloc(&BufferDesc::new(label, bytes))?;
+        self.alloc_on(None, label, bytes)
+    }
+
+    /// The same on `member`.
+    pub fn alloc_on(
+        &self,
+        member: Option<u16>,
+        label: impl Into<String>,
+        bytes: u64,
+    ) -> Result<BufferId> {
+        let buffer = self
+            .device
+            .alloc(&BufferDesc::new(label, bytes).on(member))?;
         self.owned().insert(buffer);
         Ok(buffer)
     }

@@ -41,12 +41,11 @@ impl MemoryUse {
 pub(crate) struct Ledger(Mutex<MemoryUse>);
 
 impl Ledger {
-    /// For the memory that `plan` is of; `budget`: what its owner allows; `seat_bytes`: those of
-    /// the planned sessions.
+    /// For the memory that `plan` is of, of all members of a device together; `budget`: what its
+    /// owner allows; `seat_bytes`: those of the planned sessions.
     pub fn new(plan: &Plan, budget: Option<u64>, seat_bytes: u64) -> Arc<Ledger> {
         let tier = plan.tiers.first();
-        let needed = tier.map_or(0, |tier| tier.needed_bytes());
-        let cache = tier.map_or(0, |tier| tier.part(PartKind::Cache));
+        let (needed, cache) = (plan.needed_bytes(), plan.part(PartKind::Cache));
         // The plan has the sessions, too, whose rows stand among the others.
         let rows = seat_bytes.saturating_sub(cache);
         Arc::new(Ledger(Mutex::new(MemoryUse {

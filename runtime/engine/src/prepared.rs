@@ -5,7 +5,9 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use hadal_device::{BufferId, DeviceKind, Executable, Inputs, Program, Span, Ticket};
+use hadal_device::{
+    Access, Bind, BufferId, DeviceKind, Executable, Inputs, Program, Slot, Span, Stage, Ticket,
+};
 use hadal_graph::{Lowered, SlotUse, Work, WorkLimit};
 
 use crate::Result;
@@ -195,6 +197,9 @@ impl Running {
     }
 }
 
+/// The slot of the temporaries, in every program.
+const SCRATCH: Slot = Slot(1);
+
 /// The longest pause between two submits.
 const LONGEST_REST: Duration = Duration::from_millis(50);
 
@@ -221,7 +226,7 @@ fn most_steps(home: &Home, bucket: u32) -> usize {
 }
 
 /// The program of `lowered`, for `bucket` tokens, in pieces of at most `limit`, and at least one
-/// step.
+/// step, each on one member of the device.
 fn segments(
     home: &Home,
     lowered: &Lowered,
@@ -236,7 +241,8 @@ fn segments(
     for (step, explained) in lowered.explained.iter().enumerate() {
         let with = work.and(explained.work);
         let is_full = with.at(positions) > most || step - first >= most_steps;
-        if step > first && is_full {
+        let is_elsewhere = member(home, lowered, step) != member(home, lowered, first);
+        if step > first && (is_full || is_elsewhere) {
             segments.push((first..step, work));
             (first, work) = (step, explained.work);
         } else {
@@ -245,12 +251,60 @@ fn segments(
     }
     segments.push((first..whole.steps.len(), work));
     let prepare = |(range, work): (std::ops::Range<usize>, Work)| {
+        let stage = stage(home, lowered, range.start);
         let program = Program {
             slots: whole.slots,
             steps: whole.steps[range].to_vec(),
         };
-        let executable = home.device.prepare(&program)?;
+        let executable = home.device.prepare_stage(&program, &stage)?;
         Ok(Segment { executable, work })
     };
     segments.into_iter().map(prepare).collect()
+}
+
+/// The member of the device that does a step: the one that has its weights, or else its place in
+/// the model.
+fn member(home: &Home, lowered: &Lowered, step: usize) -> u16 {
+    let members = home.placement.members();
+    let binds = lowered.program.steps.get(step).map(|step| step.binds());
+    let owner = |bind: Bind| match lowered.slots.get(usize::from(bind.slot.0))? {
+        SlotUse::Weights(index) => home.placement.member_of(*index as usize),
+        SlotUse::Cache(layer) => Some(members.of_layer(*layer)),
+        _ => None,
+    };
+    let scope = lowered.explained.get(step).map_or("", |it| &it.scope);
+    let owned = binds.into_iter().flatten().find_map(owner);
+    owned.unwrap_or_else(|| members.of_name(scope))
+}
+
+/// Where the steps from `first` on run, and what they need of what other members wrote: every
+/// temporary that was written before and is touched later, and rows for a next-token module.
+pub(crate) fn stage(home: &Home, lowered: &Lowered, first: usize) -> Stage {
+    let own = member(home, lowered, first);
+    let mut carried = Vec::new();
+    if first > 0 && member(home, lowered, first - 1) != own {
+        let temporaries = lowered.temporaries.iter();
+        let living = temporaries.filter(|it| it.first < first && it.last >= first);
+        carried.extend(living.map(|it| Bind {
+            slot: SCRATCH,
+            offset: it.offset,
+            bytes: it.bytes,
+            access: Access::Write,
+        }));
+    }
+    for (number, step) in lowered.program.steps.iter().enumerate() {
+        let rows = step.binds().into_iter().filter(|bind| {
+            let slot = lowered.slots.get(usize::from(bind.slot.0));
+            match slot {
+                Some(SlotUse::HiddenIn) => true,
+                Some(SlotUse::HiddenOut) => number < first,
+                _ => false,
+            }
+        });
+        carried.extend(rows);
+    }
+    Stage {
+        member: own,
+        carried,
+    }
 }

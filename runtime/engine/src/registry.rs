@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hadal_cuda::{CudaBackend, CudaOptions};
 use hadal_device::{Backend, Device, DeviceInfo, DeviceKind, Error};
+use hadal_group::GroupBackend;
 use hadal_host::HostBackend;
 pub use hadal_host::Isa;
 use hadal_rocm::{RocmBackend, RocmOptions};
@@ -120,8 +121,9 @@ pub struct Opened {
     pub why: String,
 }
 
-/// Opens the device `wanted` names (`host`, `wgpu`, `wgpu:1`), or the best one: a GPU if
-/// there is one, else the host. A software GPU is taken only when asked for.
+/// Opens the device `wanted` names (`host`, `wgpu`, `wgpu:1`; several together: `cuda:0+cuda:1`,
+/// `cuda:all`), or the best one: a GPU if there is one, else the host. A software GPU is taken only
+/// when asked for.
 pub fn open(wanted: Option<&str>, options: &Options) -> Result<Opened> {
     match wanted {
         Some(name) => Ok(Opened {
@@ -241,35 +243,34 @@ fn open_named(name: &str, options: &Options) -> Result<Arc<dyn Device>> {
 }
 
 /// The backend and the number of the device that `name` (`host`, `wgpu:1`) means; it is not
-/// opened.
+/// opened. Of several together (`cuda:0+cuda:1`, or `cuda:all`) a backend of their own.
 pub fn find(name: &str, options: &Options) -> Result<(Box<dyn Backend>, usize)> {
-    let (backend_name, ordinal) = match name.split_once(':') {
-        None => (name, 0),
-        Some((backend, number)) => match number.parse() {
-            Ok(ordinal) => (backend, ordinal),
-            Err(_) => {
-                return Err(EngineError::NoDevice(format!(
-                    "{number:?} in --device {name} is no number; write {backend}:0"
-                )));
+    let mut found = Vec::new();
+    for part in name.split('+') {
+        match part.strip_suffix(":all") {
+            Some(backend) => {
+                let all = backend_of(backend, options)?.devices()?;
+                for info in all {
+                    found.push((backend_of(backend, options)?, info.ordinal));
+                }
             }
-        },
-    };
-    if !NAMES.contains(&backend_name) {
-        return Err(EngineError::NoDevice(format!(
-            "there is no backend {backend_name:?}; choose among {}",
-            NAMES.join(", ")
-        )));
-    }
-    let mut built = backends(options).into_iter();
-    let Some(backend) = built.find(|b| b.name() == backend_name) else {
-        return Err(Error::Unavailable {
-            backend: NAMES
-                .into_iter()
-                .find(|n| *n == backend_name)
-                .unwrap_or("it"),
-            why: "this build has no such backend; `hadal devices` lists what there is".to_string(),
+            None => found.push(find_one(part, options)?),
         }
-        .into());
+    }
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        _ => Ok((Box::new(GroupBackend::new(found)), 0)),
+    }
+}
+
+fn find_one(name: &str, options: &Options) -> Result<(Box<dyn Backend>, usize)> {
+    let (backend_name, number) = name.split_once(':').unwrap_or((name, "0"));
+    // Of `abacus:seven` it is the name that is wrong, not the number.
+    let backend = backend_of(backend_name, options)?;
+    let Ok(ordinal) = number.parse() else {
+        return Err(EngineError::NoDevice(format!(
+            "{number:?} in --device {name} is no number; write {backend_name}:0"
+        )));
     };
     let devices = backend.devices()?;
     if !devices.iter().any(|d| d.ordinal == ordinal) {
@@ -279,4 +280,22 @@ pub fn find(name: &str, options: &Options) -> Result<(Box<dyn Backend>, usize)> 
         )));
     }
     Ok((backend, ordinal))
+}
+
+fn backend_of(name: &str, options: &Options) -> Result<Box<dyn Backend>> {
+    let Some(known) = NAMES.into_iter().find(|it| *it == name) else {
+        return Err(EngineError::NoDevice(format!(
+            "there is no backend {name:?}; choose among {}",
+            NAMES.join(", ")
+        )));
+    };
+    let mut built = backends(options).into_iter();
+    built.find(|backend| backend.name() == name).ok_or_else(|| {
+        let why = "this build has no such backend; `hadal devices` lists what there is";
+        let absent = Error::Unavailable {
+            backend: known,
+            why: why.to_string(),
+        };
+        absent.into()
+    })
 }

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hadal_device::{BufferId, PAGE};
+use hadal_device::{BufferId, DeviceInfo, PAGE};
 use hadal_models::Config;
 
 use crate::home::Home;
@@ -52,7 +52,9 @@ impl Seat {
             next_hidden: BufferId(u64::MAX),
         };
         for layer in 0..layers {
-            let cache = home.alloc(format!("latent cache of layer {layer}"), cache_bytes)?;
+            let member = home.placement.members().of_layer(layer);
+            let label = format!("latent cache of layer {layer}");
+            let cache = home.alloc_on(Some(member), label, cache_bytes)?;
             seat.caches.push(cache);
         }
         seat.hidden = home.alloc("hidden states", hidden_bytes)?;
@@ -71,17 +73,21 @@ pub(crate) fn layer_cache_bytes(config: &Config, context: u32) -> u64 {
     u64::from(context).next_multiple_of(PAGE.into()) * cache_row_bytes(config)
 }
 
-/// Bytes of the memory of `sequences` sequences of `context` tokens.
+/// Bytes of the memory of `sequences` sequences of `context` tokens, on all members of the device of
+/// `info` together.
 pub(crate) fn seat_bytes(
     config: &Config,
     options: &EngineOptions,
+    info: &DeviceInfo,
     context: u32,
     drafts: bool,
     sequences: u32,
 ) -> u64 {
     let caches = u64::from(config.num_hidden_layers) + u64::from(drafts);
     let caches = caches * u64::from(sequences);
-    caches * layer_cache_bytes(config, context) + 2 * hidden_bytes(config, options)
+    // Each member has rows of its own.
+    let rows = 2 * info.memories().len() as u64 * hidden_bytes(config, options);
+    caches * layer_cache_bytes(config, context) + rows
 }
 
 /// The longest context whose cache of one layer has at most `bytes` bytes.
@@ -131,7 +137,8 @@ impl Places {
     pub fn new(engine: &Engine, sequences: u32, drafts: bool) -> Result<Arc<Places>> {
         let config = &engine.model().config;
         let (context, options) = (engine.context(), engine.options());
-        let bytes = seat_bytes(config, options, context, drafts, sequences);
+        let device = engine.device();
+        let bytes = seat_bytes(config, options, device.info(), context, drafts, sequences);
         Ok(Arc::new(Places {
             sequences,
             layers: config.num_hidden_layers + u32::from(drafts),

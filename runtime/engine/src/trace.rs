@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use hadal_device::{
     BufferId, DType, Dispatch, Executable, Inputs, KernelRow, OpKind, Params, Problem, Program,
-    able, flags,
+    Stage, able, flags,
 };
 use hadal_graph::{Lowered, WorkLimit};
 use hadal_models::Outputs;
 
 use crate::home::Home;
 use crate::model::Kind;
-use crate::prepared::Prepared;
+use crate::prepared::{Prepared, stage};
 use crate::programs::ProgramKey;
 use crate::seat::Seat;
 use crate::session::seated;
@@ -180,8 +180,11 @@ impl Prepared {
             _ => None,
         });
         let mut seen = Vec::new();
-        let chosen = self.executables();
-        for ((chosen, dispatch), traced) in chosen.zip(dispatches).zip(traced) {
+        let stages: Vec<Stage> = (0..program.steps.len())
+            .map(|step| stage(home, &self.lowered, step))
+            .collect();
+        let chosen = self.executables().zip(stages);
+        for (((chosen, stage), dispatch), traced) in chosen.zip(dispatches).zip(traced) {
             let problem = Problem {
                 op: traced.op,
                 weight: traced.weight,
@@ -192,7 +195,7 @@ impl Prepared {
                 seen.push(same);
                 let rows = able(hadal_shaders::table(), home.device.info(), &problem);
                 for row in rows.filter(|row| row.name != traced.row) {
-                    let mut alone = alone(home, row, &problem, dispatch, program.slots)?;
+                    let mut alone = alone(home, row, &problem, (dispatch, &stage), program.slots)?;
                     let mut least = Duration::MAX;
                     for _ in 0..runs.max(1) {
                         least = least.min(timed(home, alone.as_mut(), &table)?);
@@ -206,12 +209,12 @@ impl Prepared {
     }
 }
 
-/// The dispatch of a program with so many slots, by another kernel.
+/// The dispatch of a program with so many slots, by another kernel at the same place.
 fn alone(
     home: &Home,
     row: &KernelRow,
     problem: &Problem,
-    dispatch: &Dispatch,
+    (dispatch, stage): (&Dispatch, &Stage),
     slots: u16,
 ) -> Result<Box<dyn Executable>> {
     let launch = (row.launch)(problem, home.device.info());
@@ -222,7 +225,8 @@ fn alone(
         ..dispatch.clone()
     };
     let steps = vec![hadal_device::Step::Dispatch(dispatch)];
-    Ok(home.device.prepare(&Program { slots, steps })?)
+    let program = Program { slots, steps };
+    Ok(home.device.prepare_stage(&program, stage)?)
 }
 
 /// What makes two dispatches the same work, wherever their operands lie.

@@ -18,8 +18,8 @@ mod verify;
 
 pub use graph::{Declared, Graph, Node, ValueId};
 pub use lower::{
-    Amount, Explained, Lowered, MoeForm, OutputPlace, Pipelines, Request, SlotUse, Work, WorkLimit,
-    lower,
+    Amount, Explained, Lowered, MoeForm, OutputPlace, Pipelines, Request, SlotUse, Temporary, Work,
+    WorkLimit, lower,
 };
 pub use net::{Dtypes, Net, Val};
 pub use op::{ActScale, Op, RouteRule};

@@ -63,7 +63,8 @@ impl Placement {
             match &planned.content {
                 Content::Window(window) => loading.window(source, window)?,
                 Content::Arena(copies) => {
-                    let buffer = loading.alloc(format!("weights {number}"), planned.bytes)?;
+                    let label = format!("weights {number}");
+                    let buffer = loading.alloc(label, planned.bytes, planned.member)?;
                     for (offset, from) in copies {
                         loading.copy(source, buffer, *offset, from)?;
                     }
@@ -108,9 +109,9 @@ impl Loading<'_> {
         }
     }
 
-    fn alloc(&mut self, label: String, bytes: u64) -> Result<BufferId> {
+    fn alloc(&mut self, label: String, bytes: u64, member: Option<u16>) -> Result<BufferId> {
         // Whole words, so that the last write has room.
-        let desc = BufferDesc::new(label, bytes.max(1).next_multiple_of(4));
+        let desc = BufferDesc::new(label, bytes.max(1).next_multiple_of(4)).on(member);
         let buffer = self.device.alloc(&desc)?;
         self.buffers.push(buffer);
         Ok(buffer)
@@ -137,7 +138,7 @@ impl Loading<'_> {
             self.state.bytes_in_place += bytes;
             return self.report(bytes);
         }
-        let buffer = self.alloc(shard.name.clone(), bytes)?;
+        let buffer = self.alloc(shard.name.clone(), bytes, None)?;
         self.copy(source, buffer, 0, &from)
     }
 

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use hadal_device::{DType, DeviceInfo, Features, SCALE_BLOCK};
 
 use crate::in_place::{DATA_GRAIN, InPlace, SCALE_GRAIN, Window};
+use crate::members::Members;
 use crate::{Bound, BoundWeight, Declared, Result, Stored, TensorSource, WeightsError, bind};
 
 /// Arenas are not made larger than this where single pieces allow it: allocations of many
@@ -88,6 +89,8 @@ pub(crate) enum Content {
 pub(crate) struct Planned {
     pub(crate) bytes: u64,
     pub(crate) content: Content,
+    /// The member of the device that has it; `None`: each.
+    pub(crate) member: Option<u16>,
 }
 
 /// Where the weights of a model lie on one device.
@@ -95,6 +98,7 @@ pub(crate) struct Planned {
 pub struct Placement {
     pub(crate) buffers: Vec<Planned>,
     pub(crate) bound: Bound,
+    members: Members,
     matrices: HashMap<String, Placed>,
     tables: HashMap<String, PlacedTable>,
 }
@@ -113,9 +117,11 @@ impl Placement {
     /// Decides where the weights of `bound`, which [`bind`] tied to `source`, go. Errors: a
     /// weight that the device cannot hold in one piece.
     pub fn of(bound: Bound, source: &dyn TensorSource, info: &DeviceInfo) -> Result<Placement> {
+        let members = Members::of(&bound, info);
         let mut planner = Planner::new(&bound, source, info);
         let (mut matrices, mut tables) = (HashMap::new(), HashMap::new());
         for weight in &bound.weights {
+            planner.member = members.of_name(&weight.name);
             match weight.experts {
                 None => {
                     matrices.insert(weight.name.clone(), planner.matrix(weight)?);
@@ -128,6 +134,7 @@ impl Placement {
         Ok(Placement {
             buffers: planner.finish(),
             bound,
+            members,
             matrices,
             tables,
         })
@@ -141,6 +148,16 @@ impl Placement {
     /// Where a table of experts lies; `name` is the declared one, with `{}`.
     pub fn table(&self, name: &str) -> Option<&PlacedTable> {
         self.tables.get(name)
+    }
+
+    /// Which layers lie on which member of the device.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// The member that has buffer `number` of [`Placement::load`]; `None`: each, or none has.
+    pub fn member_of(&self, number: usize) -> Option<u16> {
+        self.buffers.get(number)?.member
     }
 
     /// Bytes of all buffers.
@@ -158,6 +175,8 @@ impl Placement {
 struct Planner {
     buffers: Vec<Planned>,
     in_place: InPlace,
+    /// Where arenas of the next weight lie.
+    member: u16,
     align: u64,
     max_piece: u64,
     max_buffer: u64,
@@ -178,10 +197,12 @@ impl Planner {
         let planned = |window: &Window| Planned {
             bytes: window.end - window.start,
             content: Content::Window(*window),
+            member: None,
         };
         Planner {
             buffers: in_place.windows.iter().map(planned).collect(),
             in_place,
+            member: 0,
             align,
             max_piece,
             max_buffer,
@@ -198,7 +219,9 @@ impl Planner {
         let size = bytes.max(1).next_multiple_of(self.align);
         let cap = self.max_buffer.min(ARENA_BYTES);
         let fits = |buffer: &Planned| {
-            matches!(buffer.content, Content::Arena(_)) && buffer.bytes + size <= cap
+            matches!(buffer.content, Content::Arena(_))
+                && buffer.member == Some(self.member)
+                && buffer.bytes + size <= cap
         };
         let number = match self.buffers.iter().position(fits) {
             Some(number) => number,
@@ -206,6 +229,7 @@ impl Planner {
                 self.buffers.push(Planned {
                     bytes: 0,
                     content: Content::Arena(Vec::new()),
+                    member: Some(self.member),
                 });
                 self.buffers.len() - 1
             }

@@ -46,6 +46,14 @@ macro_rules! pass_on {
         ) -> hadal_device::Result<Box<dyn hadal_device::Executable>> {
             self.$inner.prepare(program)
         }
+
+        fn prepare_stage(
+            &self,
+            program: &hadal_device::Program,
+            stage: &hadal_device::Stage,
+        ) -> hadal_device::Result<Box<dyn hadal_device::Executable>> {
+            self.$inner.prepare_stage(program, stage)
+        }
     };
     (@wait $inner:tt) => {
         fn wait(&self, ticket: hadal_device::Ticket) -> hadal_device::Result<()> {

@@ -80,8 +80,9 @@ pub struct ModelArgs {
 /// Which device.
 #[derive(Args, Debug, Clone)]
 pub struct DeviceArgs {
-    /// Device to run on: host, wgpu, wgpu:1, ... (`hadal devices` lists them). Without it:
-    /// a GPU if there is one, else the host.
+    /// Device to run on: host, wgpu, wgpu:1, ... (`hadal devices` lists them); layers are shared
+    /// among several by cuda:0+cuda:1 or cuda:all. Without it: a GPU if there is one, else the
+    /// host.
     #[arg(short, long, value_name = "NAME")]
     pub device: Option<String>,
     /// Instruction set of the host, where the best one is not wanted.

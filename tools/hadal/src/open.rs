@@ -116,14 +116,7 @@ pub struct Chosen {
 
 /// Opens the device and says which it is and why.
 pub fn device(args: &DeviceArgs, console: &Console) -> Result<Chosen> {
-    // Of `abacus:7` it is the name that is wrong, not the number.
-    let wanted = args
-        .device
-        .as_deref()
-        .map(|name| match name.split_once(':') {
-            Some((backend, _)) if !registry::NAMES.contains(&backend) => backend,
-            _ => name,
-        });
+    let wanted = args.device.as_deref();
     let options = device_options(args);
     let opened = registry::open(wanted, &options)?;
     let reopening = Reopening::of(&opened, wanted, &options);

@@ -18,7 +18,10 @@ pub fn memory(plan: &Plan) -> String {
 
 fn tier_text(out: &mut String, tier: &Tier) {
     // Writing to a String does not fail.
-    let _ = writeln!(out, "  {} memory", tier.memory.name());
+    let _ = match &tier.member {
+        Some(member) => writeln!(out, "  {} memory of {member}", tier.memory.name()),
+        None => writeln!(out, "  {} memory", tier.memory.name()),
+    };
     let mut row = |name: &str, bytes: u64| {
         let _ = writeln!(
             out,

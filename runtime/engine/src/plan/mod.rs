@@ -10,7 +10,7 @@ mod nearest;
 mod parts;
 mod types;
 
-use hadal_device::{DeviceInfo, DeviceKind, Inputs, PAGE};
+use hadal_device::{DeviceInfo, DeviceKind, Inputs, Member, PAGE};
 use hadal_graph::{Graph, Verified};
 use hadal_models::counts::Counts;
 use hadal_weights::Placement;
@@ -147,7 +147,8 @@ struct Planner<'a> {
     graphs: Vec<(ProgramKey, Verified<Graph>)>,
     weights: parts::Weights,
     memory: Memory,
-    available: Option<u64>,
+    /// Bytes that may be used of the memory of each member.
+    available: Vec<Option<u64>>,
     /// The longest context that the model and the device's bindings allow.
     most_context: u32,
 }
@@ -213,7 +214,7 @@ impl<'a> Planner<'a> {
         if context != likely {
             scratch = self.scratch(context);
         }
-        let tier = self.tier(context, self.options.batch, scratch.bytes);
+        let tiers = self.tiers(context, self.options.batch, scratch.bytes);
         let counts = Counts::of(&self.model.config);
         let mut plan = Plan {
             model: PlannedModel {
@@ -230,8 +231,8 @@ impl<'a> Planner<'a> {
             batch: self.options.batch,
             chunk: self.options.chunk,
             drafts: self.drafts,
-            fits: tier.fits() && context <= self.most_context,
-            tiers: vec![tier],
+            fits: fit(&tiers) && context <= self.most_context,
+            tiers,
             longest_context: longest,
             bandwidth: self.ask.bandwidth,
             decoding: Vec::new(),
@@ -291,31 +292,40 @@ impl<'a> Planner<'a> {
         programs.lower(graph, key, None, self.placement, &mut none)
     }
 
-    /// What lies in memory with sessions of `context` tokens.
-    fn tier(&self, context: u32, batch: u32, scratch: u64) -> Tier {
+    /// What lies in the memory of each member with sessions of `context` tokens.
+    fn tiers(&self, context: u32, batch: u32, scratch: u64) -> Vec<Tier> {
         let config = &self.model.config;
-        let layers = u64::from(config.num_hidden_layers) + u64::from(self.drafts);
+        let members = self.placement.members();
+        let layers = config.num_hidden_layers + u32::from(self.drafts);
         let pages = context.div_ceil(PAGE);
         let inputs = |(key, _): &(ProgramKey, _)| Inputs { bucket: key.bucket }.bytes(batch, pages);
         let inputs: u64 = self.graphs.iter().map(inputs).sum();
         let rows = 2 * hidden_bytes(config, self.options);
-        let mut parts = self.weights.bytes.clone();
-        let cache = u64::from(batch) * layers * layer_cache_bytes(config, context);
-        parts.insert(PartKind::Cache, cache);
-        parts.insert(PartKind::Scratch, scratch);
-        parts.insert(PartKind::RotaryTable, rope_table_bytes(config, context));
-        parts.insert(PartKind::Rows, inputs + rows);
-        Tier {
-            memory: self.memory,
-            available_bytes: self.available,
-            parts,
-            held_bytes: self.weights.held_bytes,
-        }
+        let weights = self.weights.members.iter().zip(&self.available);
+        let tier = |((weights, available), number): ((&parts::OnMember, &Option<u64>), u16)| {
+            let own = (0..layers).filter(|layer| members.of_layer(*layer) == number);
+            let caches = u64::from(batch) * own.count() as u64;
+            let mut parts = weights.bytes.clone();
+            parts.insert(PartKind::Cache, caches * layer_cache_bytes(config, context));
+            parts.insert(PartKind::Scratch, scratch);
+            parts.insert(PartKind::RotaryTable, rope_table_bytes(config, context));
+            parts.insert(PartKind::Rows, inputs + rows);
+            let id = |member: &Member| member.id.clone();
+            let ids = &self.info.members;
+            Tier {
+                memory: self.memory,
+                member: ids.get(usize::from(number)).map(id),
+                available_bytes: *available,
+                parts,
+                held_bytes: weights.held_bytes,
+            }
+        };
+        weights.zip(0..).map(tier).collect()
     }
 
     /// The longest context that fits; whole pages, unless the model ends before.
     fn longest(&self, scratch: u64) -> u32 {
-        let fits = |context| self.tier(context, self.options.batch, scratch).fits();
+        let fits = |context| fit(&self.tiers(context, self.options.batch, scratch));
         let (mut fitting, mut beyond) = (0, self.most_context.div_ceil(PAGE) + 1);
         while fitting + 1 < beyond {
             let pages = fitting + (beyond - fitting) / 2;
@@ -339,17 +349,31 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Memory of the device of `info`, and how much of it may be used.
-fn available(info: &DeviceInfo, budget: &Budget) -> (Memory, Option<u64>) {
-    let told = info.memory_bytes.filter(|bytes| *bytes > 0);
-    let (memory, free) = match info.kind {
-        DeviceKind::DiscreteGpu | DeviceKind::VirtualGpu => (Memory::Device, told),
-        // Where a device shares the host's memory, both can end first.
-        DeviceKind::Cpu | DeviceKind::Software | DeviceKind::IntegratedGpu => {
-            let free = told.into_iter().chain(hadal_weights::available_memory());
-            (Memory::Host, free.min())
-        }
-    };
+fn fit(tiers: &[Tier]) -> bool {
+    tiers.iter().all(Tier::fits)
+}
+
+/// Memory of the device of `info`, and how much of it may be used: of each member.
+fn available(info: &DeviceInfo, budget: &Budget) -> (Memory, Vec<Option<u64>>) {
     let reserve = |free: u64| free - (free / 20).min(MOST_RESERVE);
-    (memory, budget.of(info.kind).or(free.map(reserve)))
+    let allowed = budget.of(info.kind);
+    let told = info.memories();
+    let told = told.iter().map(|told| told.filter(|bytes| *bytes > 0));
+    match info.kind {
+        DeviceKind::DiscreteGpu | DeviceKind::VirtualGpu => {
+            let usable = told.map(|free| allowed.or(free.map(reserve)));
+            (Memory::Device, usable.collect())
+        }
+        // Where a device shares the host's memory, both can end first. So do members of one.
+        DeviceKind::Cpu | DeviceKind::Software | DeviceKind::IntegratedGpu => {
+            let count = told.len();
+            let free = told
+                .flatten()
+                .chain(hadal_weights::available_memory())
+                .min();
+            let usable = allowed.or(free.map(reserve));
+            let each = usable.map(|bytes| bytes / count.max(1) as u64);
+            (Memory::Host, vec![each; count])
+        }
+    }
 }

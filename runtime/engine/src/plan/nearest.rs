@@ -4,7 +4,7 @@
 
 use hadal_quantize::{Choice, RECIPES, Recipe};
 
-use super::{Nearest, Planner};
+use super::{Memory, Nearest, Planner, Tier, fit};
 
 /// The context that a smaller file is to have room for: a conversation.
 const SHORT_CONTEXT: u32 = 2048;
@@ -17,29 +17,43 @@ impl Planner<'_> {
         if longest > 0 {
             nearest.push(Nearest::Context { tokens: longest });
         }
-        let tier = self.tier(context, self.options.batch, scratch);
-        let Some(available) = tier.available_bytes.filter(|_| !tier.fits()) else {
+        let tiers = self.tiers(context, self.options.batch, scratch);
+        let available = tiers.iter().map(|tier| tier.available_bytes);
+        let available = available.sum::<Option<u64>>().filter(|_| !fit(&tiers));
+        let Some(available) = available else {
             return nearest;
         };
         let fewer = (1..self.options.batch).rev();
-        let fits = |batch: &u32| self.tier(context, *batch, scratch).fits();
+        let fits = |batch: &u32| fit(&self.tiers(context, *batch, scratch));
         if let Some(sequences) = fewer.into_iter().find(fits) {
             nearest.push(Nearest::Batch { sequences });
         }
-        let weights = tier.weight_bytes().saturating_sub(tier.held_bytes);
+        let weights = tiers
+            .iter()
+            .map(|tier| tier.weight_bytes().saturating_sub(tier.held_bytes));
+        let weights: u64 = weights.sum();
         // Where nobody asked for a context, a short one will do.
         let shortest = match self.options.context {
             Some(context) => context,
             None => self.options.least_context.max(SHORT_CONTEXT).min(context),
         };
-        let short = self.tier(shortest, self.options.batch, scratch);
-        let others = short.needed_bytes() - weights;
+        let short = self.tiers(shortest, self.options.batch, scratch);
+        let others = short.iter().map(Tier::needed_bytes).sum::<u64>() - weights;
         nearest.extend(self.recipe(weights, others, available));
         nearest.push(Nearest::Budget {
             memory: self.memory,
-            bytes: tier.needed_bytes(),
+            bytes: self.budget(&tiers),
         });
         nearest
+    }
+
+    /// The budget that `tiers` fit in: of each member's own memory, or of what they share.
+    fn budget(&self, tiers: &[Tier]) -> u64 {
+        let most = tiers.iter().map(Tier::needed_bytes).max().unwrap_or(0);
+        match self.memory {
+            Memory::Device => most,
+            Memory::Host => most * tiers.len() as u64,
+        }
     }
 
     /// The recipe of `hadal quantize` whose file is the largest that fits in the place of `weights`

@@ -11,12 +11,19 @@ use crate::Model;
 
 /// The weights of a model as a device holds them.
 pub(super) struct Weights {
-    /// Bytes of each kind; together those of all buffers.
+    /// Those on each member of the device.
+    pub members: Vec<OnMember>,
+    /// Every weight.
+    pub each: Vec<Weight>,
+}
+
+/// The weights on a member.
+#[derive(Default)]
+pub(super) struct OnMember {
+    /// Bytes of each kind; together those of all its buffers.
     pub bytes: BTreeMap<PartKind, u64>,
     /// Bytes of them for which no memory has to be found.
     pub held_bytes: u64,
-    /// Every weight.
-    pub each: Vec<Weight>,
 }
 
 /// A weight, or a table of them.
@@ -61,23 +68,28 @@ impl Weights {
 
 /// The weights of `model`, where `placement` puts them.
 pub(super) fn weights(model: &Model, placement: &Placement, info: &DeviceInfo) -> Weights {
+    let places = placement.members();
     let mut each = Vec::new();
-    let mut bytes: BTreeMap<PartKind, u64> = BTreeMap::new();
+    let mut members: Vec<OnMember> = (0..places.count()).map(|_| OnMember::default()).collect();
+    // Of buffers that each member has, one has what nobody reads.
+    let home = |buffer: usize| usize::from(placement.member_of(buffer).unwrap_or(0));
+    let mut unused = vec![0u64; members.len()];
+    for (number, bytes) in placement.buffer_bytes().into_iter().enumerate() {
+        unused[home(number)] += bytes;
+    }
     for declared in model.declared.iter().filter(|it| it.alias_of.is_none()) {
-        let sum = |pieces: &mut dyn Iterator<Item = &Piece>| pieces.map(|piece| piece.bytes).sum();
-        let stored: u64 = match (
-            placement.matrix(&declared.name),
-            placement.table(&declared.name),
-        ) {
-            (Some(placed), _) => sum(&mut placed.pieces.iter().chain(&placed.scale)),
-            (None, Some(table)) => {
-                let chunks = table.chunks.iter();
-                sum(&mut chunks.flat_map(|chunk| chunk.entries.iter().chain(&chunk.scales)))
-            }
-            (None, None) => continue,
-        };
+        let pieces = pieces(placement, &declared.name);
+        if pieces.is_empty() {
+            continue;
+        }
+        for piece in &pieces {
+            let rest = &mut unused[home(piece.buffer)];
+            *rest = rest.saturating_sub(piece.bytes);
+        }
+        let stored: u64 = pieces.iter().map(|piece| piece.bytes).sum();
         let kind = kind_of(&model.config, &declared.name);
-        *bytes.entry(kind).or_default() += stored;
+        let member = usize::from(places.of_name(&declared.name));
+        *members[member].bytes.entry(kind).or_default() += stored;
         let shape: u64 = declared.shape.iter().map(|edge| u64::from(*edge)).product();
         each.push(Weight {
             kind,
@@ -87,13 +99,24 @@ pub(super) fn weights(model: &Model, placement: &Placement, info: &DeviceInfo) -
             rows: declared.shape.first().copied().unwrap_or(1),
         });
     }
-    let read: u64 = bytes.values().sum();
-    let unused = placement.total_bytes().saturating_sub(read);
-    bytes.insert(PartKind::Unused, unused);
-    Weights {
-        held_bytes: held(model, info, read, unused),
-        bytes,
-        each,
+    for (member, unused) in members.iter_mut().zip(unused) {
+        let read = member.bytes.values().sum();
+        member.bytes.insert(PartKind::Unused, unused);
+        member.held_bytes = held(model, info, read, unused);
+    }
+    Weights { members, each }
+}
+
+/// All pieces of a weight, or of a table of them, with their scales; none where it is not placed.
+fn pieces<'p>(placement: &'p Placement, name: &str) -> Vec<&'p Piece> {
+    match (placement.matrix(name), placement.table(name)) {
+        (Some(placed), _) => placed.pieces.iter().chain(&placed.scale).collect(),
+        (None, Some(table)) => {
+            let chunks = table.chunks.iter();
+            let pieces = chunks.flat_map(|chunk| chunk.entries.iter().chain(&chunk.scales));
+            pieces.collect()
+        }
+        (None, None) => Vec::new(),
     }
 }
 

@@ -116,6 +116,9 @@ impl PartKind {
 pub struct Tier {
     /// Whose.
     pub memory: Memory,
+    /// Of which device, where the model's is made of several: `cuda:1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
     /// Bytes that may be used: of a budget, or what is free less a reserve for others;
     /// `None` where nobody tells.
     pub available_bytes: Option<u64>,
@@ -282,9 +285,28 @@ impl Plan {
         self.tiers.iter().map(Tier::weight_bytes).sum()
     }
 
+    /// Bytes that must be found, wherever.
+    pub fn needed_bytes(&self) -> u64 {
+        self.tiers.iter().map(Tier::needed_bytes).sum()
+    }
+
+    /// Bytes that may be used, of all memories; `None` where nobody tells of one.
+    pub fn available_bytes(&self) -> Option<u64> {
+        self.tiers.iter().map(|tier| tier.available_bytes).sum()
+    }
+
     /// Bytes of one kind, wherever they lie.
     pub fn part(&self, kind: PartKind) -> u64 {
         self.tiers.iter().map(|tier| tier.part(kind)).sum()
+    }
+
+    /// Bytes that `budget` allows of all memories together, on devices of `kind`.
+    pub(crate) fn allowed(&self, budget: &Budget, kind: DeviceKind) -> Option<u64> {
+        let memories = match kind {
+            DeviceKind::DiscreteGpu | DeviceKind::VirtualGpu => self.tiers.len() as u64,
+            DeviceKind::Cpu | DeviceKind::Software | DeviceKind::IntegratedGpu => 1,
+        };
+        Some(budget.of(kind)?.saturating_mul(memories))
     }
 
     /// Whether it fits, in a sentence.
@@ -304,8 +326,12 @@ impl Plan {
                 ),
             };
         };
+        let of = match &tier.member {
+            Some(member) => format!(" of {member}"),
+            None => String::new(),
+        };
         format!(
-            "the model does not fit {}: with a context of {} tokens it needs {}, and {} of {} memory can be used",
+            "the model does not fit {}: with a context of {} tokens it needs {}, and {} of {} memory{of} can be used",
             self.device.id,
             self.context,
             size(tier.needed_bytes()),

@@ -15,7 +15,7 @@ mod types;
 mod view;
 mod work;
 
-pub use types::{Explained, Lowered, MoeForm, OutputPlace, Request, SlotUse};
+pub use types::{Explained, Lowered, MoeForm, OutputPlace, Request, SlotUse, Temporary};
 pub use work::{Amount, Work, WorkLimit};
 
 use std::collections::{HashMap, HashSet};
@@ -392,6 +392,7 @@ impl Lower<'_> {
             },
             slots: self.slots,
             scratch_bytes: plan.bytes.max(4),
+            temporaries: scratch.temporaries(&plan),
             outputs: places,
             explained: self.explained,
         })

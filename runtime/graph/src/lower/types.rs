@@ -100,6 +100,19 @@ pub struct Explained {
     pub work: Work,
 }
 
+/// Bytes of the scratch arena between the steps where they mean something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Temporary {
+    /// First byte.
+    pub offset: u64,
+    /// Length.
+    pub bytes: u64,
+    /// First step that writes it.
+    pub first: usize,
+    /// Last step that touches it; the number of steps where it is read after them.
+    pub last: usize,
+}
+
 /// A program with everything needed to bind and read it.
 #[derive(Clone, Debug)]
 pub struct Lowered {
@@ -109,6 +122,8 @@ pub struct Lowered {
     pub slots: Vec<SlotUse>,
     /// Size of the scratch arena.
     pub scratch_bytes: u64,
+    /// What lies there when.
+    pub temporaries: Vec<Temporary>,
     /// Readable outputs.
     pub outputs: Vec<OutputPlace>,
     /// One entry a dispatch.

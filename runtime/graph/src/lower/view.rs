@@ -2,6 +2,7 @@
 
 use hadal_device::{Access, Bind, Slot, flags};
 
+use super::types::Temporary;
 use crate::plan::{Life, Plan};
 
 /// Memory a view looks at.
@@ -130,6 +131,21 @@ impl Scratch {
     pub fn largest(&self) -> u64 {
         let lives = self.lives.iter().flatten();
         lives.map(|life| life.bytes).max().unwrap_or(0)
+    }
+
+    /// The temporaries that a step touches, at the offsets of `plan`.
+    pub fn temporaries(&self, plan: &Plan) -> Vec<Temporary> {
+        let placed = self.lives.iter().zip(&plan.offsets);
+        let touched = placed.filter_map(|(life, offset)| {
+            let Life { bytes, first, last } = (*life)?;
+            Some(Temporary {
+                offset: *offset,
+                bytes,
+                first,
+                last,
+            })
+        });
+        touched.collect()
     }
 
     /// Offsets of all temporaries; untouched ones take no room.

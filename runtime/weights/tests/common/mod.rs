@@ -99,6 +99,7 @@ pub fn info(max_binding_bytes: u64, max_buffer_bytes: u64, features: Features) -
         },
         memory_bytes: None,
         expand_from_tokens: None,
+        members: Vec::new(),
     }
 }
 
