@@ -123,12 +123,12 @@ golden() {
 
 # mocks: the suite, with the sizes of DeepSeek-V3, on CUDA and ROCm under mock drivers that run the
 # kernels on the processor; then all operations on ROCm at waves of 32, the rows for matrix units of
-# other architectures, and products by a mock of cuBLASLt. What the drivers complain of (leaks,
-# bytes written beside a buffer) is a failure, too.
+# other architectures, and products by mocks of cuBLASLt and hipBLASLt. What the drivers complain of
+# (leaks, bytes written beside a buffer) is a failure, too.
 mocks() {
     local first name mock=$target/mock running=()
     mkdir -p "$mock"
-    for name in libcuda.so.1 libamdhip64.so.7 libcublasLt.so.13; do
+    for name in libcuda.so.1 libamdhip64.so.7 libcublasLt.so.13 libhipblaslt.so.1; do
         ln -sf "$(realpath "$target/debug/libhadal_gpumock.so")" "$mock/$name"
     done
     rm -f "$reports/mock.complaints"
@@ -146,8 +146,10 @@ mocks() {
     running+=(gfx1100 rocm $!)
     conformance gfx1201 rocm --case op. -- on_mock gfx1201 &
     running+=(gfx1201 rocm $!)
-    conformance cublaslt cuda --case native8 -- on_mock gfx942,products=fast &
+    conformance cublaslt cuda --case native -- on_mock gfx942,products=fast &
     running+=(cublaslt cuda $!)
+    conformance hipblaslt rocm --case native -- on_mock gfx942,products=fast &
+    running+=(hipblaslt rocm $!)
     set -- "${running[@]}"
     while [ $# -gt 0 ]; do
         both "$1" "$2" "$3"

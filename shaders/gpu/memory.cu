@@ -1,10 +1,11 @@
 // Copies and fills of a program: as kernels, so that a graph has nodes of one kind. No
 // parameter block. Grid: any; the blocks share the bytes.
 // Then what stands before and behind a product by a library, whose lists of scales are laid out
-// in another way, and which knows no rows that are not there.
+// in another way, which knows no f32 with a weight of bf16, and no rows that are not there.
 
 #include "portable.h"
 #include "params.h"
+#include "parts.h"
 
 static const u32 THREADS = 256;
 
@@ -43,6 +44,20 @@ KERNEL(THREADS, product_scales, Params p, const float* x, float* scales) {
     const u32 r = group_x() * THREADS + thread_x(), depth = group_y();
     if (r < p.rows) {
         scales[(u64)depth * p.rows + r] = x[x_row(p, r) + coded_scales(p.k) + depth];
+    }
+}
+
+// Values of rows as three bf16 each: all rows' first parts, then what these leave. Grid: x over
+// values of a row, y over rows.
+KERNEL(THREADS, product_parts, Params p, const float* x, u16* parts) {
+    const u32 i = group_x() * THREADS + thread_x(), r = group_y();
+    if (i >= p.k) {
+        return;
+    }
+    float rest = x[x_row(p, r) + i];
+    UNROLL
+    for (u32 part = 0; part < 3; part++) {
+        parts[((u64)part * p.rows + r) * p.k + i] = take_part(rest);
     }
 }
 

@@ -122,6 +122,23 @@ pub fn native_codes(problem: &Problem) -> Option<&'static str> {
     })
 }
 
+/// Shapes of BF16 that libraries take, with whole 16 bytes.
+fn native_values(problem: &Problem) -> Option<&'static str> {
+    let p = &problem.params;
+    let whole = p.k.is_multiple_of(8) && p.row_count.is_multiple_of(8);
+    unless(whole, "needs rows and outputs of whole 16 bytes")
+}
+
+pub fn native_split(problem: &Problem) -> Option<&'static str> {
+    hopper_split(problem).or_else(|| native_values(problem))
+}
+
+pub fn native_tiles(problem: &Problem) -> Option<&'static str> {
+    weight_is(problem, DType::Bf16)
+        .or_else(|| matrices(problem))
+        .or_else(|| native_values(problem))
+}
+
 pub fn grouped_hopper_codes(problem: &Problem) -> Option<&'static str> {
     quarter_of_a_block(problem).or_else(|| grouped_codes(problem))
 }

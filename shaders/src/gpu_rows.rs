@@ -4,9 +4,10 @@
 use hadal_device::{Body, DType, DeviceInfo, Features, KernelRow, Launch, OpKind, Problem, flags};
 
 use crate::gpu_launch::*;
+use crate::gpu_native;
 use crate::wgsl_fit::*;
 
-const fn row(
+pub(crate) const fn row(
     op: OpKind,
     [name, file, entry, operands]: [&'static str; 4],
     fits: fn(&Problem) -> Option<&'static str>,
@@ -136,6 +137,7 @@ pub fn rows() -> Vec<KernelRow> {
     let mut rows = Vec::new();
     rows.extend(hopper_rows());
     rows.extend(fp8_rows());
+    rows.extend(gpu_native::tiles());
     rows.extend(matrix_rows());
     rows.extend(tile_rows());
     rows.extend(dot_rows());
@@ -173,51 +175,17 @@ fn hopper_rows() -> Vec<KernelRow> {
         plain!(GroupedGateUp "hopper" "grouped_gate_up_wgmma_bf16", "rrrMMw",
             grouped_hopper_split, launch_split_ring),
     ];
-    let codes = native_rows().into_iter().chain(codes).map(|row| KernelRow {
+    let codes = gpu_native::codes().chain(codes).map(|row| KernelRow {
         needs: row.needs.with(Features::FP8_MMA),
         takes_codes: true,
         ..row
     });
-    let rows = codes.chain(values);
+    let rows = codes.chain(gpu_native::split()).chain(values);
     rows.map(|row| KernelRow {
         needs: row.needs.with(Features::HOPPER),
         ..row
     })
     .collect()
-}
-
-type Fits = fn(&Problem) -> Option<&'static str>;
-
-/// The dense ones of codes again, where a library of the vendor's may be faster.
-fn native_rows() -> [KernelRow; 2] {
-    let rows: [(_, Fits); 2] = [
-        (
-            ["gpu_linear_native8", "hopper8", "linear_wgmma8", "rxmrw"],
-            |problem| linear_fits(problem).or_else(|| native_codes(problem)),
-        ),
-        (
-            [
-                "gpu_linear_residual_native8",
-                "hopper8",
-                "linear_residual_wgmma8",
-                "rxmrrw",
-            ],
-            |problem| linear_residual_fits(problem).or_else(|| native_codes(problem)),
-        ),
-    ];
-    rows.map(|(names, fits)| {
-        let [_, file, entry, operands] = names;
-        let plain = row(OpKind::Linear, names, fits, launch_codes_ring);
-        KernelRow {
-            needs: plain.needs.with(Features::CODES_LIBRARY),
-            body: Body::Native {
-                file,
-                entry,
-                operands,
-            },
-            ..plain
-        }
-    })
 }
 
 /// For many rows of codes: a tile of rows and outputs a block, on units for E4M3.

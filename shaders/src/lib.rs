@@ -8,6 +8,7 @@ mod emulate;
 pub mod faults;
 pub mod gpu;
 mod gpu_launch;
+mod gpu_native;
 mod gpu_rows;
 mod host_rows;
 pub mod spirv;

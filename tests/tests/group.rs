@@ -15,11 +15,13 @@ use hadal_engine::{
 };
 use hadal_gpumock::Steer;
 use hadal_host::HostBackend;
+use hadal_models::Config;
+use hadal_models::manifest::official_manifest;
 use hadal_rocm::{RocmBackend, RocmOptions};
 use hadal_tests::checkpoint::Family;
 use hadal_tests::devices::no_complaints;
 use hadal_tests::shipped::trained;
-use hadal_weights::Checkpoint;
+use hadal_weights::{Checkpoint, DummySource, DummyTensor};
 use hadal_wgpu::{WgpuBackend, WgpuOptions};
 
 fn small(family: Family) -> Arc<Model> {
@@ -27,6 +29,24 @@ fn small(family: Family) -> Arc<Model> {
     let source = Checkpoint::from_pages(vec![file]).expect("the small checkpoint opens");
     let text = Err("a small checkpoint has no tokenizer".to_string());
     Arc::new(Model::new(family.config(), Arc::new(source), text).expect("it binds"))
+}
+
+/// One whose head is its embedding, which lies where the first layer does.
+fn tied() -> Arc<Model> {
+    let mut config: serde_json::Value =
+        serde_json::from_str(&Family::V3.config_json()).expect("it is JSON");
+    config["tie_word_embeddings"] = true.into();
+    let config = Config::from_json(&config.to_string()).expect("it is legal");
+    let tensors = official_manifest(&config)
+        .into_iter()
+        .map(|tensor| DummyTensor {
+            name: tensor.name,
+            shape: tensor.shape,
+            dtype: tensor.dtype,
+        });
+    let source = DummySource::new(tensors, 7).expect("there is room");
+    let text = Err("a small checkpoint has no tokenizer".to_string());
+    Arc::new(Model::new(config, Arc::new(source), text).expect("it binds"))
 }
 
 /// Steps of the same cuts on every device, whatever else the machine does.
@@ -184,9 +204,11 @@ fn gpus_of_a_vendor_together_give_what_one_gives_and_hold_what_was_planned() {
     let (cuda, rocm) = (cuda(), rocm());
     let vendors: [(&str, &dyn Backend); 2] = [("cuda", &cuda), ("rocm", &rocm)];
     for (vendor, backend) in vendors {
-        let several = group(backend, 3, false).expect("it opens");
-        let one = backend.open(0).expect("it opens");
-        compare(vendor, &model, [one, several], 9);
+        for model in [&model, &tied()] {
+            let several = group(backend, 3, false).expect("it opens");
+            let one = backend.open(0).expect("it opens");
+            compare(vendor, model, [one, several], 9);
+        }
         planned(&model, backend);
     }
     no_complaints();

@@ -57,6 +57,13 @@ pub struct GpuBackend {
 }
 
 /// A device that can be opened.
+/// Matrix units, whose products a library may do.
+const UNITS: Features = Features::HOPPER
+    .with(Features::MMA_SYNC)
+    .with(Features::MFMA)
+    .with(Features::WMMA)
+    .with(Features::WMMA_12);
+
 struct Usable {
     found: Found,
     info: DeviceInfo,
@@ -172,7 +179,7 @@ impl GpuBackend {
                 false => DeviceKind::DiscreteGpu,
             },
             features: match library {
-                Some(_) => offer.features.with(always).with(Features::CODES_LIBRARY),
+                Some(_) => offer.features.with(always).with(Features::LIBRARY),
                 None => offer.features.with(always),
             },
             limits: Limits {
@@ -200,14 +207,13 @@ impl GpuBackend {
         })
     }
 
-    /// The library for products of codes, and what is said of it: something only where it
-    /// could be used.
+    /// The library for products, and what is said of it: something only where it could be used.
     fn library(&self, driver: &Driver, offer: &Offer) -> (Option<&'static BlasLt>, String) {
-        if !offer.features.has(Features::HOPPER) {
+        if !offer.features.meets(UNITS) {
             return (None, String::new());
         }
         let opened = match driver.capture.is_some() {
-            true => BlasLt::open(driver.path.as_deref(), driver.version),
+            true => BlasLt::open(self.vendor, driver.path.as_deref(), driver.version),
             false => Err("the driver records no launches".into()),
         };
         match opened {

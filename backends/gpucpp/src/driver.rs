@@ -377,10 +377,7 @@ fn start(vendor: Vendor, library: &Library, name: &str, path: Option<&Path>) -> 
     Ok(Driver {
         vendor,
         peers: peers.ok(),
-        capture: match vendor {
-            Vendor::Cuda => CaptureCalls::load(library, vendor).ok(),
-            Vendor::Hip => None,
-        },
+        capture: CaptureCalls::load(library, vendor).ok(),
         calls: Calls::load(library, vendor).map_err(lacks)?,
         own,
         version: (major, minor),

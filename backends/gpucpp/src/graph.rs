@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use hadal_device::{Bind, Dispatch, Error, Operand, Params, Program, Result, Step};
 
+use crate::blaslt::Values;
 use crate::driver::nodes::Node;
 use crate::driver::table::{Address, Handle};
 use crate::gpu::{Gpu, Object};
@@ -227,17 +228,22 @@ impl Binding<'_> {
             words,
             value: None,
         };
-        let [scales, rows] = &uses.kernels;
+        let [scales, parts, rows] = &uses.kernels;
         let mut after = nodes.before.clone();
         let last = nodes.last_product.filter(|last| !after.contains(last));
         after.extend(last);
         let across = |values: u32, lines: u32| [values.div_ceil(MEMORY_THREADS), lines, 1];
-        let groups = across(params.rows, params.k.div_ceil(128));
-        let arguments = with(vec![at(1), product.code_scales]);
-        let node = nodes.add(scales, groups, arguments, &after)?;
+        let (kernel, groups, made) = match product.kind {
+            Values::Codes { rows, .. } => {
+                (scales, across(params.rows, params.k.div_ceil(128)), rows)
+            }
+            Values::Parts => (parts, across(params.k, params.rows), product.values),
+        };
+        let node = nodes.add(kernel, groups, with(vec![at(1), made]), &after)?;
         let node = native.add(&nodes.graph, &[node], &part)?;
         // Where there is no residual its place is not read.
-        let (residual, written) = (at(4), at(operands.len() - 1));
+        let last = operands.len().saturating_sub(1);
+        let (residual, written) = (at(last.saturating_sub(1)), at(last));
         let arguments = with(vec![at(0), product.sums, residual, written]);
         let groups = across(params.row_count, params.rows);
         let node = nodes.add(rows, groups, arguments, &[node])?;

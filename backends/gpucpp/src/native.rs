@@ -13,7 +13,7 @@ use hadal_device::{
     Result, Slot, Step, flags,
 };
 
-use crate::blaslt::{BlasLt, Made, Product, WORKSPACE};
+use crate::blaslt::{BlasLt, Made, Product, Values, WORKSPACE};
 use crate::cache::{Cache, Key};
 use crate::core::Core;
 use crate::driver::table::{Address, CaptureCalls, Handle};
@@ -52,6 +52,7 @@ struct Shape {
     depth: u32,
     stride: u32,
     has_residual: bool,
+    is_coded: bool,
 }
 
 impl Shape {
@@ -62,14 +63,19 @@ impl Shape {
             depth: params.k,
             stride: params.x_stride,
             has_residual: params.flags & flags::RESIDUAL != 0,
+            is_coded: params.flags & flags::CODED != 0,
         }
     }
 
-    /// Bytes of the sums and of the scales of the codes.
+    /// Bytes of the sums, and of the scales of codes or the parts of values.
     fn bytes(self) -> [u64; 2] {
         let rows = u64::from(self.rows);
-        let scales = u64::from(self.depth.div_ceil(128));
-        [u64::from(self.outputs), scales].map(|line| (4 * rows * line).next_multiple_of(ALIGN))
+        let before = match self.is_coded {
+            true => 4 * u64::from(self.depth.div_ceil(128)),
+            false => 3 * 2 * u64::from(self.depth),
+        };
+        let lines = [4 * u64::from(self.outputs), before];
+        lines.map(|line| (rows * line).next_multiple_of(ALIGN))
     }
 }
 
@@ -79,11 +85,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Native {
-    /// The library for an open device whose kind is `about`; `None` if it does not start.
+    /// The library for an open device that is a `device`; `None` if it does not start.
     pub fn new(
         gpu: &Arc<Gpu>,
         library: &'static BlasLt,
-        about: &str,
+        device: &str,
         cache: Cache,
     ) -> Result<Option<Native>> {
         let driver = gpu.driver;
@@ -91,14 +97,15 @@ impl Native {
         let (Some(capture), Ok(handle)) = (&driver.capture, library.start()) else {
             return Ok(None);
         };
+        let about = library.about(&handle);
         drop(entered);
         Ok(Some(Native {
             library,
+            about: format!("{device}, {:?}, {about}", driver.version),
             handle,
             stream: Mutex::new(Object::stream(gpu)?),
             capture,
             cache,
-            about: format!("{about}, {:?}, {}", driver.version, library.version),
             known: Mutex::default(),
             scratch: Mutex::default(),
             gpu: gpu.clone(),
@@ -195,8 +202,8 @@ pub struct Uses {
     pub is_used: Vec<bool>,
     /// Whether the kernel may not stand in.
     pub must: bool,
-    /// `product_scales` and `product_rows`.
-    pub kernels: [Arc<Kernel>; 2],
+    /// What stands before a product of codes, and of values, and behind both.
+    pub kernels: [Arc<Kernel>; 3],
     bytes: u64,
 }
 
@@ -221,7 +228,11 @@ impl Uses {
         };
         let kernel = |entry| core.memory_kernel(entry);
         Ok(Some(Uses {
-            kernels: [kernel("product_scales")?, kernel("product_rows")?],
+            kernels: [
+                kernel("product_scales")?,
+                kernel("product_parts")?,
+                kernel("product_rows")?,
+            ],
             is_used,
             must,
             bytes,
@@ -237,24 +248,37 @@ impl Uses {
     }
 }
 
-/// The product of a dispatch, with `operands` at these addresses (inputs, codes, weight, scales,
-/// what else there is) and its own ranges in `scratch`.
+/// The product of a dispatch, with `operands` at these addresses (inputs, rows, weight, scales of
+/// codes, what else there is) and its own ranges in `scratch`.
 pub fn product(params: &Params, operands: &[Address], scratch: Address) -> Product {
-    let [sums, scales] = Shape::of(params).bytes();
+    let shape = Shape::of(params);
+    let [sums, before] = shape.bytes();
     let at = |place: usize| operands.get(place).copied().unwrap_or_default();
     // Shards begin with a block of scales.
     let line = 4 * u64::from(params.k.div_ceil(128));
+    let kind = match shape.is_coded {
+        true => Values::Codes {
+            rows: scratch + sums,
+            weight: at(3) + u64::from(params.row_first / 128) * line,
+        },
+        false => Values::Parts,
+    };
     Product {
+        kind,
         rows: params.rows,
         outputs: params.row_count,
         depth: params.k,
-        stride: 4 * u64::from(params.x_stride),
-        codes: at(1) + 4 * u64::from(params.x_offset),
-        code_scales: scratch + sums,
+        stride: match shape.is_coded {
+            true => 4 * u64::from(params.x_stride),
+            false => params.k.into(),
+        },
+        values: match shape.is_coded {
+            true => at(1) + 4 * u64::from(params.x_offset),
+            false => scratch + sums,
+        },
         weight: at(2),
-        weight_scales: at(3) + u64::from(params.row_first / 128) * line,
         sums: scratch,
-        workspace: scratch + sums + scales,
+        workspace: scratch + sums + before,
     }
 }
 
@@ -263,12 +287,11 @@ fn alone(dispatch: &Dispatch) -> (Program, Vec<u64>) {
     let p = &dispatch.params;
     let rows = |stride: u32| 4 * u64::from(p.rows) * u64::from(stride.max(p.row_count));
     let (outputs, scales) = (u64::from(p.row_count), u64::from(p.k.div_ceil(128)));
-    let mut bytes = vec![
-        64,
-        4 * u64::from(p.rows) * u64::from(p.x_stride),
-        outputs * u64::from(p.k),
-        4 * outputs.div_ceil(128) * scales,
-    ];
+    let mut bytes = vec![64, 4 * u64::from(p.rows) * u64::from(p.x_stride)];
+    match p.flags & flags::CODED != 0 {
+        true => bytes.extend([outputs * u64::from(p.k), 4 * outputs.div_ceil(128) * scales]),
+        false => bytes.push(2 * outputs * u64::from(p.k)),
+    }
     if p.flags & flags::RESIDUAL != 0 {
         bytes.push(rows(p.b_stride));
     }
@@ -331,7 +354,7 @@ fn compare(
             bytes: *bytes,
             access: Access::Write,
         },
-        // One as a code; small as a number.
+        // One as a code; small as a number, of 16 bits or of 32.
         byte: 0x38,
     };
     let fills = Program {

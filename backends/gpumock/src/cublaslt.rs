@@ -1,11 +1,13 @@
-//! What is used of cuBLASLt: products of E4M3 codes with block scales, by its documentation
-//! (`cublasLtMatmul`, "128-element 1D and 128x128 2D block scaling for FP8 data types").
-#![allow(non_snake_case, reason = "the vendor's names")]
+//! What is used of cuBLASLt and hipBLASLt, by their documentation: products of bf16 with sums of f32,
+//! and, of the first alone, of E4M3 codes with block scales (`cublasLtMatmul`, "128-element 1D and
+//! 128x128 2D block scaling for FP8 data types").
+#![allow(non_snake_case, reason = "the vendors' names")]
 
 use std::collections::BTreeMap;
 
+use crate::codes::Vendor;
 use crate::codes::{ILLEGAL_ADDRESS, Result};
-use crate::exports::{driver, put};
+use crate::exports::{both, driver, put};
 use crate::memory::Place;
 use crate::queue::Op;
 use crate::state::{State, object};
@@ -17,6 +19,7 @@ const NOT_SUPPORTED: u32 = 15;
 
 /// Types and modes by their numbers in the headers.
 const F32: i32 = 0;
+const BF16: i32 = 14;
 const E4M3: i32 = 28;
 const EACH_128: u64 = 4;
 const EACH_128_BY_128: u64 = 5;
@@ -27,10 +30,14 @@ const ALGORITHM: u64 = 0x6d6f_636b;
 /// Memory that a product wants.
 const WORKSPACE: usize = 1 << 20;
 
+/// Attributes of a product by cuBLASLt's numbers.
+const TRANSPOSE_A: i32 = 3;
+const TRANSPOSE_B: i32 = 4;
+
 /// What the library hands out.
 pub(crate) enum Described {
     Handle,
-    /// Attributes by number.
+    /// Attributes by cuBLASLt's number.
     Product(BTreeMap<i32, u64>),
     Layout {
         kind: i32,
@@ -50,6 +57,9 @@ pub(crate) struct Product {
     rows: u64,
     depth: u64,
     strides: [u64; 3],
+    is_coded: bool,
+    /// What is there already is added to.
+    adds: bool,
     a: u64,
     b: u64,
     d: u64,
@@ -58,10 +68,10 @@ pub(crate) struct Product {
     workspace: (u64, usize),
 }
 
-/// `cublasLtMatmulHeuristicResult_t`.
+/// `cublasLtMatmulHeuristicResult_t`, and hipBLASLt's with a shorter algorithm.
 #[repr(C)]
-pub struct Chosen {
-    algorithm: [u64; 8],
+pub struct Chosen<const WORDS: usize> {
+    algorithm: [u64; WORDS],
     workspace: usize,
     status: u32,
     waves: f32,
@@ -79,43 +89,87 @@ driver! { Cuda:
             _ => state.refuse(INVALID_VALUE, format!("property {part}")),
         }
     }
-    fn cublasLtCreate(state, out: *mut u64) { made(state, out, Described::Handle) }
-    fn cublasLtDestroy(state, handle: u64) { gone(state, handle) }
     fn cublasLtMatmulDescCreate(state, out: *mut u64, sums: i32, factors: i32) {
-        if (sums, factors) != (68, F32) {
-            return Err(NOT_SUPPORTED);
-        }
-        made(state, out, Described::Product(BTreeMap::new()))
+        product_made(state, out, (sums, factors) == (68, F32))
     }
-    fn cublasLtMatmulDescDestroy(state, handle: u64) { gone(state, handle) }
     fn cublasLtMatmulDescSetAttribute(
         state, handle: u64, attribute: i32, value: *const u8, bytes: usize
     ) {
         let wanted = match attribute {
-            3 | 4 | 31 | 32 => 4,
+            TRANSPOSE_A | TRANSPOSE_B | 31 | 32 => 4,
             17 | 18 => 8,
             _ => return state.refuse(NOT_SUPPORTED, format!("attribute {attribute}")),
         };
         let value = number(state, value, bytes, wanted)?;
-        match described(state, handle)? {
-            Described::Product(attributes) => {
-                attributes.insert(attribute, value);
-                Ok(())
-            }
-            _ => state.refuse(INVALID_VALUE, "an attribute of no product"),
+        set(state, handle, attribute, value)
+    }
+    fn cublasLtMatmulAlgoGetHeuristic(
+        state, handle: u64, product: u64, a: u64, b: u64, c: u64, d: u64, preference: u64,
+        most: i32, out: *mut Chosen<8>, count: *mut i32
+    ) {
+        let described = (handle, product, [a, b, c, d]);
+        search(state, Vendor::Cuda, described, preference, most, (out, count))
+    }
+}
+
+driver! { Hip:
+    fn hipblasLtGetVersion(state, handle: u64, out: *mut i32) {
+        is_handle(state, handle)?;
+        put(state, out, state.config.library)
+    }
+    fn hipblasLtMatmulDescCreate(state, out: *mut u64, sums: i32, factors: i32) {
+        product_made(state, out, (sums, factors) == (2, F32))
+    }
+    fn hipblasLtMatmulDescSetAttribute(
+        state, handle: u64, attribute: i32, value: *const u8, bytes: usize
+    ) {
+        // `HIPBLAS_OP_N` and `HIPBLAS_OP_T` are letters.
+        let value = match number(state, value, bytes, 4)? {
+            111 => 0,
+            112 => 1,
+            other => return state.refuse(NOT_SUPPORTED, format!("an operation {other}")),
+        };
+        match attribute {
+            0 => set(state, handle, TRANSPOSE_A, value),
+            1 => set(state, handle, TRANSPOSE_B, value),
+            _ => state.refuse(NOT_SUPPORTED, format!("attribute {attribute}")),
         }
     }
-    fn cublasLtMatrixLayoutCreate(
+    fn hipblasLtMatmulAlgoGetHeuristic(
+        state, handle: u64, product: u64, a: u64, b: u64, c: u64, d: u64, preference: u64,
+        most: i32, out: *mut Chosen<3>, count: *mut i32
+    ) {
+        let described = (handle, product, [a, b, c, d]);
+        search(state, Vendor::Hip, described, preference, most, (out, count))
+    }
+}
+
+both! {
+    fn cublasLtCreate hipblasLtCreate(state, out: *mut u64) {
+        match state.config.library {
+            0 => Err(NOT_INITIALIZED),
+            _ => made(state, out, Described::Handle),
+        }
+    }
+    fn cublasLtDestroy hipblasLtDestroy(state, handle: u64) { gone(state, handle) }
+    fn cublasLtMatmulDescDestroy hipblasLtMatmulDescDestroy(state, handle: u64) {
+        gone(state, handle)
+    }
+    fn cublasLtMatrixLayoutCreate hipblasLtMatrixLayoutCreate(
         state, out: *mut u64, kind: i32, lines: u64, columns: u64, stride: i64
     ) {
         made(state, out, Described::Layout { kind, lines, columns, stride })
     }
-    fn cublasLtMatrixLayoutDestroy(state, handle: u64) { gone(state, handle) }
-    fn cublasLtMatmulPreferenceCreate(state, out: *mut u64) {
+    fn cublasLtMatrixLayoutDestroy hipblasLtMatrixLayoutDestroy(state, handle: u64) {
+        gone(state, handle)
+    }
+    fn cublasLtMatmulPreferenceCreate hipblasLtMatmulPreferenceCreate(state, out: *mut u64) {
         made(state, out, Described::Preference(0))
     }
-    fn cublasLtMatmulPreferenceDestroy(state, handle: u64) { gone(state, handle) }
-    fn cublasLtMatmulPreferenceSetAttribute(
+    fn cublasLtMatmulPreferenceDestroy hipblasLtMatmulPreferenceDestroy(state, handle: u64) {
+        gone(state, handle)
+    }
+    fn cublasLtMatmulPreferenceSetAttribute hipblasLtMatmulPreferenceSetAttribute(
         state, handle: u64, attribute: i32, value: *const u8, bytes: usize
     ) {
         let value = number(state, value, bytes, 8)?;
@@ -127,32 +181,7 @@ driver! { Cuda:
             _ => state.refuse(INVALID_VALUE, format!("attribute {attribute}")),
         }
     }
-    fn cublasLtMatmulAlgoGetHeuristic(
-        state, handle: u64, product: u64, a: u64, b: u64, c: u64, d: u64, preference: u64,
-        most: i32, out: *mut Chosen, count: *mut i32
-    ) {
-        is_handle(state, handle)?;
-        shape(state, product, [a, b, c, d])?;
-        let Described::Preference(memory) = *described(state, preference)? else {
-            return state.refuse(INVALID_VALUE, "no preference");
-        };
-        if most < 1 {
-            return state.refuse(INVALID_VALUE, "no room for a result");
-        }
-        if memory < WORKSPACE as u64 {
-            put(state, count, 0)?;
-            return Err(NOT_SUPPORTED);
-        }
-        put(state, out, Chosen {
-            algorithm: [ALGORITHM; 8],
-            workspace: WORKSPACE,
-            status: 0,
-            waves: 1.0,
-            reserved: [0; 4],
-        })?;
-        put(state, count, 1)
-    }
-    fn cublasLtMatmul(
+    fn cublasLtMatmul hipblasLtMatmul(
         state, handle: u64, product: u64, alpha: *const f32, a: u64, layout_a: u64, b: u64,
         layout_b: u64, beta: *const f32, c: u64, layout_c: u64, d: u64, layout_d: u64,
         algorithm: *const u64, workspace: u64, workspace_bytes: usize, stream: u64
@@ -164,20 +193,72 @@ driver! { Cuda:
         }
         // SAFETY: not null; the caller's word that they are such.
         let (alpha, beta, algorithm) = unsafe { (*alpha, *beta, *algorithm) };
-        if (alpha, beta, c) != (1.0, 0.0, d) || algorithm != ALGORITHM {
+        let adds = beta == 1.0 && !shape.is_coded;
+        if (alpha, c) != (1.0, d) || (beta != 0.0 && !adds) || algorithm != ALGORITHM {
             return state.refuse(NOT_SUPPORTED, "other factors, or another's algorithm");
         }
         if workspace_bytes < WORKSPACE || !workspace.is_multiple_of(256) {
             return state.refuse(INVALID_VALUE, "a workspace that is too short or not aligned");
         }
         let workspace = (workspace, workspace_bytes);
-        let product = Product { a, b, d, workspace, ..shape };
+        let product = Product { adds, a, b, d, workspace, ..shape };
         let aligned = [a, b, d, product.scales_a, product.scales_b];
         if aligned.iter().any(|address| address % 16 != 0) {
             return state.refuse(NOT_SUPPORTED, "an operand that begins at no multiple of 16");
         }
         state.enqueue(stream, Op::Product(product))
     }
+}
+
+fn product_made(state: &mut State, out: *mut u64, is_known: bool) -> Result {
+    match is_known {
+        true => made(state, out, Described::Product(BTreeMap::new())),
+        false => Err(NOT_SUPPORTED),
+    }
+}
+
+fn set(state: &mut State, handle: u64, attribute: i32, value: u64) -> Result {
+    match described(state, handle)? {
+        Described::Product(attributes) => {
+            attributes.insert(attribute, value);
+            Ok(())
+        }
+        _ => state.refuse(INVALID_VALUE, "an attribute of no product"),
+    }
+}
+
+/// The one algorithm there is, if the product is known and may use the memory that it takes.
+fn search<const WORDS: usize>(
+    state: &mut State,
+    vendor: Vendor,
+    (handle, product, layouts): (u64, u64, [u64; 4]),
+    preference: u64,
+    most: i32,
+    (out, count): (*mut Chosen<WORDS>, *mut i32),
+) -> Result {
+    is_handle(state, handle)?;
+    if shape(state, product, layouts)?.is_coded && vendor == Vendor::Hip {
+        return Err(NOT_SUPPORTED);
+    }
+    let Described::Preference(memory) = *described(state, preference)? else {
+        return state.refuse(INVALID_VALUE, "no preference");
+    };
+    if most < 1 {
+        return state.refuse(INVALID_VALUE, "no room for a result");
+    }
+    if memory < WORKSPACE as u64 {
+        put(state, count, 0)?;
+        return Err(NOT_SUPPORTED);
+    }
+    let chosen = Chosen {
+        algorithm: [ALGORITHM; WORDS],
+        workspace: WORKSPACE,
+        status: 0,
+        waves: 1.0,
+        reserved: [0; 4],
+    };
+    put(state, out, chosen)?;
+    put(state, count, 1)
 }
 
 fn made(state: &mut State, out: *mut u64, what: Described) -> Result {
@@ -191,7 +272,7 @@ fn gone(state: &mut State, handle: u64) -> Result {
         Some(_) => Ok(()),
         None => state.refuse(
             INVALID_VALUE,
-            format!("{handle:#x} is nothing of cuBLASLt's"),
+            format!("{handle:#x} is nothing of the library's"),
         ),
     }
 }
@@ -228,7 +309,7 @@ fn shape(state: &mut State, product: u64, layouts: [u64; 4]) -> Result<Product> 
         return state.refuse(INVALID_VALUE, "no product");
     };
     let attribute = |number| attributes.get(&number).copied().unwrap_or(0);
-    let [transpose, plain, mode_a, mode_b] = [3, 4, 31, 32].map(attribute);
+    let [transpose, plain, mode_a, mode_b] = [TRANSPOSE_A, TRANSPOSE_B, 31, 32].map(attribute);
     let [scales_a, scales_b] = [17, 18].map(attribute);
     let mut sizes = [(0, [0; 3]); 4];
     for (handle, size) in layouts.into_iter().zip(&mut sizes) {
@@ -250,16 +331,24 @@ fn shape(state: &mut State, product: u64, layouts: [u64; 4]) -> Result<Product> 
         (_, [_, _, stride_d]),
     ] = sizes;
     let strides = [sizes[0].1[2], sizes[1].1[2], stride_d];
-    let is_known = (transpose, plain, mode_a, mode_b) == (1, 0, EACH_128_BY_128, EACH_128)
-        && sizes.map(|size| size.0) == [E4M3, E4M3, F32, F32]
+    let kinds = sizes.map(|size| size.0);
+    let is_coded = kinds == [E4M3, E4M3, F32, F32];
+    let is_kind = match is_coded {
+        true => {
+            (mode_a, mode_b) == (EACH_128_BY_128, EACH_128)
+                && [depth, outputs, rows, strides[0], strides[1]].iter().all(|size| size % 16 == 0)
+                // So that lines of the weight's scales are whole fours.
+                && depth.div_ceil(128) % 4 == 0
+        }
+        false => kinds == [BF16, BF16, F32, F32] && (mode_a, mode_b) == (0, 0),
+    };
+    let is_known = (transpose, plain) == (1, 0)
+        && is_kind
         && sizes[1].1[0] == depth
         && [sizes[2].1, sizes[3].1] == [[outputs, rows, stride_d]; 2]
         && strides[0] >= depth
         && strides[1] >= depth
-        && stride_d >= outputs
-        && [depth, outputs, rows, strides[0], strides[1]].iter().all(|size| size % 16 == 0)
-        // So that lines of the weight's scales are whole fours.
-        && depth.div_ceil(128) % 4 == 0;
+        && stride_d >= outputs;
     if !is_known || sizes.iter().any(|size| size.1.contains(&0)) {
         return Err(NOT_SUPPORTED);
     }
@@ -268,6 +357,8 @@ fn shape(state: &mut State, product: u64, layouts: [u64; 4]) -> Result<Product> 
         rows,
         depth,
         strides,
+        is_coded,
+        adds: false,
         a: 0,
         b: 0,
         d: 0,
@@ -293,50 +384,80 @@ fn value(code: u8) -> f32 {
 }
 
 impl Product {
+    /// Bytes of a value.
+    fn width(&self) -> u64 {
+        if self.is_coded { 1 } else { 2 }
+    }
+
     /// What is read and written: where, and how many bytes.
-    fn ranges(&self) -> [(u64, u64); 6] {
+    fn ranges(&self) -> Vec<(u64, u64)> {
         let blocks = self.depth.div_ceil(128);
         let lines = |count: u64, stride: u64, last: u64| (count - 1) * stride + last;
-        [
-            (self.a, lines(self.outputs, self.strides[0], self.depth)),
-            (self.b, lines(self.rows, self.strides[1], self.depth)),
-            (self.scales_a, 4 * blocks * self.outputs.div_ceil(128)),
-            (self.scales_b, 4 * blocks * self.rows),
+        let values = |count, stride| self.width() * lines(count, stride, self.depth);
+        let mut ranges = vec![
+            (self.a, values(self.outputs, self.strides[0])),
+            (self.b, values(self.rows, self.strides[1])),
             (self.d, 4 * lines(self.rows, self.strides[2], self.outputs)),
             (self.workspace.0, self.workspace.1 as u64),
-        ]
+        ];
+        if self.is_coded {
+            ranges.push((self.scales_a, 4 * blocks * self.outputs.div_ceil(128)));
+            ranges.push((self.scales_b, 4 * blocks * self.rows));
+        }
+        ranges
+    }
+
+    /// Line `number` of a matrix as numbers.
+    ///
+    /// # Safety
+    /// The line is memory of this process that nothing writes.
+    unsafe fn line(&self, at: u64, stride: u64, number: u64) -> Vec<f32> {
+        let (at, depth) = (at + self.width() * number * stride, self.depth as usize);
+        // SAFETY: the caller's word.
+        unsafe {
+            match self.is_coded {
+                true => {
+                    let codes = std::slice::from_raw_parts(at as *const u8, depth);
+                    codes.iter().map(|code| value(*code)).collect()
+                }
+                false => {
+                    let halves = std::slice::from_raw_parts(at as *const u16, depth);
+                    let whole = |half: &u16| f32::from_bits(u32::from(*half) << 16);
+                    halves.iter().map(whole).collect()
+                }
+            }
+        }
     }
 
     /// # Safety
     /// The ranges are memory of this process that nothing else writes.
     unsafe fn run(&self) {
-        let values: Vec<f32> = (0..=255).map(value).collect();
         let blocks = self.depth.div_ceil(128);
         // SAFETY: the caller's word.
         let scale = |at: u64, place: u64| unsafe { *(at as *const f32).add(place as usize) };
         // SAFETY: the caller's word.
-        let line = |at: u64, stride: u64, number: u64| unsafe {
-            std::slice::from_raw_parts((at + number * stride) as *const u8, self.depth as usize)
-        };
+        let line = |at, stride, number| unsafe { self.line(at, stride, number) };
+        let weight: Vec<Vec<f32>> = (0..self.outputs)
+            .map(|output| line(self.a, self.strides[0], output))
+            .collect();
         for row in 0..self.rows {
             let b = line(self.b, self.strides[1], row);
-            for output in 0..self.outputs {
-                let a = line(self.a, self.strides[0], output);
-                let mut sum = 0.0;
-                for (block, (a, b)) in (0..).zip(a.chunks(128).zip(b.chunks(128))) {
-                    let codes = a.iter().zip(b);
-                    let part: f32 = codes
-                        .map(|(a, b)| values[usize::from(*a)] * values[usize::from(*b)])
-                        .sum();
-                    sum += part
-                        * scale(self.scales_a, output / 128 * blocks + block)
-                        * scale(self.scales_b, block * self.rows + row);
-                }
+            for (output, a) in (0u64..).zip(&weight) {
+                let place = (row * self.strides[2] + output) as usize;
                 // SAFETY: the caller's word.
-                unsafe {
-                    let place = row * self.strides[2] + output;
-                    *(self.d as *mut f32).add(place as usize) = sum;
+                let to = unsafe { &mut *(self.d as *mut f32).add(place) };
+                let mut sum = if self.adds { *to } else { 0.0 };
+                for (block, (a, b)) in (0..).zip(a.chunks(128).zip(b.chunks(128))) {
+                    let part: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+                    sum += match self.is_coded {
+                        true => {
+                            part * scale(self.scales_a, output / 128 * blocks + block)
+                                * scale(self.scales_b, block * self.rows + row)
+                        }
+                        false => part,
+                    };
                 }
+                *to = sum;
             }
         }
         // SAFETY: the caller's word. What is left there is nothing to rely on.

@@ -143,24 +143,6 @@ driver! { Cuda:
             Err(why) => state.refuse(INVALID_VALUE, why),
         }
     }
-    fn cuStreamBeginCapture_v2(state, stream: u64, mode: i32) {
-        state.begin_recording(stream, mode)
-    }
-    fn cuStreamEndCapture(state, stream: u64, out: *mut u64) {
-        let graph = state.end_recording(stream)?;
-        put(state, out, graph)
-    }
-    fn cuGraphAddChildGraphNode(
-        state, out: *mut u64, graph: u64, after: *const u64, count: usize, part: u64
-    ) {
-        let after = match count {
-            0 => &[],
-            // SAFETY: the caller's word.
-            _ => unsafe { std::slice::from_raw_parts(after, count) },
-        };
-        let node = state.add_part(graph, after, part)?;
-        put(state, out, node)
-    }
     fn cuGetErrorName(state, code: u32, out: *mut *const c_char) {
         put(state, out, name(code).as_ptr().cast())
     }

@@ -45,7 +45,27 @@ macro_rules! both {
     };
 }
 
+pub(crate) use both;
+
 both! {
+    fn cuStreamBeginCapture_v2 hipStreamBeginCapture(state, stream: u64, mode: i32) {
+        state.begin_recording(stream, mode)
+    }
+    fn cuStreamEndCapture hipStreamEndCapture(state, stream: u64, out: *mut u64) {
+        let graph = state.end_recording(stream)?;
+        put(state, out, graph)
+    }
+    fn cuGraphAddChildGraphNode hipGraphAddChildGraphNode(
+        state, out: *mut u64, graph: u64, after: *const u64, count: usize, part: u64
+    ) {
+        let after = match count {
+            0 => &[],
+            // SAFETY: the caller's word.
+            _ => unsafe { std::slice::from_raw_parts(after, count) },
+        };
+        let node = state.add_part(graph, after, part)?;
+        put(state, out, node)
+    }
     fn cuMemAlloc_v2 hipMalloc(state, out: *mut u64, bytes: usize) {
         let address = state.allocate(bytes, false)?;
         put(state, out, address)

@@ -116,13 +116,19 @@ impl State {
         self.add_work(graph, &after, work).map(|_| ())
     }
 
-    /// Adds the one node of another graph, after others of this graph.
+    /// Adds the nodes of another graph, which was recorded and so is one behind the other, after
+    /// others of this graph. The last one stands for all.
     pub fn add_part(&mut self, graph: u64, after: &[u64], part: u64) -> Result<u64> {
         let device = self.device()?;
         let nodes = object!(self.graphs[part], device).nodes.clone();
-        match nodes.as_slice() {
-            [node] => self.add_work(graph, after, node.work.clone()),
-            _ => self.refuse(INVALID_VALUE, "only parts of one node are known"),
+        let mut last = None;
+        for node in nodes {
+            let after = last.as_ref().map_or(after, std::slice::from_ref);
+            last = Some(self.add_work(graph, after, node.work)?);
+        }
+        match last {
+            Some(last) => Ok(last),
+            None => self.refuse(INVALID_VALUE, "a part without nodes"),
         }
     }
 

@@ -4,12 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Links to the library in [`driver_folder`].
-const NAMES: [&str; 5] = [
+const NAMES: [&str; 6] = [
     "libcuda.so.1",
     "libamdhip64.so.7",
     "libnvrtc.so.13",
     "libhiprtc.so.7",
     "libcublasLt.so.13",
+    "libhipblaslt.so.1",
 ];
 
 /// The mock drivers' library. Cargo puts it beside the test program (`deps`), or in the folder
@@ -27,7 +28,7 @@ pub fn library() -> PathBuf {
 }
 
 /// Fills a folder with links to the library, named as the drivers are: for `LD_LIBRARY_PATH`
-/// of a program under test. With `libraries`, there are the run-time compilers and cuBLASLt too.
+/// of a program under test. With `libraries`, there are the run-time compilers and libraries too.
 pub fn driver_folder(folder: &Path, libraries: bool) -> io::Result<()> {
     let names = if libraries { &NAMES[..] } else { &NAMES[..2] };
     for name in names {

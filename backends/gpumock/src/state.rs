@@ -101,7 +101,7 @@ impl State {
             nodes: Table::new("graph node"),
             execs: Table::new("graph exec"),
             programs: Table::new("program"),
-            library: Table::new("object of cuBLASLt"),
+            library: Table::new("object of a library"),
             complaints: Vec::new(),
             clock: 0.0,
             call: "configuration",

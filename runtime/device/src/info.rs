@@ -84,9 +84,8 @@ features! {
     /// As `COOPERATIVE_MATRIX` with elements that are integers of 8 bits and sums of 32, of the
     /// size [`MatrixSizes::int8`].
     COOPERATIVE_INT8 = 28, "cooperative-int8";
-    /// A vendor's library was found that multiplies E4M3 codes with scales for each 128 of the
-    /// depth: [`crate::Body::Native`].
-    CODES_LIBRARY = 29, "codes-library";
+    /// A library of the vendor's was found that multiplies: [`crate::Body::Native`].
+    LIBRARY = 29, "library";
     /// AVX-512 products of BF16.
     AVX512_BF16 = 30, "avx512-bf16";
     /// Intel's matrix units of BF16.

@@ -199,54 +199,68 @@ table! {
 }
 
 table! {
-    /// What makes a part of a graph of a library's own launches. CUDA only: HIP's library has no
-    /// products that are used.
+    /// What makes a part of a graph of a library's own launches.
     CaptureCalls {
         /// (stream, mode)
-        begin(Handle, c_int) = "cuStreamBeginCapture_v2";
+        begin(Handle, c_int) = "cuStreamBeginCapture_v2" / "hipStreamBeginCapture";
         /// (stream, graph)
-        end(Handle, *mut Handle) = "cuStreamEndCapture";
+        end(Handle, *mut Handle) = "cuStreamEndCapture" / "hipStreamEndCapture";
         /// (node, graph, what it waits for, how many, graph in it)
         add_graph(*mut Handle, Handle, *const Handle, usize, Handle) =
-            "cuGraphAddChildGraphNode";
+            "cuGraphAddChildGraphNode" / "hipGraphAddChildGraphNode";
     }
 }
 
 table! {
-    /// cuBLASLt. Sources: its documentation, and `cublasLt.h` of CUDA 12.9.
-    LtCalls {
-        /// (which part of the version, value)
+    /// The version of cuBLASLt.
+    CudaLtVersion {
+        /// (which part of it, value)
         property(c_int, *mut c_int) = "cublasLtGetProperty";
+    }
+}
+
+table! {
+    /// The version of hipBLASLt.
+    HipLtVersion {
+        /// (handle, version)
+        version(Handle, *mut c_int) = "hipblasLtGetVersion";
+    }
+}
+
+table! {
+    /// cuBLASLt and hipBLASLt. Sources: their documentation, `cublasLt.h` of CUDA 12.9 and
+    /// `hipblaslt.h` of ROCm 6.0.
+    LtCalls {
         /// (handle)
-        create(*mut Handle) = "cublasLtCreate";
+        create(*mut Handle) = "cublasLtCreate" / "hipblasLtCreate";
         /// (handle)
-        destroy(Handle) = "cublasLtDestroy";
+        destroy(Handle) = "cublasLtDestroy" / "hipblasLtDestroy";
         /// (description, type of sums, type of factors)
-        product_create(*mut Handle, c_int, c_int) = "cublasLtMatmulDescCreate";
+        product_create(*mut Handle, c_int, c_int) = "cublasLtMatmulDescCreate" / "hipblasLtMatmulDescCreate";
         /// (description)
-        product_destroy(Handle) = "cublasLtMatmulDescDestroy";
+        product_destroy(Handle) = "cublasLtMatmulDescDestroy" / "hipblasLtMatmulDescDestroy";
         /// (description, attribute, value, bytes)
-        product_set(Handle, c_int, *const c_void, usize) = "cublasLtMatmulDescSetAttribute";
+        product_set(Handle, c_int, *const c_void, usize) = "cublasLtMatmulDescSetAttribute" / "hipblasLtMatmulDescSetAttribute";
         /// (layout, type, rows, columns, from one column to the next)
-        layout_create(*mut Handle, c_int, u64, u64, i64) = "cublasLtMatrixLayoutCreate";
+        layout_create(*mut Handle, c_int, u64, u64, i64) = "cublasLtMatrixLayoutCreate" / "hipblasLtMatrixLayoutCreate";
         /// (layout)
-        layout_destroy(Handle) = "cublasLtMatrixLayoutDestroy";
+        layout_destroy(Handle) = "cublasLtMatrixLayoutDestroy" / "hipblasLtMatrixLayoutDestroy";
         /// (preference)
-        preference_create(*mut Handle) = "cublasLtMatmulPreferenceCreate";
+        preference_create(*mut Handle) = "cublasLtMatmulPreferenceCreate" / "hipblasLtMatmulPreferenceCreate";
         /// (preference)
-        preference_destroy(Handle) = "cublasLtMatmulPreferenceDestroy";
+        preference_destroy(Handle) = "cublasLtMatmulPreferenceDestroy" / "hipblasLtMatmulPreferenceDestroy";
         /// (preference, attribute, value, bytes)
         preference_set(Handle, c_int, *const c_void, usize) =
-            "cublasLtMatmulPreferenceSetAttribute";
+            "cublasLtMatmulPreferenceSetAttribute" / "hipblasLtMatmulPreferenceSetAttribute";
         /// (handle, description, layouts of A, B, C and D, preference, most results, results,
         /// their number)
         choose(Handle, Handle, Handle, Handle, Handle, Handle, Handle, c_int, *mut c_void,
-            *mut c_int) = "cublasLtMatmulAlgoGetHeuristic";
+            *mut c_int) = "cublasLtMatmulAlgoGetHeuristic" / "hipblasLtMatmulAlgoGetHeuristic";
         /// (handle, description, alpha, A, its layout, B, its layout, beta, C, its layout, D, its
         /// layout, algorithm, workspace, its bytes, stream)
         multiply(Handle, Handle, *const c_void, Address, Handle, Address, Handle, *const c_void,
             Address, Handle, Address, Handle, *const c_void, Address, usize, Handle) =
-            "cublasLtMatmul";
+            "cublasLtMatmul" / "hipblasLtMatmul";
     }
 }
 

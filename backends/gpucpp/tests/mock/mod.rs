@@ -203,6 +203,7 @@ fn offer(found: &Found) -> Result<Offer, String> {
         },
         features: match found.arch {
             Arch::Cuda { major: 9, minor: 0 } => Features::HOPPER,
+            Arch::Hip(_) if wave == 64 => Features::MFMA,
             _ => Features::NONE,
         },
         wave,

@@ -204,11 +204,15 @@ fn linear() -> Listed {
         flags: flags::RESIDUAL,
         ..*shape
     };
-    list.extend(
-        PRODUCTS[1..]
-            .iter()
-            .map(|shape| (residual(shape), Twist::Plain)),
-    );
+    let added: Vec<Shape> = PRODUCTS[1..].iter().map(residual).collect();
+    list.extend(plain(&added));
+    // As a vendor's library wants it.
+    let whole = Shape {
+        first: 128,
+        after: 3,
+        ..dense(77, 3, 144, 264, 4)
+    };
+    list.extend(plain(&[whole, residual(&whole)]));
     list
 }
 
