@@ -118,6 +118,18 @@ memory = found[sys.argv[1]][0].get("memory_bytes") or 0
 print(max(4, min(61, 3 + int((memory - 20e9) // 11.6e9))))' "${gpus%% *}")
 bench stack --dummy-weights $stack --layers "$layers" --device "${gpus%% *}" --depth 0,4096 \
     --prefill 0 --decode 64 --repeat 3
+# The same layers on all GPUs of the first backend together, where there are several.
+several=$("$hadal" devices --json | python3 -c '
+import json, sys
+found = {b["backend"]: b.get("devices") or [] for b in json.load(sys.stdin)["backends"]}
+print(len(found[sys.argv[1]]))' "${gpus%% *}")
+if [ "$several" -gt 1 ]; then
+    run "$hadal" conformance --device "${gpus%% *}:all" --report "$folder/conformance-all.md"
+    bench stack-all --dummy-weights $stack --layers "$layers" --device "${gpus%% *}:all" \
+        --depth 0,4096 --prefill 0 --decode 64 --repeat 3
+else
+    echo "NOT RUN: a model on several GPUs; there is one"
+fi
 bench submits --dummy-weights $configs/v3_narrow.json --device "$all" \
     --depth 0 --prefill 0 --decode 64
 bench tiny --device "$all,host"
