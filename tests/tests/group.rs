@@ -211,8 +211,47 @@ fn gpus_of_a_vendor_together_give_what_one_gives_and_hold_what_was_planned() {
         }
         planned(&model, backend);
     }
+    lost(&mock, "cuGraphLaunch", || Box::new(self::cuda()));
+    lost(&mock, "hipGraphLaunch", || Box::new(self::rocm()));
+    for backend in [&cuda as &dyn Backend, &rocm] {
+        let twice = group(backend, 2, true).err();
+        assert!(
+            matches!(twice, Some(Error::Unsupported { .. })),
+            "{twice:?}"
+        );
+    }
     no_complaints();
     assert_eq!(mock.live().expect("the mock drivers"), 0);
+}
+
+/// What a launch answers that broke the device until its context is given back.
+const LAUNCH_FAILED: u32 = 719;
+
+/// A session goes on after one of several devices, or the only one, is lost: what they held is given
+/// back before they are opened again.
+fn lost(mock: &Steer, launch: &str, backend: fn() -> Box<dyn Backend>) {
+    let model = small(Family::V3);
+    for count in [1, 2] {
+        let open = move || group(backend().as_ref(), count, false);
+        let calm = Arc::new(load(&model, open().expect("it opens")));
+        let expected = answer(&mut Session::new(&calm, true).expect("a session"), 9, 5);
+        drop(calm);
+        let engine = load(&model, open().expect("it opens"));
+        let again = Arc::new(Mutex::new(0));
+        let counted = again.clone();
+        let engine = engine.with_recovery(move |_: &Error| {
+            *counted.lock().expect("no test panics inside") += 1;
+            Ok(open()?)
+        });
+        let engine = Arc::new(engine);
+        // Another session knows the home that is left.
+        let _other = Session::new(&engine, true).expect("a session");
+        let mut session = Session::new(&engine, true).expect("a session");
+        mock.fail_call(launch, 6, LAUNCH_FAILED)
+            .expect("the mock drivers");
+        assert_eq!(answer(&mut session, 9, 5), expected, "{launch}, {count}");
+        assert_eq!(*again.lock().expect("no test panics inside"), 1);
+    }
 }
 
 /// Each member holds what its part of the plan says.

@@ -56,7 +56,6 @@ pub struct GpuBackend {
     fuse: Arc<Fuse>,
 }
 
-/// A device that can be opened.
 /// Matrix units, whose products a library may do.
 const UNITS: Features = Features::HOPPER
     .with(Features::MMA_SYNC)
@@ -64,6 +63,7 @@ const UNITS: Features = Features::HOPPER
     .with(Features::WMMA)
     .with(Features::WMMA_12);
 
+/// A device that can be opened.
 struct Usable {
     found: Found,
     info: DeviceInfo,

@@ -80,8 +80,12 @@ impl Device for GpuDevice {
         Ok(Box::new(prepared))
     }
 
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+
     fn copy_from(&self, peer: &dyn Device, from: Span, to: Span) -> Option<Result<Ticket>> {
-        let peer = (peer as &dyn Any).downcast_ref::<GpuDevice>()?;
+        let peer = peer.as_any()?.downcast_ref::<GpuDevice>()?;
         match copy_between(peer, from, self, to) {
             Err(Error::Unsupported { .. }) => None,
             copied => Some(copied),

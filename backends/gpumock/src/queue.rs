@@ -113,6 +113,11 @@ impl State {
             return self.refuse(INVALID_HANDLE, "the stream was destroyed before");
         }
         stream.destroyed = true;
+        // What is being recorded ends with its stream.
+        if let Some(graph) = stream.recorded.take() {
+            self.graphs.items.remove(&graph);
+            self.nodes.items.retain(|_, (_, of)| *of != graph);
+        }
         self.drop_done_streams();
         self.recover(device);
         self.devices[device].sticky.map_or(Ok(()), Err)

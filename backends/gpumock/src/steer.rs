@@ -34,6 +34,21 @@ impl Steer {
         Ok(())
     }
 
+    /// Lets the `nth` call of this name from now on fail with `code`.
+    ///
+    /// # Errors
+    /// As of [`Steer::configure`].
+    pub fn fail_call(&self, name: &str, nth: u64, code: u32) -> Result<(), libloading::Error> {
+        let name = CString::new(name).unwrap_or_default();
+        // SAFETY: the function has this form.
+        unsafe {
+            let fail: libloading::Symbol<unsafe extern "C" fn(*const c_char, u64, u32)> =
+                self.0.get("hadal_mock_fail_call")?;
+            fail(name.as_ptr(), nth, code);
+        }
+        Ok(())
+    }
+
     /// What the drivers complain of, a line each.
     ///
     /// # Errors

@@ -160,10 +160,10 @@ impl Device for Group {
 
     fn wait(&self, ticket: Ticket) -> Result<()> {
         let newest = self.shared.tickets.newest(ticket)?;
-        for (member, newest) in self.members().iter().zip(newest) {
-            member.wait(newest)?;
-        }
-        Ok(())
+        let members = self.members().iter().zip(newest);
+        // All of them, whatever one says.
+        let waited: Vec<Result<()>> = members.map(|(member, it)| member.wait(it)).collect();
+        waited.into_iter().collect()
     }
 
     fn completed(&self) -> Ticket {

@@ -13,7 +13,7 @@ mod tickets;
 
 use std::sync::Arc;
 
-use hadal_device::{Device, DeviceInfo, Error, Limits, Member, Result};
+use hadal_device::{Device, DeviceInfo, DeviceKind, Error, Limits, Member, Result};
 
 pub use crate::backend::GroupBackend;
 use crate::device::Group;
@@ -27,7 +27,8 @@ use crate::device::Group;
 ///
 /// # Errors
 /// [`Error::Unsupported`] for devices of several backends, or whose kernels are made for other
-/// subgroups or matrix units; [`Error::Invalid`] for none.
+/// subgroups or matrix units, and for one with memory of its own that stands twice;
+/// [`Error::Invalid`] for none.
 pub fn join(mut devices: Vec<Arc<dyn Device>>) -> Result<Arc<dyn Device>> {
     if devices.len() <= 1 {
         let none = || Error::Invalid("a group of no device".into());
@@ -47,8 +48,15 @@ pub(crate) fn join_info(infos: &[&DeviceInfo]) -> Result<DeviceInfo> {
     if others.is_empty() {
         return Ok(joined);
     }
-    for other in others {
+    for (number, other) in others.iter().enumerate() {
         check_alike(first, other)?;
+        let is_same = |info: &&DeviceInfo| info.id() == other.id();
+        if has_own_memory(other) && infos[..=number].iter().any(is_same) {
+            return Err(Error::Unsupported {
+                what: format!("a model on {0} and {0} together", other.id()),
+                why: "its memory is there once".to_string(),
+            });
+        }
         joined.limits = least(joined.limits, other.limits);
         joined.features = joined
             .features
@@ -78,6 +86,11 @@ pub(crate) fn join_info(infos: &[&DeviceInfo]) -> Result<DeviceInfo> {
         false => format!("{} x {}", infos.len(), first.name),
     };
     Ok(joined)
+}
+
+/// Others share the host's, so that one of them may stand for several.
+fn has_own_memory(info: &DeviceInfo) -> bool {
+    matches!(info.kind, DeviceKind::DiscreteGpu | DeviceKind::VirtualGpu)
 }
 
 /// Kernels and their grids are chosen once for all members.

@@ -109,7 +109,7 @@ impl OnOne {
     pub fn new(shared: &Arc<Shared>, program: &Program, stage: &Stage) -> Result<OnOne> {
         let mut common = Common::new(shared, program);
         for bind in &stage.carried {
-            common.touched.insert(bind.slot, true);
+            common.touched.entry(bind.slot).or_default();
         }
         Ok(OnOne {
             common,
@@ -134,14 +134,18 @@ impl Executable for OnOne {
                 "a program on member {member} touches a buffer of another"
             )));
         }
-        let ticket = common.shared.tickets.submit(&common.shared.members, || {
-            for bind in carried.iter() {
-                if let Some(Some(buffer)) = buffers.get(usize::from(bind.slot.0)) {
-                    carry(&common.shared, buffer, member, bind)?;
+        let ticket = common
+            .shared
+            .tickets
+            .submit(&common.shared.members, |own| {
+                for bind in carried.iter() {
+                    if let Some(Some(buffer)) = buffers.get(usize::from(bind.slot.0)) {
+                        carry(&common.shared, buffer, member, bind)?;
+                    }
                 }
-            }
-            Ok(vec![(member, part.submit(&buffers)?)])
-        })?;
+                own.push((member, part.submit(&buffers)?));
+                Ok(())
+            })?;
         common.written(table, member);
         Ok(ticket)
     }
@@ -231,12 +235,12 @@ impl Executable for OnEach {
         let place = self.place(&buffers)?;
         let parts = &mut self.parts;
         let shared = &self.common.shared;
-        let ticket = shared.tickets.submit(&shared.members, || {
-            let here = parts
-                .iter_mut()
-                .filter(|part| place.is_none_or(|it| it == part.member));
-            let submitted = here.map(|part| Ok((part.member, part.submit(&buffers)?)));
-            submitted.collect()
+        let ticket = shared.tickets.submit(&shared.members, |own| {
+            let is_here = |part: &&mut Part| place.is_none_or(|it| it == part.member);
+            for part in parts.iter_mut().filter(is_here) {
+                own.push((part.member, part.submit(&buffers)?));
+            }
+            Ok(())
         })?;
         // Copies on each member are as new as what was copied.
         let mut read = self.common.used(&buffers).filter(|(_, writes)| !writes);

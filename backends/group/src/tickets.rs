@@ -34,15 +34,16 @@ impl Tickets {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `submit`, which gives tickets of members, and names them together. Submits of several
+    /// Runs `submit`, which notes tickets of members, and names them together. Submits of several
     /// threads come one after the other.
     pub fn submit(
         &self,
         members: &[Arc<dyn Device>],
-        submit: impl FnOnce() -> Result<Vec<(usize, Ticket)>>,
+        submit: impl FnOnce(&mut Vec<(usize, Ticket)>) -> Result<()>,
     ) -> Result<Ticket> {
         let mut log = self.log();
-        let own = submit()?;
+        let mut own = Vec::new();
+        let submitted = submit(&mut own);
         log.newest.resize(members.len(), Ticket::default());
         for (member, ticket) in &own {
             log.newest[*member] = *ticket;
@@ -57,7 +58,8 @@ impl Tickets {
         while log.entries.len() > REMEMBERED && is_done(&log.entries[0], members) {
             log.entries.pop_front();
         }
-        Ok(Ticket(log.last))
+        // What was submitted before an error is waited for, too.
+        submitted.map(|()| Ticket(log.last))
     }
 
     /// The members' tickets that `ticket` waits for; those that are forgotten are done.

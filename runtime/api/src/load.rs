@@ -50,7 +50,7 @@ impl LoadOptions {
         self
     }
 
-    /// Using at most so much memory.
+    /// Using at most so much memory; of several devices together, of each.
     pub fn with_budget(mut self, budget: Budget) -> LoadOptions {
         self.engine.budget = budget;
         self

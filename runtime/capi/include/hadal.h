@@ -369,7 +369,8 @@ typedef struct {
      */
     uint64_t host_budget;
     /**
-     * Bytes of a device's own memory that may be used; 0: what there is.
+     * Bytes of a device's own memory that may be used, of several together of each; 0: what there
+     * is.
      */
     uint64_t device_budget;
     /**

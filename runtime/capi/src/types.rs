@@ -70,7 +70,8 @@ pub struct HadalLoadOptions {
     pub low_priority: u32,
     /// Bytes of the host's memory that may be used; 0: what there is.
     pub host_budget: u64,
-    /// Bytes of a device's own memory that may be used; 0: what there is.
+    /// Bytes of a device's own memory that may be used, of several together of each; 0: what there
+    /// is.
     pub device_budget: u64,
     /// Longest dispatch on devices other than the host, in milliseconds; 0: 100.
     pub dispatch_budget_ms: u32,

@@ -35,7 +35,7 @@ pub trait Backend: Send + Sync {
 pub struct Ticket(pub u64);
 
 /// An open device. All methods may be called from any thread.
-pub trait Device: Any + Send + Sync {
+pub trait Device: Send + Sync {
     /// What it is.
     fn info(&self) -> &DeviceInfo;
 
@@ -76,6 +76,11 @@ pub trait Device: Any + Send + Sync {
     /// Copies a range of another device to one of this, in order with the submits and writes of
     /// both; `None` where there is no way but through the host. The ticket is this device's.
     fn copy_from(&self, _peer: &dyn Device, _from: Span, _to: Span) -> Option<Result<Ticket>> {
+        None
+    }
+
+    /// Itself, where devices of its kind copy from each other ([`Device::copy_from`]).
+    fn as_any(&self) -> Option<&dyn Any> {
         None
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use hadal_device::{
-    Access, Bind, BufferId, Device, DeviceInfo, Error, Features, Inputs, KernelRow, PAGE, Span,
+    Access, Bind, BufferId, Device, DeviceInfo, Features, Inputs, KernelRow, PAGE, Span,
 };
 use hadal_graph::{Form, Graph, Lowered, MoeForm, Verified, WorkLimit};
 use hadal_weights::{Moving, Progress, move_into_memory};
@@ -27,6 +27,7 @@ use crate::programs::{ProgramKey, Programs};
 use crate::seat::{Seat, seat_bytes};
 use crate::stage::{bind, program};
 use crate::step::{Done, Rows, Step};
+use crate::tenancy::lost_by_another;
 use crate::{EngineError, Model, Recovery, Result};
 
 /// How a model is put on a device. The default suits nearly everyone.
@@ -216,7 +217,9 @@ impl Engine {
 
     /// The device; another one after a loss (see [`Engine::with_recovery`]).
     pub fn device(&self) -> Arc<dyn Device> {
-        self.home().device.clone()
+        let home = self.home();
+        // Where another session left it just now, what is said of it is still there.
+        home.own_device().unwrap_or_else(|_| home.device.clone())
     }
 
     /// Where the model is now.
@@ -472,9 +475,5 @@ impl Drop for Engine {
 
 /// What a session hears that has memory in a home that the engine left.
 fn left(home: &Home) -> EngineError {
-    let lost = Error::Lost {
-        device: home.device.info().id(),
-        why: "another session met the loss".to_string(),
-    };
-    lost.into()
+    lost_by_another(home.device.info()).into()
 }

@@ -13,11 +13,14 @@ use hadal_device::{BufferDesc, BufferId, Device, Span, Ticket};
 use hadal_models::Config;
 use hadal_weights::{Placement, Progress, TensorSource};
 
+use crate::tenancy::Tenancy;
 use crate::{Model, Result};
 
 /// An open device with a model's weights.
 pub(crate) struct Home {
     pub device: Arc<dyn Device>,
+    /// The same, which can be left.
+    tenancy: Arc<Tenancy>,
     /// Where the weights came from, and on some devices still lie.
     pub source: Arc<dyn TensorSource>,
     pub placement: Placement,
@@ -44,8 +47,10 @@ impl Home {
             .load(device.as_ref(), source, progress)
             .inspect_err(|_| device.free(rope_table))?;
         let owned = weights.iter().copied().chain([rope_table]).collect();
+        let tenancy = Arc::new(Tenancy::of(device));
         Ok(Home {
-            device,
+            device: tenancy.clone(),
+            tenancy,
             source: model.source.clone(),
             placement,
             weights,
@@ -76,6 +81,20 @@ impl Home {
             .alloc(&BufferDesc::new(label, bytes).on(member))?;
         self.owned().insert(buffer);
         Ok(buffer)
+    }
+
+    /// The device itself.
+    ///
+    /// # Errors
+    /// That it was left.
+    pub fn own_device(&self) -> Result<Arc<dyn Device>> {
+        Ok(self.tenancy.device()?)
+    }
+
+    /// Frees everything and gives the device back, so that it can be opened again.
+    pub fn leave(&self) {
+        self.release();
+        self.tenancy.leave();
     }
 
     /// Gives memory back that no unfinished submit uses.

@@ -35,6 +35,7 @@ mod seat;
 mod session;
 pub mod stage;
 mod step;
+mod tenancy;
 mod trace;
 
 pub use activations::activations;

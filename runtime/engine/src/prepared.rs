@@ -3,6 +3,7 @@
 //! Decides where a program is cut into submits; what a limit is worth is `pace.rs`'s.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use hadal_device::{
@@ -250,8 +251,8 @@ fn segments(
         }
     }
     segments.push((first..whole.steps.len(), work));
-    let prepare = |(range, work): (std::ops::Range<usize>, Work)| {
-        let stage = stage(home, lowered, range.start);
+    let prepare = |(range, work): (Range<usize>, Work)| {
+        let stage = stage(home, lowered, range.clone());
         let program = Program {
             slots: whole.slots,
             steps: whole.steps[range].to_vec(),
@@ -277,9 +278,10 @@ fn member(home: &Home, lowered: &Lowered, step: usize) -> u16 {
     owned.unwrap_or_else(|| members.of_name(scope))
 }
 
-/// Where the steps from `first` on run, and what they need of what other members wrote: every
+/// Where the steps of `range` run, all on one member, and what they need of what others wrote: every
 /// temporary that was written before and is touched later, and rows for a next-token module.
-pub(crate) fn stage(home: &Home, lowered: &Lowered, first: usize) -> Stage {
+pub(crate) fn stage(home: &Home, lowered: &Lowered, range: Range<usize>) -> Stage {
+    let first = range.start;
     let own = member(home, lowered, first);
     let mut carried = Vec::new();
     if first > 0 && member(home, lowered, first - 1) != own {
@@ -292,17 +294,13 @@ pub(crate) fn stage(home: &Home, lowered: &Lowered, first: usize) -> Stage {
             access: Access::Write,
         }));
     }
-    for (number, step) in lowered.program.steps.iter().enumerate() {
-        let rows = step.binds().into_iter().filter(|bind| {
-            let slot = lowered.slots.get(usize::from(bind.slot.0));
-            match slot {
-                Some(SlotUse::HiddenIn) => true,
-                Some(SlotUse::HiddenOut) => number < first,
-                _ => false,
-            }
-        });
-        carried.extend(rows);
-    }
+    let steps = lowered.program.steps.get(range).unwrap_or_default();
+    let binds = steps.iter().flat_map(|step| step.binds());
+    carried.extend(binds.filter(|bind| {
+        let slot = lowered.slots.get(usize::from(bind.slot.0));
+        let is_hidden = matches!(slot, Some(SlotUse::HiddenIn | SlotUse::HiddenOut));
+        is_hidden && bind.access == Access::Read
+    }));
     Stage {
         member: own,
         carried,

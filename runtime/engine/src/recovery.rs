@@ -84,7 +84,7 @@ impl Engine {
         let _ = home.wait();
         let low = self.is_low_priority();
         *state = State::on(home, self.options(), low);
-        home.release();
+        home.leave();
         let mut lost = lost;
         let opened = loop {
             let device = recovery

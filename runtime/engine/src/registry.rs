@@ -246,7 +246,12 @@ fn open_named(name: &str, options: &Options) -> Result<Arc<dyn Device>> {
 /// opened. Of several together (`cuda:0+cuda:1`, or `cuda:all`) a backend of their own.
 pub fn find(name: &str, options: &Options) -> Result<(Box<dyn Backend>, usize)> {
     let mut found = Vec::new();
-    for part in name.split('+') {
+    for part in name.split('+').map(str::trim) {
+        if part.is_empty() {
+            return Err(EngineError::NoDevice(format!(
+                "--device {name} names nothing beside a +; write cuda:0+cuda:1, or cuda:all"
+            )));
+        }
         match part.strip_suffix(":all") {
             Some(backend) => {
                 let all = backend_of(backend, options)?.devices()?;
@@ -259,7 +264,15 @@ pub fn find(name: &str, options: &Options) -> Result<(Box<dyn Backend>, usize)> 
     }
     match found.len() {
         1 => Ok(found.remove(0)),
-        _ => Ok((Box::new(GroupBackend::new(found)), 0)),
+        _ => {
+            let group = GroupBackend::new(found);
+            match group.devices() {
+                Err(error @ Error::Unsupported { .. }) => {
+                    Err(EngineError::NoDevice(error.to_string()))
+                }
+                other => Ok(other.map(|_| (Box::new(group) as Box<dyn Backend>, 0))?),
+            }
+        }
     }
 }
 
@@ -269,7 +282,7 @@ fn find_one(name: &str, options: &Options) -> Result<(Box<dyn Backend>, usize)> 
     let backend = backend_of(backend_name, options)?;
     let Ok(ordinal) = number.parse() else {
         return Err(EngineError::NoDevice(format!(
-            "{number:?} in --device {name} is no number; write {backend_name}:0"
+            "{number:?} in --device {name} is no number; write {backend_name}:0, or {backend_name}:all"
         )));
     };
     let devices = backend.devices()?;

@@ -181,7 +181,7 @@ impl Prepared {
         });
         let mut seen = Vec::new();
         let stages: Vec<Stage> = (0..program.steps.len())
-            .map(|step| stage(home, &self.lowered, step))
+            .map(|step| stage(home, &self.lowered, step..step + 1))
             .collect();
         let chosen = self.executables().zip(stages);
         for (((chosen, stage), dispatch), traced) in chosen.zip(dispatches).zip(traced) {

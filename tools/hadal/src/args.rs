@@ -120,8 +120,8 @@ pub struct EngineArgs {
     /// to 16384 or what is needed].
     #[arg(long, value_name = "TOKENS")]
     pub context: Option<u32>,
-    /// Memory that may be used, where it is not all that is free: `device=20GiB,host=64GiB`.
-    /// What does not fit is refused before weights are read.
+    /// Memory that may be used, where it is not all that is free: `device=20GiB,host=64GiB`; of
+    /// several devices, of each. What does not fit is refused before weights are read.
     #[arg(long, value_name = "MEMORY=SIZE,...", value_parser = crate::budget::parse)]
     pub budget: Option<Budget>,
     /// Tokens that are fed at once, up to 4096.

@@ -96,5 +96,18 @@ fn all_gpus_of_a_vendor_write_together() {
 fn devices_that_cannot_hold_a_model_together_are_refused() {
     hadal(&writing("host+null")).fails(2, &["there is no backend \"null\""]);
     hadal(&writing("host+host:1")).fails(2, &["there is no device host:1"]);
-    hadal(&writing("host+")).fails(2, &["choose among"]);
+    hadal(&writing("host+")).fails(2, &["names nothing", "cuda:all"]);
+    hadal(&writing("host:All")).fails(2, &["host:all"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    hadal_gpumock::driver_folder(folder.path(), false).expect("links");
+    for (device, why) in [
+        ("cuda:0+cuda:0", "its memory is there once"),
+        ("cuda:0+rocm:0", "two backends"),
+        ("rocm:all", "differ in size"),
+    ] {
+        let mut command = command(&writing(device));
+        command.env("LD_LIBRARY_PATH", folder.path());
+        command.env("HADAL_MOCK", "arch=sm_90a+gfx942+gfx1100");
+        ran(command.output().expect("it starts")).fails(2, &[why, "hadal devices"]);
+    }
 }

@@ -330,33 +330,42 @@ fn whatever_the_library_refuses_the_kernel_does() {
     assert!(!case.uses_library(&mock, &device));
 }
 
+/// Lets calls fail, each `stride`th, while products are measured (no folder), or known.
+fn some_calls_fail(mock: &Mock, case: &Case, folder: Option<&Path>, stride: usize) {
+    let codes = [1, 2, 719, 801, 15];
+    let vendor = case.kind.vendor();
+    mock.configure("products=fast");
+    let device = open(mock, vendor, folder).expect("it opens");
+    let opened = mock.calls();
+    case.check(&device).expect("it works");
+    drop(device);
+    let all = mock.calls();
+    if folder.is_some() {
+        mock.configure("products=fast");
+        let device = open(mock, vendor, folder).expect("it opens");
+        case.check(&device).expect("it works");
+    }
+    for nth in (opened + 1..=mock.calls().min(all)).step_by(stride) {
+        let code = codes[nth as usize / stride % codes.len()];
+        mock.configure("products=fast");
+        mock.fail_at(nth, code);
+        let done = open(mock, vendor, folder).and_then(|device| case.check(&device));
+        mock.fail_at(0, 0);
+        assert_eq!(mock.live(), 0, "call {nth} fails with {code}: {done:?}");
+    }
+}
+
 #[test]
 fn whichever_call_fails_is_an_error_or_none_and_nothing_is_left() {
     let mock = Mock::new("");
-    let case = Case::new(Kind::Codes, false);
-    let codes = [1, 2, 719, 801, 15];
-    let folder = tempfile::tempdir().expect("a folder");
-    // With measuring, and with what it said. All calls would take minutes.
-    for (folder, stride) in [(None, 29), (Some(folder.path()), 3)] {
-        mock.configure("products=fast");
-        let device = open(&mock, Vendor::Cuda, folder).expect("it opens");
-        let opened = mock.calls();
-        case.check(&device).expect("it works");
-        drop(device);
-        let all = mock.calls();
-        if folder.is_some() {
-            mock.configure("products=fast");
-            let device = open(&mock, Vendor::Cuda, folder).expect("it opens");
-            case.check(&device).expect("it works");
-        }
-        for nth in (opened + 1..=mock.calls().min(all)).step_by(stride) {
-            let code = codes[nth as usize / stride % codes.len()];
-            mock.configure("products=fast");
-            mock.fail_at(nth, code);
-            let done = open(&mock, Vendor::Cuda, folder).and_then(|device| case.check(&device));
-            mock.fail_at(0, 0);
-            assert_eq!(mock.live(), 0, "call {nth} fails with {code}: {done:?}");
-        }
+    for kind in [Kind::Codes, Kind::HipValues] {
+        let (case, folder) = (
+            Case::new(kind, false),
+            tempfile::tempdir().expect("a folder"),
+        );
+        // With measuring, and with what it said. All calls would take minutes.
+        some_calls_fail(&mock, &case, None, 29);
+        some_calls_fail(&mock, &case, Some(folder.path()), 3);
     }
     let lost = |case: &Case, call| {
         mock.configure("products=fast");
@@ -370,5 +379,5 @@ fn whichever_call_fails_is_an_error_or_none_and_nothing_is_left() {
             .into_iter()
             .for_each(|name| lost(&case, case.call(name)));
     }
-    lost(&case, "cublasLtMatmul");
+    lost(&Case::new(Kind::Codes, false), "cublasLtMatmul");
 }

@@ -82,6 +82,7 @@ impl Planner<'_> {
             }
         }
         let (recipe, weight_bytes) = best?;
+        let members = self.available.len().max(1) as u64;
         let bits = 8.0 * weight_bytes as f64 / plan.values().max(1) as f64;
         // Two decimals are what people compare.
         let (format, bits) = (recipe.name.to_string(), (bits * 100.0).round() / 100.0);
@@ -95,7 +96,11 @@ impl Planner<'_> {
                 format,
                 bits,
                 weight_bytes,
-                needed_bytes: others + weight_bytes,
+                // Of each member's own memory, or of what they share.
+                needed_bytes: match self.memory {
+                    Memory::Device => (others + weight_bytes).div_ceil(members),
+                    Memory::Host => others + weight_bytes,
+                },
             },
         })
     }

@@ -214,7 +214,7 @@ pub enum Nearest {
         bits: f64,
         /// Bytes of all its weights.
         weight_bytes: u64,
-        /// Bytes that may be used then.
+        /// Bytes that may be used then, as in a budget.
         needed_bytes: u64,
     },
     /// More memory.
