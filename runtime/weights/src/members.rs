@@ -97,7 +97,8 @@ mod tests {
         assert_eq!(ends(&layers, (0, 0), &[1, 1]), [4]);
         assert_eq!(ends(&layers, (0, 0), &[1, 3]), [2]);
         assert_eq!(ends(&layers, (20, 0), &[1, 1]), [3]);
-        assert_eq!(ends(&layers, (0, 40), &[1, 1, 1]), [4, 8]);
+        // The last one has what comes behind all layers.
+        assert_eq!(ends(&layers, (0, 40), &[1, 1, 1]), [4, u32::MAX]);
         let members = Members {
             ends: vec![4, u32::MAX],
         };
