@@ -110,19 +110,16 @@ else
     echo "NOT RUN: Triton's products; python3 has no torch and triton that know a GPU"
 fi
 # As many of V3's layers as fit the first GPU: three are dense, each other takes 11.6 GB, and 20 GB
-# are for what is no layer and for drafts.
-layers=$("$hadal" devices --json | python3 -c '
+# are for what is no layer and for drafts. The same on all GPUs of its backend together, where there
+# are several.
+read -r layers several <<< "$("$hadal" devices --json | python3 -c '
 import json, sys
 found = {b["backend"]: b.get("devices") or [] for b in json.load(sys.stdin)["backends"]}
-memory = found[sys.argv[1]][0].get("memory_bytes") or 0
-print(max(4, min(61, 3 + int((memory - 20e9) // 11.6e9))))' "${gpus%% *}")
+gpus = found[sys.argv[1]]
+memory = gpus[0].get("memory_bytes") or 0
+print(max(4, min(61, 3 + int((memory - 20e9) // 11.6e9))), len(gpus))' "${gpus%% *}")"
 bench stack --dummy-weights $stack --layers "$layers" --device "${gpus%% *}" --depth 0,4096 \
     --prefill 0 --decode 64 --repeat 3
-# The same layers on all GPUs of the first backend together, where there are several.
-several=$("$hadal" devices --json | python3 -c '
-import json, sys
-found = {b["backend"]: b.get("devices") or [] for b in json.load(sys.stdin)["backends"]}
-print(len(found[sys.argv[1]]))' "${gpus%% *}")
 if [ "$several" -gt 1 ]; then
     run "$hadal" conformance --device "${gpus%% *}:all" --report "$folder/conformance-all.md"
     bench stack-all --dummy-weights $stack --layers "$layers" --device "${gpus%% *}:all" \

@@ -17,16 +17,10 @@ use hadal_models::Config;
 use hadal_tests::checkpoint::Family;
 use hadal_tests::devices;
 use hadal_tests::golden::{find, values, worst};
+use hadal_tests::small::model;
 use hadal_weights::Checkpoint;
 
 const PROMPT: [u32; 19] = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8];
-
-fn model(family: Family) -> Arc<Model> {
-    let file = ("m".to_string(), Arc::new(family.safetensors(7)) as _);
-    let source = Checkpoint::from_pages(vec![file]).expect("the small checkpoint opens");
-    let text = Err("a small checkpoint has no tokenizer".to_string());
-    Arc::new(Model::new(family.config(), Arc::new(source), text).expect("it binds"))
-}
 
 fn options(dispatch_budget: Option<Duration>) -> EngineOptions {
     EngineOptions {

@@ -1,13 +1,11 @@
 //! A model on several devices gives what it gives on one of them, bit for bit: its layers are
 //! somewhere else, the kernels are the same.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
-use hadal_conformance::pass_on;
 use hadal_cuda::{CudaBackend, CudaOptions};
-use hadal_device::{Backend, BufferDesc, BufferId, Device, Error, Result};
+use hadal_device::{Backend, Device, Error, Result};
 use hadal_engine::plan::{Ask, PartKind};
 use hadal_engine::{
     Batch, Cancel, Decoder, Engine, EngineOptions, ForwardOptions, Model, Observe, Plan,
@@ -19,17 +17,12 @@ use hadal_models::Config;
 use hadal_models::manifest::official_manifest;
 use hadal_rocm::{RocmBackend, RocmOptions};
 use hadal_tests::checkpoint::Family;
+use hadal_tests::counting::Counting;
 use hadal_tests::devices::no_complaints;
 use hadal_tests::shipped::trained;
-use hadal_weights::{Checkpoint, DummySource, DummyTensor};
+use hadal_tests::small::model;
+use hadal_weights::{DummySource, DummyTensor};
 use hadal_wgpu::{WgpuBackend, WgpuOptions};
-
-fn small(family: Family) -> Arc<Model> {
-    let file = ("m".to_string(), Arc::new(family.safetensors(7)) as _);
-    let source = Checkpoint::from_pages(vec![file]).expect("the small checkpoint opens");
-    let text = Err("a small checkpoint has no tokenizer".to_string());
-    Arc::new(Model::new(family.config(), Arc::new(source), text).expect("it binds"))
-}
 
 /// One whose head is its embedding, which lies where the first layer does.
 fn tied() -> Arc<Model> {
@@ -141,7 +134,7 @@ fn compare(label: &str, model: &Arc<Model>, devices: [Arc<dyn Device>; 2], lengt
 
 #[test]
 fn host_devices_together_give_what_one_gives() {
-    for model in [small(Family::V3Fp8), small(Family::Moonlight), trained()] {
+    for model in [model(Family::V3Fp8), model(Family::Moonlight), trained()] {
         for count in [2, 3, 7] {
             let host = HostBackend::new().with_threads(1);
             let several = group(&host, count, true).expect("it opens");
@@ -159,40 +152,9 @@ fn devices_of_wgpu_together_give_what_one_gives() {
     let backend = WgpuBackend::new(WgpuOptions::default());
     match (backend.open(0), group(&backend, 2, true)) {
         (Ok(one), Ok(several)) => {
-            compare("two of wgpu", &small(Family::V3Fp8), [one, several], 21);
+            compare("two of wgpu", &model(Family::V3Fp8), [one, several], 21);
         }
         (Err(error), _) | (_, Err(error)) => println!("NOT RUN on wgpu: {error}"),
-    }
-}
-
-/// A device that notes what is allocated.
-struct Counting {
-    inner: Arc<dyn Device>,
-    live: Mutex<BTreeMap<u64, (String, u64)>>,
-}
-
-impl Counting {
-    fn bytes(&self, is: impl Fn(&str) -> bool) -> u64 {
-        let live = self.live.lock().expect("no test panics inside");
-        let wanted = live.values().filter(|(label, _)| is(label));
-        wanted.map(|(_, bytes)| bytes).sum()
-    }
-}
-
-impl Device for Counting {
-    pass_on!(inner: info write read pipeline prepare wait completed setup_counts gpu_time);
-
-    fn alloc(&self, desc: &BufferDesc) -> Result<BufferId> {
-        let buffer = self.inner.alloc(desc)?;
-        let mut live = self.live.lock().expect("no test panics inside");
-        live.insert(buffer.0, (desc.label.clone(), desc.bytes));
-        Ok(buffer)
-    }
-
-    fn free(&self, buffer: BufferId) {
-        let mut live = self.live.lock().expect("no test panics inside");
-        live.remove(&buffer.0);
-        self.inner.free(buffer);
     }
 }
 
@@ -200,7 +162,7 @@ impl Device for Counting {
 #[test]
 fn gpus_of_a_vendor_together_give_what_one_gives_and_hold_what_was_planned() {
     let mock = steer();
-    let model = small(Family::V3Fp8);
+    let model = model(Family::V3Fp8);
     let (cuda, rocm) = (cuda(), rocm());
     let vendors: [(&str, &dyn Backend); 2] = [("cuda", &cuda), ("rocm", &rocm)];
     for (vendor, backend) in vendors {
@@ -230,7 +192,7 @@ const LAUNCH_FAILED: u32 = 719;
 /// A session goes on after one of several devices, or the only one, is lost: what they held is given
 /// back before they are opened again.
 fn lost(mock: &Steer, launch: &str, backend: fn() -> Box<dyn Backend>) {
-    let model = small(Family::V3);
+    let model = model(Family::V3);
     for count in [1, 2] {
         let open = move || group(backend().as_ref(), count, false);
         let calm = Arc::new(load(&model, open().expect("it opens")));
@@ -257,12 +219,7 @@ fn lost(mock: &Steer, launch: &str, backend: fn() -> Box<dyn Backend>) {
 /// Each member holds what its part of the plan says.
 fn planned(model: &Arc<Model>, backend: &dyn Backend) {
     let counting: Vec<Arc<Counting>> = (0..3)
-        .map(|ordinal| {
-            Arc::new(Counting {
-                inner: backend.open(ordinal).expect("it opens"),
-                live: Mutex::default(),
-            })
-        })
+        .map(|ordinal| Counting::new(backend.open(ordinal).expect("it opens")))
         .collect();
     let members = counting
         .iter()
@@ -286,7 +243,7 @@ fn planned(model: &Arc<Model>, backend: &dyn Backend) {
     }
     assert_eq!(plan.tiers.len(), counting.len());
     for (tier, device) in plan.tiers.iter().zip(&counting) {
-        let id = device.inner.info().id();
+        let id = device.info().id();
         assert_eq!(tier.member.as_deref(), Some(id.as_str()));
         let is = |part: &'static str| move |label: &str| label.starts_with(part);
         let weights = device.bytes(is("weights"));

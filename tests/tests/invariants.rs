@@ -13,21 +13,11 @@ use hadal_tests::checkpoint::Family;
 use hadal_tests::devices::{self, Named};
 use hadal_tests::golden::{find, values, worst};
 use hadal_tests::shipped::trained;
+use hadal_tests::small::model;
 use hadal_tests::{Random, compare, oracle};
-use hadal_weights::Checkpoint;
 
 const TOLERANCE: f64 = 2e-3;
 const SEED: u64 = 7;
-
-fn model(family: Family) -> Arc<Model> {
-    let file = (
-        "model.safetensors".to_string(),
-        Arc::new(family.safetensors(SEED)) as _,
-    );
-    let source = Checkpoint::from_pages(vec![file]).expect("the small checkpoint opens");
-    let text = Err("a small checkpoint has no tokenizer".to_string());
-    Arc::new(Model::new(family.config(), Arc::new(source), text).expect("it binds"))
-}
 
 fn engine(model: &Arc<Model>, named: &Named, options: EngineOptions) -> Arc<Engine> {
     let mut quiet = |_| ControlFlow::Continue(());

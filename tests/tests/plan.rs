@@ -2,13 +2,11 @@
 //! counted and compared with the plan made before; what does not fit is refused before
 //! anything is allocated.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hadal_conformance::pass_on;
-use hadal_device::{BufferDesc, BufferId, Device, Pages, Result};
+use hadal_device::Device;
 use hadal_engine::plan::{Ask, Memory, Nearest, PartKind};
 use hadal_engine::{
     Batch, Budget, Cancel, Decoder, Described, Engine, EngineError, EngineOptions, Model, Observe,
@@ -17,63 +15,9 @@ use hadal_engine::{
 use hadal_models::Config;
 use hadal_models::counts::Counts;
 use hadal_tests::checkpoint::Family;
+use hadal_tests::counting::Counting;
+use hadal_tests::small::model;
 use hadal_tests::{devices, headers};
-use hadal_weights::Checkpoint;
-
-/// A device that notes what is allocated and adopted.
-struct Counting {
-    inner: Arc<dyn Device>,
-    live: Mutex<BTreeMap<u64, (String, u64)>>,
-}
-
-impl Counting {
-    fn new(inner: Arc<dyn Device>) -> Arc<Counting> {
-        Arc::new(Counting {
-            inner,
-            live: Mutex::default(),
-        })
-    }
-
-    fn note(&self, buffer: BufferId, label: &str, bytes: u64) {
-        let mut live = self.live.lock().expect("no test panics inside");
-        live.insert(buffer.0, (label.to_string(), bytes));
-    }
-
-    /// Bytes that are held under labels that begin so.
-    fn bytes(&self, is: impl Fn(&str) -> bool) -> u64 {
-        let live = self.live.lock().expect("no test panics inside");
-        let wanted = live.values().filter(|(label, _)| is(label));
-        wanted.map(|(_, bytes)| bytes).sum()
-    }
-}
-
-impl Device for Counting {
-    pass_on!(inner: info write read pipeline prepare wait completed setup_counts gpu_time);
-
-    fn alloc(&self, desc: &BufferDesc) -> Result<BufferId> {
-        let buffer = self.inner.alloc(desc)?;
-        self.note(buffer, &desc.label, desc.bytes);
-        Ok(buffer)
-    }
-    fn free(&self, buffer: BufferId) {
-        let mut live = self.live.lock().expect("no test panics inside");
-        live.remove(&buffer.0);
-        self.inner.free(buffer);
-    }
-    fn adopt(&self, pages: Pages) -> Option<BufferId> {
-        let bytes = (*pages).as_ref().len() as u64;
-        let buffer = self.inner.adopt(pages)?;
-        self.note(buffer, "weights", bytes);
-        Some(buffer)
-    }
-}
-
-fn model(family: Family) -> Arc<Model> {
-    let file = ("m".to_string(), Arc::new(family.safetensors(7)) as _);
-    let source = Checkpoint::from_pages(vec![file]).expect("the small checkpoint opens");
-    let text = Err("a small checkpoint has no tokenizer".to_string());
-    Arc::new(Model::new(family.config(), Arc::new(source), text).expect("it binds"))
-}
 
 fn load(model: &Arc<Model>, device: Arc<dyn Device>, options: &EngineOptions) -> Engine {
     let mut quiet = |_| ControlFlow::Continue(());

@@ -11,7 +11,7 @@ use hadal_engine::{
 use hadal_tests::Random;
 use hadal_tests::checkpoint::Family;
 use hadal_tests::devices::{self, Named};
-use hadal_weights::Checkpoint;
+use hadal_tests::small::model;
 
 const TOLERANCE: f32 = 2e-3;
 const SEED: u64 = 7;
@@ -22,13 +22,6 @@ const REQUESTS: [(usize, usize); 6] = [(47, 16), (1, 16), (23, 3), (9, 9), (30, 
 
 /// Places, one less than there are requests.
 const PLACES: u32 = 5;
-
-fn model(family: Family) -> Arc<Model> {
-    let file = ("m".to_string(), Arc::new(family.safetensors(SEED)) as _);
-    let source = Checkpoint::from_pages(vec![file]).expect("the small checkpoint opens");
-    let text = Err("a small checkpoint has no tokenizer".to_string());
-    Arc::new(Model::new(family.config(), Arc::new(source), text).expect("it binds"))
-}
 
 fn options() -> EngineOptions {
     EngineOptions {

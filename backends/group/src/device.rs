@@ -44,6 +44,25 @@ impl Group {
     fn members(&self) -> &[Arc<dyn Device>] {
         &self.shared.members
     }
+
+    /// A buffer that `make` makes on each member; on none where one cannot.
+    fn on_each<E>(
+        &self,
+        make: impl Fn(&dyn Device) -> std::result::Result<BufferId, E>,
+    ) -> std::result::Result<Buffer, E> {
+        let mut ids = Vec::new();
+        for member in self.members() {
+            match make(member.as_ref()) {
+                Ok(id) => ids.push(id),
+                Err(error) => {
+                    let made = self.members().iter().zip(ids);
+                    made.for_each(|(member, id)| member.free(id));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Buffer::Each { ids, newest: 0 })
+    }
 }
 
 impl Shared {
@@ -88,22 +107,7 @@ impl Device for Group {
                 let member = usize::from(member);
                 Buffer::On(member, self.shared.member(member)?.alloc(desc)?)
             }
-            None => {
-                let mut ids = Vec::new();
-                for member in self.members() {
-                    match member.alloc(desc) {
-                        Ok(id) => ids.push(id),
-                        Err(error) => {
-                            self.members()
-                                .iter()
-                                .zip(ids)
-                                .for_each(|(it, id)| it.free(id));
-                            return Err(error);
-                        }
-                    }
-                }
-                Buffer::Each { ids, newest: 0 }
-            }
+            None => self.on_each(|member| member.alloc(desc))?,
         };
         Ok(self.shared.buffers.add(buffer))
     }
@@ -171,20 +175,8 @@ impl Device for Group {
     }
 
     fn adopt(&self, pages: Pages) -> Option<BufferId> {
-        let mut ids = Vec::new();
-        for member in self.members() {
-            match member.adopt(pages.clone()) {
-                Some(id) => ids.push(id),
-                None => {
-                    self.members()
-                        .iter()
-                        .zip(ids)
-                        .for_each(|(it, id)| it.free(id));
-                    return None;
-                }
-            }
-        }
-        Some(self.shared.buffers.add(Buffer::Each { ids, newest: 0 }))
+        let adopted = self.on_each(|member| member.adopt(pages.clone()).ok_or(()));
+        Some(self.shared.buffers.add(adopted.ok()?))
     }
 
     fn setup_counts(&self) -> SetupCounts {
