@@ -13,7 +13,7 @@ mod tickets;
 
 use std::sync::Arc;
 
-use hadal_device::{Device, DeviceInfo, DeviceKind, Error, Limits, Member, Result};
+use hadal_device::{Device, DeviceInfo, Error, Limits, Member, Result};
 
 pub use crate::backend::GroupBackend;
 use crate::device::Group;
@@ -51,7 +51,7 @@ pub(crate) fn join_info(infos: &[&DeviceInfo]) -> Result<DeviceInfo> {
     for (number, other) in others.iter().enumerate() {
         check_alike(first, other)?;
         let is_same = |info: &&DeviceInfo| info.id() == other.id();
-        if has_own_memory(other) && infos[..=number].iter().any(is_same) {
+        if other.kind.has_own_memory() && infos[..=number].iter().any(is_same) {
             return Err(Error::Unsupported {
                 what: format!("a model on {0} and {0} together", other.id()),
                 why: "its memory is there once".to_string(),
@@ -86,11 +86,6 @@ pub(crate) fn join_info(infos: &[&DeviceInfo]) -> Result<DeviceInfo> {
         false => format!("{} x {}", infos.len(), first.name),
     };
     Ok(joined)
-}
-
-/// Others share the host's, so that one of them may stand for several.
-fn has_own_memory(info: &DeviceInfo) -> bool {
-    matches!(info.kind, DeviceKind::DiscreteGpu | DeviceKind::VirtualGpu)
 }
 
 /// Kernels and their grids are chosen once for all members.

@@ -190,6 +190,16 @@ pub enum DeviceKind {
     Software,
 }
 
+impl DeviceKind {
+    /// Whether it has memory of its own, and does not share the host's.
+    pub fn has_own_memory(self) -> bool {
+        match self {
+            DeviceKind::DiscreteGpu | DeviceKind::VirtualGpu => true,
+            DeviceKind::Cpu | DeviceKind::Software | DeviceKind::IntegratedGpu => false,
+        }
+    }
+}
+
 /// One of the devices that a device is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {

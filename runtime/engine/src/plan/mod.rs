@@ -10,7 +10,7 @@ mod nearest;
 mod parts;
 mod types;
 
-use hadal_device::{DeviceInfo, DeviceKind, Inputs, Member, PAGE};
+use hadal_device::{DeviceInfo, Inputs, Member, PAGE};
 use hadal_graph::{Graph, Verified};
 use hadal_models::counts::Counts;
 use hadal_weights::Placement;
@@ -359,13 +359,13 @@ fn available(info: &DeviceInfo, budget: &Budget) -> (Memory, Vec<Option<u64>>) {
     let allowed = budget.of(info.kind);
     let told = info.memories();
     let told = told.iter().map(|told| told.filter(|bytes| *bytes > 0));
-    match info.kind {
-        DeviceKind::DiscreteGpu | DeviceKind::VirtualGpu => {
+    match info.kind.has_own_memory() {
+        true => {
             let usable = told.map(|free| allowed.or(free.map(reserve)));
             (Memory::Device, usable.collect())
         }
         // Where a device shares the host's memory, both can end first. So do members of one.
-        DeviceKind::Cpu | DeviceKind::Software | DeviceKind::IntegratedGpu => {
+        false => {
             let count = told.len();
             let free = told
                 .flatten()

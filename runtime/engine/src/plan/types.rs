@@ -20,12 +20,10 @@ pub struct Budget {
 impl Budget {
     /// The part of it that is for a device of `kind`.
     pub fn of(&self, kind: DeviceKind) -> Option<u64> {
-        match kind {
-            DeviceKind::DiscreteGpu | DeviceKind::VirtualGpu => self.device,
+        match kind.has_own_memory() {
+            true => self.device,
             // One memory under both names.
-            DeviceKind::Cpu | DeviceKind::Software | DeviceKind::IntegratedGpu => {
-                self.device.into_iter().chain(self.host).min()
-            }
+            false => self.device.into_iter().chain(self.host).min(),
         }
     }
 }
@@ -302,9 +300,9 @@ impl Plan {
 
     /// Bytes that `budget` allows of all memories together, on devices of `kind`.
     pub(crate) fn allowed(&self, budget: &Budget, kind: DeviceKind) -> Option<u64> {
-        let memories = match kind {
-            DeviceKind::DiscreteGpu | DeviceKind::VirtualGpu => self.tiers.len() as u64,
-            DeviceKind::Cpu | DeviceKind::Software | DeviceKind::IntegratedGpu => 1,
+        let memories = match kind.has_own_memory() {
+            true => self.tiers.len() as u64,
+            false => 1,
         };
         Some(budget.of(kind)?.saturating_mul(memories))
     }
