@@ -101,6 +101,8 @@ bench grouped --dummy-weights $grouped --device "${gpus%% *}" --kernels --depth 
     --prefill $prompt --chunk $prompt --decode 0 --activations fp8
 bench latent --dummy-weights $grouped --device "${gpus%% *}" --rows --depth $deep --repeat 5 \
     --prefill 0 --decode 64
+bench latent-rounded --dummy-weights $grouped --device "${gpus%% *}" --rows --depth $deep --repeat 5 \
+    --prefill 0 --decode 64 --activations fp8
 # The dense products of layer-fp8-activations, where cuBLASLt's row stands beside the kernels, by Triton.
 if python3 -c 'import torch, triton; assert torch.cuda.is_available()' 2> /dev/null; then
     note triton

@@ -204,10 +204,12 @@ pub enum MoeArg {
 /// Formats that activations are rounded to.
 #[derive(ValueEnum, Clone, Copy, Debug)]
 pub enum ActivationsArg {
-    /// E4M3 with a scale for each 128 values.
+    /// As the training of V3 did: what FP8 weights are multiplied by becomes E4M3 with a scale for
+    /// each 128 values, everything else as with q8.
     Fp8,
-    /// 8 bits with a scale for each 256 values (GGUF blocks), BF16 (BF16 weights) or 12 bits with a
-    /// scale for each 128 values (FP8 weights, attention), where that is faster.
+    /// 8 bits with a scale for each 256 values (GGUF blocks), BF16 (BF16 weights, attention on
+    /// Hopper) or 12 bits with a scale for each 128 values (FP8 weights, attention elsewhere), where
+    /// that is faster.
     Q8,
     /// Not rounded.
     F32,

@@ -228,7 +228,10 @@ pub fn engine_options(args: &EngineArgs, context: Option<u32>) -> EngineOptions 
             Some(MoeArg::Grouped) => MoeForm::Grouped,
         },
         quantise_activations: matches!(args.activations, Some(ActivationsArg::Fp8)),
-        rough_activations: matches!(args.activations, Some(ActivationsArg::Q8)),
+        rough_activations: matches!(
+            args.activations,
+            Some(ActivationsArg::Q8 | ActivationsArg::Fp8)
+        ),
         dispatch_budget: Some(Duration::from_millis(args.dispatch_budget))
             .filter(|budget| !budget.is_zero()),
     }
@@ -241,12 +244,13 @@ const WORTH_A_BAR: u64 = 100_000_000;
 pub fn engine(
     model: Arc<Model>,
     chosen: Chosen,
-    options: EngineOptions,
+    mut options: EngineOptions,
     cancel: &Cancel,
     console: &Console,
 ) -> Result<Arc<Engine>> {
     if options.quantise_activations && model.config.fp8.is_none() {
         console.note("note: --activations fp8 changes nothing: this model has no FP8 weights");
+        options.rough_activations = false;
     }
     let bar = console.bar("loading", Unit::Bytes);
     let mut progress = |progress: hadal_engine::Progress| {
