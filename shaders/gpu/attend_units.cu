@@ -6,6 +6,7 @@
 
 #include "portable.h"
 #include "params.h"
+#include "weights.h"
 #include "parts.h"
 #include "ranges.h"
 #include "units.h"
@@ -29,21 +30,24 @@ static const u32 SCORE_TILES = POSITIONS / 16 / SHARING, MEAN_TILES = COLUMNS / 
 DEVICE u32 own_line() { return wave() % LINES; }
 DEVICE u32 own_share() { return wave() / LINES; }
 
-// `values` to a tile of first parts, and what they leave to the tiles behind it.
-template <u32 COUNT>
-DEVICE void store_parts(const float (&values)[COUNT], u16* tile, u32 next_part) {
-    float rest[COUNT];
-    UNROLL
-    for (u32 j = 0; j < COUNT; j++) {
-        rest[j] = values[j];
-    }
+// Two finite values to a tile of first parts, and what they leave to the tiles behind it.
+DEVICE void store_two(const float (&values)[2], u16* tile, u32 next_part) {
+    u32 pair[PARTS];
+    take_pairs<PARTS, true>(values[0], values[1], pair);
     UNROLL
     for (u32 part = 0; part < PARTS; part++) {
-        UNROLL
-        for (u32 j = 0; j < COUNT; j += 2) {
-            const u32 low = take_part(rest[j]), high = take_part(rest[j + 1]);
-            *(u32*)(tile + part * next_part + j) = low | high << 16;
-        }
+        *(u32*)(tile + part * next_part) = pair[part];
+    }
+}
+
+// The same of four values, whatever they are.
+DEVICE void store_four(const float* values, u16* tile, u32 next_part) {
+    u32 low[PARTS], high[PARTS];
+    take_pairs(values[0], values[1], low);
+    take_pairs(values[2], values[3], high);
+    UNROLL
+    for (u32 part = 0; part < PARTS; part++) {
+        *(Pair*)(tile + part * next_part) = {{low[part], high[part]}};
     }
 }
 
@@ -70,6 +74,39 @@ DEVICE void multiply_parts(const u16* a_tile, u32 a_parts, const u16* b_tile, u3
     }
 }
 
+// What a thread brings of the queries and the keys of a depth.
+static const u32 STEPS = QUERIES * DEPTH / 4 / THREADS;
+struct Brought {
+    Floats query[STEPS], key[STEPS];
+
+    DEVICE_METHOD void load(const Params& p, const Block<QUERIES>& block, const float* q,
+                            const float* cache, const u64* row_starts, u32 depth) {
+        const u32 width = p.latent + p.rope;
+        UNROLL
+        for (u32 step = 0; step < STEPS; step++) {
+            const u32 at = step * THREADS + thread_x();
+            const u32 line = at / (DEPTH / 4), c = depth + at % (DEPTH / 4) * 4;
+            query[step] = key[step] = {};
+            if (c < width && block.has(p, line)) {
+                query[step] = *(const Floats*)(q + x_row(p, block.row(line)) +
+                                               (u64)block.head(line) * p.x_head_stride + c);
+            }
+            if (c < width) {
+                key[step] = *(const Floats*)(cache + row_starts[line] + c);
+            }
+        }
+    }
+    DEVICE_METHOD void store(u16* queries, u16* keys) const {
+        UNROLL
+        for (u32 step = 0; step < STEPS; step++) {
+            const u32 at = step * THREADS + thread_x();
+            const u32 to = at / (DEPTH / 4) * PITCH + at % (DEPTH / 4) * 4;
+            store_four(query[step].value, queries + to, DEEP_TILE);
+            store_four(key[step].value, keys + to, DEEP_TILE);
+        }
+    }
+};
+
 // Scores of the block's queries with the positions, unscaled, to `scores`.
 template <class U>
 DEVICE void score_tile(const Params& p, const Block<QUERIES>& block, const float* q,
@@ -77,24 +114,16 @@ DEVICE void score_tile(const Params& p, const Block<QUERIES>& block, const float
     u16 *const queries = memory, *const keys = memory + PARTS * DEEP_TILE;
     const u32 width = p.latent + p.rope;
     float sum[SCORE_TILES][U::SUMS] = {};
+    Brought brought;
+    // Another thread wrote the rows' starts.
+    barrier();
+    brought.load(p, block, q, cache, row_starts, 0);
     for (u32 depth = 0; depth < width; depth += DEPTH) {
         barrier();
-        UNROLL
-        for (u32 step = 0; step < QUERIES * DEPTH / 4 / THREADS; step++) {
-            const u32 at = step * THREADS + thread_x();
-            const u32 line = at / (DEPTH / 4), c = at % (DEPTH / 4) * 4;
-            Floats query = {}, key = {};
-            if (depth + c < width && block.has(p, line)) {
-                query = *(const Floats*)(q + x_row(p, block.row(line)) +
-                                         (u64)block.head(line) * p.x_head_stride + depth + c);
-            }
-            if (depth + c < width) {
-                key = *(const Floats*)(cache + row_starts[line] + depth + c);
-            }
-            store_parts(query.value, queries + line * PITCH + c, DEEP_TILE);
-            store_parts(key.value, keys + line * PITCH + c, DEEP_TILE);
-        }
+        brought.store(queries, keys);
         barrier();
+        // On their way while the units multiply.
+        brought.load(p, block, q, cache, row_starts, depth + DEPTH);
         UNROLL
         for (u32 deep = 0; deep < DEPTH; deep += 16) {
             multiply_parts<U>(queries + own_line() * 16 * PITCH + deep, DEEP_TILE,
@@ -114,22 +143,40 @@ DEVICE void score_tile(const Params& p, const Block<QUERIES>& block, const float
     barrier();
 }
 
-// The first columns of the cached rows, one column a line. A value that is no finite number is
-// left out: whoever sees it has a weight that is not a number by its score, and all others must
-// not multiply it by their zeros.
-DEVICE void load_values(const float* cache, const u64* row_starts, u16* values) {
-    UNROLL
-    for (u32 step = 0; step < COLUMNS * POSITIONS / 2 / THREADS; step++) {
-        const u32 at = step * THREADS + thread_x(), c = at % COLUMNS, s = at / COLUMNS * 2;
-        float pair[2];
-        UNROLL
-        for (u32 j = 0; j < 2; j++) {
-            const float value = cache[row_starts[s + j] + c];
-            pair[j] = (bits_of(value) & 0x7f800000u) != 0x7f800000u ? value : 0.0f;
-        }
-        store_parts(pair, values + c * WIDE + s, VALUE_TILE);
+// What a thread brings of the cached rows' columns, a column a line. Neighbouring threads have eight
+// columns by four pairs of positions, which lie in different banks.
+static const u32 PAIRS = COLUMNS * POSITIONS / 2 / THREADS;
+struct Columns {
+    float pair[PAIRS][2];
+
+    DEVICE_METHOD static u32 column(u32 at) { return at % 8 + at / 32 % (COLUMNS / 8) * 8; }
+    DEVICE_METHOD static u32 position(u32 at) {
+        return (at / 8 % 4 + at / (4 * COLUMNS) * 4) * 2;
     }
-}
+
+    DEVICE_METHOD void load(const float* cache, const u64* row_starts) {
+        UNROLL
+        for (u32 i = 0; i < 2 * PAIRS; i++) {
+            const u32 at = i / 2 * THREADS + thread_x();
+            pair[i / 2][i % 2] = cache[row_starts[position(at) + i % 2] + column(at)];
+        }
+    }
+    // A value that is no finite number is left out: whoever sees it has a weight that is not a number
+    // by its score, and all others must not multiply it by their zeros.
+    DEVICE_METHOD void store(u16* values) const {
+        UNROLL
+        for (u32 i = 0; i < PAIRS; i++) {
+            const u32 at = i * THREADS + thread_x();
+            float finite[2];
+            UNROLL
+            for (u32 j = 0; j < 2; j++) {
+                const float value = pair[i][j];
+                finite[j] = (bits_of(value) & 0x7f800000u) != 0x7f800000u ? value : 0.0f;
+            }
+            store_two(finite, values + column(at) * WIDE + position(at), VALUE_TILE);
+        }
+    }
+};
 
 // What four neighbouring threads know of their query.
 struct Running {
@@ -159,7 +206,10 @@ DEVICE void weigh(const Params& p, const float* scores, u32 first, Range wanted,
         score[i] = is_in ? exp_(score[i] - largest) : 0.0f;
         running.total += score[i];
     }
-    store_parts(score, weights + m * WIDE + s, WEIGHT_TILE);
+    UNROLL
+    for (u32 i = 0; i < POSITIONS / 4; i += 4) {
+        store_four(score + i, weights + m * WIDE + s + i, WEIGHT_TILE);
+    }
     if (s == 0) {
         keeps[m] = keep;
     }
@@ -197,6 +247,8 @@ DEVICE void attend_units(const Params& p, const u32* inputs, const float* q, con
                 row_starts[t] = cache_row(table, at) * (p.latent + p.rope);
             }
             score_tile<U>(p, block, q, cache, row_starts, (u16*)quads, scores);
+            Columns columns;
+            columns.load(cache, row_starts);
             weigh(p, scores, first, wanted, weights, keeps, running);
             barrier();
             const u32 latent = forgotten(p.latent);
@@ -205,8 +257,11 @@ DEVICE void attend_units(const Params& p, const u32* inputs, const float* q, con
                 if (chunk * COLUMNS >= latent) {
                     continue;
                 }
-                load_values(cache + chunk * COLUMNS, row_starts, values);
+                columns.store(values);
                 barrier();
+                // The next ones, or the first again.
+                const u32 next_chunk = (chunk + 1) * COLUMNS < latent ? chunk + 1 : 0;
+                columns.load(cache + next_chunk * COLUMNS, row_starts);
                 UNROLL
                 for (u32 i = 0; i < U::SUMS; i++) {
                     const float keep = keeps[own_line() * 16 + U::row(i)];

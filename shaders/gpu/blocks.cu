@@ -102,9 +102,9 @@ DEVICE void expert_row(const Params& p, const float* x, const u64* w, const u64*
     const u32 format = p.flags >> FORMAT_SHIFT;
     const u64 start = o * row_bytes(format, p.k);
     const u8* weights[OUTPUTS];
-    weights[0] = (const u8*)w[entry] + start;
+    weights[0] = in_memory<u8>(w[entry]) + start;
     if (OUTPUTS == 2) {
-        weights[OUTPUTS - 1] = (const u8*)v[entry] + start;
+        weights[OUTPUTS - 1] = in_memory<u8>(v[entry]) + start;
     }
     const float* const starts[1] = {x + x_row(p, from)};
     float sum[OUTPUTS][1];

@@ -24,42 +24,72 @@ template <class N> struct Normed {
     }
 };
 
-// Adds the products of the sixteen bytes of each weight from value `at` on.
-template <class W, int OUTPUTS, int ROWS, class X>
+// Where a lane's codes lie among those that a wave takes at once, by fours: next to each other; codes
+// of one byte a wave's fours apart, so that lanes read neighbouring values of the row, too. They
+// would be 64 bytes apart otherwise, and four times as long on their way.
+template <class W> struct Walk {
+    static const u32 STEP = WAVE * W::CODES;
+    DEVICE u32 place(u32 i) {
+        return W::BYTES == 1 ? 4 * lane() + i * WAVE : W::CODES * lane() + i;
+    }
+};
+
+// Sixteen bytes of each weight from value `at` on; of a last step that is not `WHOLE` what is there.
+template <class W, bool WHOLE, int OUTPUTS>
+DEVICE void load_quads(const u8* const (&w)[OUTPUTS], u32 at, u32 k, Quad (&quads)[OUTPUTS]) {
+    UNROLL
+    for (int o = 0; o < OUTPUTS; o++) {
+        quads[o] = {};
+        if (W::BYTES == 1) {
+            UNROLL
+            for (u32 i = 0; i < 4; i++) {
+                const u32 from = at + Walk<W>::place(4 * i);
+                if (WHOLE || from < k) {
+                    quads[o].word[i] = load_word_once((const u32*)(w[o] + from));
+                }
+            }
+        } else {
+            const u32 from = at + Walk<W>::place(0);
+            if (WHOLE || from < k) {
+                quads[o] = load_once((const Quad*)(w[o] + (u64)from * W::BYTES));
+            }
+        }
+    }
+}
+
+// Adds their products with the rows' values.
+template <class W, bool WHOLE, int OUTPUTS, int ROWS, class X>
 DEVICE void add_products(const Quad (&quads)[OUTPUTS], const float* const (&s)[OUTPUTS],
-                         const X (&x)[ROWS], u32 at, float (&sum)[OUTPUTS][ROWS]) {
-    float code[OUTPUTS][W::CODES];
+                         const X (&x)[ROWS], u32 at, u32 k, float (&sum)[OUTPUTS][ROWS]) {
+    float part[OUTPUTS][ROWS] = {}, code[OUTPUTS][W::CODES];
     UNROLL
     for (int o = 0; o < OUTPUTS; o++) {
         W::many(quads[o], code[o]);
     }
     UNROLL
-    for (int r = 0; r < ROWS; r++) {
-        float part[OUTPUTS] = {};
+    for (u32 i = 0; i < W::CODES; i += 4) {
+        const u32 from = at + Walk<W>::place(i);
+        if (!WHOLE && from >= k) {
+            continue;
+        }
         UNROLL
-        for (u32 i = 0; i < W::CODES; i += 4) {
-            const Floats four = x[r].four(at + i);
+        for (int r = 0; r < ROWS; r++) {
+            const Floats four = x[r].four(from);
             UNROLL
             for (int o = 0; o < OUTPUTS; o++) {
+                float& to = part[o][r];
+                to = W::SCALED ? 0.0f : to;
                 UNROLL
                 for (u32 j = 0; j < 4; j++) {
-                    part[o] = fma_(four.value[j], code[o][i + j], part[o]);
+                    to = fma_(four.value[j], code[o][i + j], to);
                 }
+                sum[o][r] = W::SCALED ? fma_(to, s[o][from / BLOCK], sum[o][r]) : sum[o][r];
             }
         }
-        UNROLL
-        for (int o = 0; o < OUTPUTS; o++) {
-            sum[o][r] = W::SCALED ? fma_(part[o], s[o][at / BLOCK], sum[o][r])
-                                  : sum[o][r] + part[o];
-        }
     }
-}
-
-template <class W, int OUTPUTS>
-DEVICE void load_quads(const u8* const (&w)[OUTPUTS], u32 at, Quad (&quads)[OUTPUTS]) {
     UNROLL
-    for (int o = 0; o < OUTPUTS; o++) {
-        quads[o] = load_once((const Quad*)(w[o] + (u64)at * W::BYTES));
+    for (int i = 0; i < OUTPUTS * ROWS && !W::SCALED; i++) {
+        sum[i / ROWS][i % ROWS] += part[i / ROWS][i % ROWS];
     }
 }
 
@@ -69,19 +99,24 @@ DEVICE void load_quads(const u8* const (&w)[OUTPUTS], u32 at, Quad (&quads)[OUTP
 template <class W, int OUTPUTS, int ROWS, class X>
 DEVICE void wide_dots(const u8* const (&w)[OUTPUTS], const float* const (&s)[OUTPUTS],
                       const X (&x)[ROWS], u32 k, float (&sum)[OUTPUTS][ROWS]) {
-    const u32 step = WAVE * W::CODES;
-    u32 at = lane() * W::CODES;
-    for (; ROWS == 1 && at + step < k; at += 2 * step) {
+    const u32 step = Walk<W>::STEP;
+    u32 at = 0;
+    for (; ROWS == 1 && at + 2 * step <= k; at += 2 * step) {
         Quad first[OUTPUTS], second[OUTPUTS];
-        load_quads<W>(w, at, first);
-        load_quads<W>(w, at + step, second);
-        add_products<W>(first, s, x, at, sum);
-        add_products<W>(second, s, x, at + step, sum);
+        load_quads<W, true>(w, at, k, first);
+        load_quads<W, true>(w, at + step, k, second);
+        add_products<W, true>(first, s, x, at, k, sum);
+        add_products<W, true>(second, s, x, at + step, k, sum);
     }
-    for (; at < k; at += step) {
+    for (; at + step <= k; at += step) {
+        Quad whole[OUTPUTS];
+        load_quads<W, true>(w, at, k, whole);
+        add_products<W, true>(whole, s, x, at, k, sum);
+    }
+    if (at < k) {
         Quad last[OUTPUTS];
-        load_quads<W>(w, at, last);
-        add_products<W>(last, s, x, at, sum);
+        load_quads<W, false>(w, at, k, last);
+        add_products<W, false>(last, s, x, at, k, sum);
     }
 }
 

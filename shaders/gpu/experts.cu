@@ -19,8 +19,8 @@ struct Entries {
 template <class W>
 DEVICE Entries neighbours(const Params& p, const u64* w, const u64* s, u32 entry, u32 o) {
     const u32 next = min_(o + 1, p.n - 1);
-    const u8* const start = (const u8*)w[entry];
-    const float* const scales = W::SCALED ? (const float*)s[entry] : 0;
+    const u8* const start = in_memory<u8>(w[entry]);
+    const float* const scales = W::SCALED ? in_memory<float>(s[entry]) : 0;
     const u64 length = (u64)p.k * W::BYTES;
     return {{start + o * length, start + next * length},
             {scales_of<W>(scales, o, p.k), scales_of<W>(scales, next, p.k)}};
@@ -30,9 +30,9 @@ template <class W>
 DEVICE Entries pair(const Params& p, const u64* w, const u64* w_s, const u64* v, const u64* v_s,
                     u32 entry, u32 o) {
     const u64 start = (u64)o * p.k * W::BYTES;
-    return {{(const u8*)w[entry] + start, (const u8*)v[entry] + start},
-            {scales_of<W>(W::SCALED ? (const float*)w_s[entry] : 0, o, p.k),
-             scales_of<W>(W::SCALED ? (const float*)v_s[entry] : 0, o, p.k)}};
+    return {{in_memory<u8>(w[entry]) + start, in_memory<u8>(v[entry]) + start},
+            {scales_of<W>(W::SCALED ? in_memory<float>(w_s[entry]) : 0, o, p.k),
+             scales_of<W>(W::SCALED ? in_memory<float>(v_s[entry]) : 0, o, p.k)}};
 }
 
 // The outputs of rows `at[r]`, of which the first `count` are there, to rows `to + r`.
@@ -72,13 +72,20 @@ DEVICE void grouped(const Params& p, const float* x, const u32* offsets, const u
     const u32 o = (u32)at;
     const Entries of = SECOND ? pair<W>(p, w, w_s, v, v_s, entry, o)
                               : neighbours<W>(p, w, w_s, entry, o);
-    for (u32 first = offsets[expert]; first < end; first += GROUPED_ROWS) {
+    u32 first = offsets[expert];
+    for (; first + 1 < end; first += GROUPED_ROWS) {
         Plain readers[GROUPED_ROWS];
         UNROLL
         for (u32 r = 0; r < GROUPED_ROWS; r++) {
             readers[r].x = x + x_row(p, min_(first + r, end - 1));
         }
         expert_rows<W, WIDE, SECOND>(p, of, readers, o, first, end - first, y);
+    }
+    // An expert of few tokens has one row, or one is left.
+    if (first < end) {
+        Plain readers[1];
+        readers[0].x = x + x_row(p, first);
+        expert_rows<W, WIDE, SECOND>(p, of, readers, o, first, 1, y);
     }
 }
 

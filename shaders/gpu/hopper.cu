@@ -21,20 +21,16 @@ struct Split {
 
     // A quad of each part of eight values, to their tiles.
     DEVICE_METHOD static void store_parts(const Floats (&values)[2], u32 to) {
-        float rest[8];
+        u32 pair[4][ROW_TILES];
         UNROLL
-        for (u32 i = 0; i < 8; i++) {
-            rest[i] = values[i / 4].value[i % 4];
+        for (u32 i = 0; i < 4; i++) {
+            const Floats& from = values[i / 2];
+            take_pairs(from.value[i % 2 * 2], from.value[i % 2 * 2 + 1], pair[i]);
         }
         UNROLL
         for (u32 part = 0; part < ROW_TILES; part++) {
-            Quad quad;
-            UNROLL
-            for (u32 i = 0; i < 4; i++) {
-                const u32 low = take_part(rest[2 * i]), high = take_part(rest[2 * i + 1]);
-                quad.word[i] = low | high << 16;
-            }
-            store_quad(to + part * TILE, quad);
+            store_quad(to + part * TILE,
+                       {{pair[0][part], pair[1][part], pair[2][part], pair[3][part]}});
         }
     }
 
@@ -64,27 +60,32 @@ struct Split {
         for (u32 i = 0; i < ROWS / LINES; i++) {
             store_parts(values[i], ring.rows() + place + i * LINES * LINE);
         }
+        fence_async();
         phase_arrive(ring.full());
     }
 
-    // Adds the products of a stage to `sum`, where the units add all of them.
+    // Adds the products of a stage to `sum`: what the units add up loses a little with every sum.
     template <bool SECOND>
     DEVICE_METHOD static void multiply(const Params&, const float*, const Job&, u32, u32,
                                        const Ring<Split>& ring, float (&sum)[UNIT_SUMS],
-                                       float (&)[UNIT_SUMS]) {
+                                       float (&stage)[UNIT_SUMS]) {
         const u64 a = described(ring.rows() + group_row() * LINE), b = described(ring.weight());
-        fence_async();
-        units_fence(sum);
+        units_fence(stage);
         UNROLL
         for (u32 i = 0; i < LINE / UNIT_BYTES; i++) {
             const u32 on = i * UNIT_BYTES >> 4;
             UNROLL
             for (u32 part = 0; part < ROW_TILES; part++) {
-                units_multiply16(sum, a + (part * TILE >> 4) + on, b + on);
+                units_multiply16(stage, a + (part * TILE >> 4) + on, b + on, i + part > 0);
             }
         }
         units_commit();
-        units_wait(sum);
+        units_wait(stage);
+        ring.leave();
+        UNROLL
+        for (u32 i = 0; i < UNIT_SUMS; i++) {
+            sum[i] += stage[i];
+        }
     }
 };
 

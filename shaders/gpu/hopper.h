@@ -27,7 +27,7 @@ DEVICE u32 swizzled(u32 line, u32 quad) { return line * LINE + (quad ^ line % 8)
 // "Matrix Descriptor Format"): its address, a word that swizzled tiles have no use for, the
 // distance of atoms, and the swizzle.
 DEVICE u64 described(u32 address) {
-    return (u64)(address >> 4) | (u64)1 << 16 | (u64)(ATOM >> 4) << 32 | (u64)1 << 62;
+    return (u64)((address & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(ATOM >> 4) << 32 | (u64)1 << 62;
 }
 
 // Of the 64 lines and 128 columns of a group: what sum `i` of this thread is (PTX ISA, "Register
@@ -52,15 +52,34 @@ DEVICE void copy_box(u32 to, const TensorMap* map, u32 byte, u32 line, u32 at) {
 DEVICE void store_quad(u32 to, const Quad& quad) { hadal_cpu::store_quad(to, &quad); }
 DEVICE void fence_async() { hadal_cpu::fence_proxy(); }
 
-DEVICE void units_fence(float (&)[UNIT_SUMS]) { hadal_cpu::units_fence(); }
-DEVICE void units_multiply8(float (&sum)[UNIT_SUMS], u64 a, u64 b, bool add) {
-    hadal_cpu::units_multiply(hadal_cpu::E4M3, sum, 2 * UNIT_SUMS, a, b, add);
+DEVICE void store_word(u32 to, u32 word) { hadal_cpu::store_word(to, word); }
+DEVICE u32 round_one(float value) {
+    const u32 bits = bits_of(value);
+    const bool is_number = (bits & 0x7fffffffu) <= 0x7f800000u;
+    return is_number ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0;
 }
-DEVICE void units_multiply16(float (&sum)[UNIT_SUMS], u64 a, u64 b) {
-    hadal_cpu::units_multiply(hadal_cpu::BF16, sum, 2 * UNIT_SUMS, a, b, true);
+DEVICE u32 round_pair(float low, float high) { return round_one(low) | round_one(high) << 16; }
+DEVICE void barrier_of(u32 threads) { hadal_cpu::barrier_of(threads); }
+// The CPU has registers for all.
+template <u32 COUNT> DEVICE void take_registers() {}
+template <u32 COUNT> DEVICE void leave_registers() {}
+
+template <u32 COUNT> DEVICE void units_fence(float (&)[COUNT]) { hadal_cpu::units_fence(); }
+DEVICE void units_multiply8(float (&sum)[UNIT_SUMS], u64 a, u64 b, bool add) {
+    hadal_cpu::units_multiply(hadal_cpu::E4M3, sum, 2 * UNIT_SUMS, a, b, add, false);
+}
+DEVICE void units_multiply16(float (&sum)[UNIT_SUMS], u64 a, u64 b, bool add) {
+    hadal_cpu::units_multiply(hadal_cpu::BF16, sum, 2 * UNIT_SUMS, a, b, add, false);
+}
+DEVICE void units_multiply_keys(float (&sum)[16], u64 a, u64 b) {
+    hadal_cpu::units_multiply(hadal_cpu::BF16, sum, 32, a, b, true, false);
+}
+template <u32 FIRST, u32 COUNT>
+DEVICE void units_multiply_values(float (&sum)[COUNT], u64 a, u64 b) {
+    hadal_cpu::units_multiply(hadal_cpu::BF16, sum + FIRST, 64, a, b, true, true);
 }
 DEVICE void units_commit() { hadal_cpu::units_commit(); }
-DEVICE void units_wait(float (&)[UNIT_SUMS]) { hadal_cpu::units_wait(0); }
+template <u32 COUNT> DEVICE void units_wait(float (&)[COUNT]) { hadal_cpu::units_wait(0); }
 
 #else
 
@@ -119,6 +138,24 @@ DEVICE void store_quad(u32 to, const Quad& quad) {
                  "r"(quad.word[1]), "r"(quad.word[2]), "r"(quad.word[3])
                  : "memory");
 }
+DEVICE void store_word(u32 to, u32 word) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(word) : "memory");
+}
+// Two values as bf16, to the nearest.
+DEVICE u32 round_pair(float low, float high) {
+    u32 pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+// Those who come, so many threads of the block: whole waves.
+DEVICE void barrier_of(u32 threads) { asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory"); }
+// A thread of this group has so many registers from now on; others must have left them.
+template <u32 COUNT> DEVICE void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <u32 COUNT> DEVICE void leave_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
 // What threads wrote to block memory is there for the units and for copies of boxes, which have
 // their own way to it.
 DEVICE void fence_async() {
@@ -128,16 +165,24 @@ DEVICE void fence_async() {
 #define SUMS_4(I) "+f"(sum[I]), "+f"(sum[I + 1]), "+f"(sum[I + 2]), "+f"(sum[I + 3])
 #define SUMS_16(I) SUMS_4(I), SUMS_4(I + 4), SUMS_4(I + 8), SUMS_4(I + 12)
 #define ALL_SUMS SUMS_16(0), SUMS_16(16), SUMS_16(32), SUMS_16(48)
+#define NAMES_OF_16 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define NAMES_OF_SUMS                                                                          \
-    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                  \
+    NAMES_OF_16 ", "                                                                           \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "         \
     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "         \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
 
-// The sums are named where they may be touched by the units only after, and by the thread only
-// after: a compiler does not know that the units write them later.
-DEVICE void units_fence(float (&sum)[UNIT_SUMS]) {
-    asm volatile("wgmma.fence.sync.aligned;" : ALL_SUMS::"memory");
+// Named where the units may touch the sums only after, and where the thread may only after: a
+// compiler does not know that the units write them later.
+template <u32 COUNT> DEVICE void hold(float (&sum)[COUNT]) {
+    UNROLL
+    for (u32 i = 0; i < COUNT; i += 16) {
+        asm volatile("" : SUMS_16(i)::"memory");
+    }
+}
+template <u32 COUNT> DEVICE void units_fence(float (&sum)[COUNT]) {
+    hold(sum);
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
 // Adds to the sums, or begins them anew, what 32 codes of the lines give.
 DEVICE void units_multiply8(float (&sum)[UNIT_SUMS], u64 a, u64 b, bool add) {
@@ -147,18 +192,37 @@ DEVICE void units_multiply8(float (&sum)[UNIT_SUMS], u64 a, u64 b, bool add) {
                  : ALL_SUMS
                  : "l"(a), "l"(b), "r"((u32)add));
 }
-// Adds to the sums what sixteen bf16 of the lines give.
-DEVICE void units_multiply16(float (&sum)[UNIT_SUMS], u64 a, u64 b) {
-    asm volatile("{ .reg .pred add; setp.eq.u32 add, 0, 0; "
+// The same of sixteen bf16.
+DEVICE void units_multiply16(float (&sum)[UNIT_SUMS], u64 a, u64 b, bool add) {
+    asm volatile("{ .reg .pred add; setp.ne.u32 add, %66, 0; "
                  "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_OF_SUMS
                  ", %64, %65, add, 1, 1, 0, 0; }"
                  : ALL_SUMS
+                 : "l"(a), "l"(b), "r"((u32)add));
+}
+// Adds to the sums what 32 lines of B give, which are keys.
+DEVICE void units_multiply_keys(float (&sum)[16], u64 a, u64 b) {
+    asm volatile("{ .reg .pred add; setp.eq.u32 add, 0, 0; "
+                 "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 " NAMES_OF_16
+                 "}, %16, %17, add, 1, 1, 0, 0; }"
+                 : SUMS_16(0)
+                 : "l"(a), "l"(b));
+}
+// The same with sixteen lines of B across: 64 values of each, for the sums from `FIRST` on.
+template <u32 FIRST, u32 COUNT>
+DEVICE void units_multiply_values(float (&sum)[COUNT], u64 a, u64 b) {
+    asm volatile("{ .reg .pred add; setp.eq.u32 add, 0, 0; "
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES_OF_16 ", "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "%32, %33, add, 1, 1, 0, 1; }"
+                 : SUMS_16(FIRST), SUMS_16(FIRST + 16)
                  : "l"(a), "l"(b));
 }
 DEVICE void units_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // Until all that was committed is done.
-DEVICE void units_wait(float (&sum)[UNIT_SUMS]) {
-    asm volatile("wgmma.wait_group.sync.aligned 0;" : ALL_SUMS::"memory");
+template <u32 COUNT> DEVICE void units_wait(float (&sum)[COUNT]) {
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    hold(sum);
 }
 
 #endif

@@ -50,6 +50,7 @@ struct Codes {
             factor[1][i] = SECOND ? scale * job.up.scales[depth / BLOCK] : factor[0][i];
         }
         units_wait(part);
+        ring.leave();
         UNROLL
         for (u32 i = 0; i < UNIT_SUMS; i++) {
             sum[i] = fma_(part[i], factor[i / (UNIT_SUMS / 2)][i % 4 / 2], sum[i]);

@@ -1,11 +1,14 @@
-// Products with a weight for few rows, a wave for each one or two outputs: `linear`,
-// `linear_residual`, `gate_up`, `norm_linear`.
+// Products with a weight for few rows: `linear`, `linear_residual`, `gate_up`, `norm_linear`.
+// A wave has one to four outputs, which share what it reads of the rows.
 // Grid: x and y over blocks of outputs, z over blocks of rows.
 
 #include "portable.h"
 #include "params.h"
 #include "weights.h"
 #include "dots.h"
+
+// Lines of weights that a wave reads side by side.
+constexpr int outputs_of(bool wide, int rows) { return wide && rows > 1 ? 4 : 2; }
 
 // Row `r0 + r`, or the last one.
 template <int ROWS>
@@ -37,16 +40,21 @@ DEVICE void store_dots(const Params& p, const float (&sum)[OUTPUTS][ROWS], u32 o
 template <class W, bool WIDE, int ROWS>
 DEVICE void linear(const Params& p, const u32* inputs, const float* x, const u8* w, const float* s,
                    const float* residual, float* y) {
+    const int OUTPUTS = outputs_of(WIDE, ROWS);
     const u32 rows = real_rows(p, inputs), r0 = group_z() * ROWS;
-    const u64 first = spread_group() * (2 * DOT_WAVES) + 2 * wave();
+    const u64 first = spread_group() * (OUTPUTS * DOT_WAVES) + OUTPUTS * wave();
     if (r0 >= rows || first >= p.row_count) {
         return;
     }
-    const u32 o = (u32)first, next = min_(o + 1, p.row_count - 1);
-    const u64 length = (u64)p.k * W::BYTES;
-    const u8* const weights[2] = {w + o * length, w + next * length};
-    const float* const scales[2] = {scales_of<W>(s, p.row_first + o, p.k),
-                                    scales_of<W>(s, p.row_first + next, p.k)};
+    const u32 o = (u32)first;
+    const u8* weights[OUTPUTS];
+    const float* scales[OUTPUTS];
+    UNROLL
+    for (int i = 0; i < OUTPUTS; i++) {
+        const u32 each = min_(o + i, p.row_count - 1);
+        weights[i] = w + (u64)each * p.k * W::BYTES;
+        scales[i] = scales_of<W>(s, p.row_first + each, p.k);
+    }
     const float* starts[ROWS];
     rows_of(p, x, r0, rows, starts);
     Plain readers[ROWS];
@@ -54,24 +62,33 @@ DEVICE void linear(const Params& p, const u32* inputs, const float* x, const u8*
     for (int r = 0; r < ROWS; r++) {
         readers[r].x = starts[r];
     }
-    float sum[2][ROWS];
-    dots<W, WIDE>(weights, scales, readers, p.k, sum);
+    float sum[OUTPUTS][ROWS];
+    dots<W, WIDE, OUTPUTS, ROWS>(weights, scales, readers, p.k, sum);
     store_dots(p, sum, o, r0, rows, residual, y);
 }
 
 template <class W, bool WIDE, int ROWS>
 DEVICE void gate_up(const Params& p, const u32* inputs, const float* x, const u8* w,
                     const float* w_s, const u8* v, const float* v_s, float* y) {
+    const int OUTPUTS = outputs_of(WIDE, ROWS) / 2;
     const u32 rows = real_rows(p, inputs), r0 = group_z() * ROWS;
-    const u64 first = spread_group() * DOT_WAVES + wave();
+    const u64 first = spread_group() * (OUTPUTS * DOT_WAVES) + OUTPUTS * wave();
     if (r0 >= rows || first >= p.row_count) {
         return;
     }
     const u32 o = (u32)first;
-    const u64 start = (u64)o * p.k * W::BYTES;
-    const u8* const weights[2] = {w + start, v + start};
-    const float* const scales[2] = {scales_of<W>(w_s, p.row_first + o, p.k),
-                                    scales_of<W>(v_s, p.row_first + o, p.k)};
+    // The gates and then as many of the others.
+    const u8* weights[2 * OUTPUTS];
+    const float* scales[2 * OUTPUTS];
+    UNROLL
+    for (int i = 0; i < OUTPUTS; i++) {
+        const u32 each = min_(o + i, p.row_count - 1);
+        const u64 start = (u64)each * p.k * W::BYTES;
+        weights[i] = w + start;
+        weights[OUTPUTS + i] = v + start;
+        scales[i] = scales_of<W>(w_s, p.row_first + each, p.k);
+        scales[OUTPUTS + i] = scales_of<W>(v_s, p.row_first + each, p.k);
+    }
     const float* starts[ROWS];
     rows_of(p, x, r0, rows, starts);
     Plain readers[ROWS];
@@ -79,11 +96,12 @@ DEVICE void gate_up(const Params& p, const u32* inputs, const float* x, const u8
     for (int r = 0; r < ROWS; r++) {
         readers[r].x = starts[r];
     }
-    float sum[2][ROWS], out[1][ROWS];
-    dots<W, WIDE>(weights, scales, readers, p.k, sum);
+    float sum[2 * OUTPUTS][ROWS], out[OUTPUTS][ROWS];
+    dots<W, WIDE, 2 * OUTPUTS, ROWS>(weights, scales, readers, p.k, sum);
     UNROLL
-    for (int r = 0; r < ROWS; r++) {
-        out[0][r] = silu(sum[0][r]) * sum[1][r];
+    for (int i = 0; i < OUTPUTS * ROWS; i++) {
+        const int o = i / ROWS, r = i % ROWS;
+        out[o][r] = silu(sum[o][r]) * sum[OUTPUTS + o][r];
     }
     store_dots(p, out, o, r0, rows, (const float*)0, y);
 }

@@ -25,18 +25,12 @@ template <> struct Parts<F32> { static const u32 COUNT = 3; };
 
 // Four neighbours along the depth to `tile`, and their parts to the tiles behind it.
 template <u32 PARTS> DEVICE void store_parts(const float (&values)[4], u16* tile, u32 at) {
-    float rest[4] = {values[0], values[1], values[2], values[3]};
+    u32 low[PARTS], high[PARTS];
+    take_pairs(values[0], values[1], low);
+    take_pairs(values[2], values[3], high);
     UNROLL
     for (u32 part = 0; part < PARTS; part++) {
-        u32 half[4];
-        UNROLL
-        for (u32 j = 0; j < 4; j++) {
-            half[j] = take_part(rest[j]);
-        }
-        Pair pair;
-        pair.word[0] = half[0] | half[1] << 16;
-        pair.word[1] = half[2] | half[3] << 16;
-        *(Pair*)(tile + part * TILE + at) = pair;
+        *(Pair*)(tile + part * TILE + at) = {{low[part], high[part]}};
     }
 }
 
@@ -214,10 +208,10 @@ DEVICE void grouped(const Params& p, const float* x, const u32* offsets, const u
         return;
     }
     const u32 first = (u32)at, count = min_(SIDE, p.n - first);
-    const Weight<W> gate = {(const u8*)w[entry], W::SCALED ? (const float*)w_s[entry] : 0,
+    const Weight<W> gate = {in_memory<u8>(w[entry]), W::SCALED ? in_memory<float>(w_s[entry]) : 0,
                             first, first, count, p.k};
-    const Weight<W> up = {SECOND ? (const u8*)v[entry] : 0,
-                          SECOND && W::SCALED ? (const float*)v_s[entry] : 0,
+    const Weight<W> up = {SECOND ? in_memory<u8>(v[entry]) : 0,
+                          SECOND && W::SCALED ? in_memory<float>(v_s[entry]) : 0,
                           first, first, count, p.k};
     for (u32 r0 = offsets[expert]; r0 < end; r0 += SIDE) {
         tile<U, W, SECOND>(p, x, r0, min_(end, r0 + SIDE), gate, up, first, (const float*)0, y);

@@ -182,10 +182,10 @@ DEVICE void grouped(const Params& p, const float* x, const u32* offsets, const u
         return;
     }
     const u32 first = (u32)at, count = min_(SIDE, p.n - first);
-    const Weight gate = {{(const u8*)w[entry] + at * p.k, p.k, count, p.k},
-                         (const float*)w_s[entry], first};
-    const Weight up = {{SECOND ? (const u8*)v[entry] + at * p.k : 0, p.k, count, p.k},
-                       SECOND ? (const float*)v_s[entry] : 0, first};
+    const Weight gate = {{in_memory<u8>(w[entry]) + at * p.k, p.k, count, p.k},
+                         in_memory<float>(w_s[entry]), first};
+    const Weight up = {{SECOND ? in_memory<u8>(v[entry]) + at * p.k : 0, p.k, count, p.k},
+                       SECOND ? in_memory<float>(v_s[entry]) : 0, first};
     for (u32 r0 = offsets[expert]; r0 < end; r0 += SIDE) {
         tile<U, SECOND>(p, x, r0, min_(end, r0 + SIDE), gate, up, first, (const float*)0, y);
     }

@@ -43,6 +43,7 @@ DEVICE u32 shuffle_xor(u32 value, u32 mask) {
     return hadal_cpu::wave_exchange(value, (thread_x() & (WAVE - 1)) ^ mask);
 }
 DEVICE u32 shuffle(u32 value, u32 lane) { return hadal_cpu::wave_exchange(value, lane); }
+DEVICE void wave_barrier() { hadal_cpu::wave_exchange(0, 0); }
 DEVICE u32 atomic_add(u32* at, u32 value) { return hadal_cpu::atomic_add(at, value); }
 
 DEVICE float fma_(float a, float b, float c) { return a * b + c; }
@@ -85,7 +86,8 @@ DEVICE float half_to_float(u16 bits) { return hadal_cpu::half_to_float(bits); }
 #define BOUNDS(THREADS) __attribute__((launch_bounds(THREADS, 1)))
 #endif
 #define KERNEL(THREADS, NAME, ...) extern "C" __global__ void BOUNDS(THREADS) NAME(__VA_ARGS__)
-#define SHARED(TYPE, NAME, COUNT) __shared__ TYPE NAME[COUNT]
+// Read sixteen bytes at a time, whatever it is made of.
+#define SHARED(TYPE, NAME, COUNT) __shared__ __attribute__((aligned(16))) TYPE NAME[COUNT]
 
 #if defined(HADAL_CUDA)
 
@@ -105,6 +107,7 @@ SPECIAL(groups_x, "nctaid.x")
 #undef SPECIAL
 
 DEVICE void barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
+DEVICE void wave_barrier() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
 DEVICE u32 shuffle_xor(u32 value, u32 mask) {
     u32 other;
     asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, 0xffffffff;"
@@ -261,6 +264,16 @@ struct alignas(16) Floats {
     float value[4];
 };
 
+// An address from a table. AMD's compilers take it for one of any memory otherwise, and wait for
+// block memory with every load.
+template <class T> DEVICE const T* in_memory(u64 address) {
+#if defined(HADAL_HIP)
+    return (const T*)(const __attribute__((address_space(1))) T*)address;
+#else
+    return (const T*)address;
+#endif
+}
+
 // What is read once in a launch, past the first-level cache.
 DEVICE Quad load_once(const Quad* at) {
 #if defined(HADAL_CUDA)
@@ -269,6 +282,15 @@ DEVICE Quad load_once(const Quad* at) {
         : "=r"(quad.word[0]), "=r"(quad.word[1]), "=r"(quad.word[2]), "=r"(quad.word[3])
         : "l"(at));
     return quad;
+#else
+    return *at;
+#endif
+}
+DEVICE u32 load_word_once(const u32* at) {
+#if defined(HADAL_CUDA)
+    u32 word;
+    asm("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(word) : "l"(at));
+    return word;
 #else
     return *at;
 #endif

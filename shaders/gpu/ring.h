@@ -27,6 +27,13 @@ template <class F> struct Ring {
             parity ^= 1;
         }
     }
+    // This wave has read the stage.
+    DEVICE_METHOD void leave() const {
+        wave_barrier();
+        if (lane() == 0) {
+            phase_arrive(empty());
+        }
+    }
     // By one thread, before all others come.
     DEVICE_METHOD void init() const {
         Ring each = *this;
@@ -109,9 +116,8 @@ DEVICE void multiply_tiles(const Params& p, const float* x, const Job& job, Ring
             // The second group has nothing to do where there are few rows.
             if (r0 + group_row() < job.end) {
                 F::template multiply<SECOND>(p, x, job, r0, depth, ring, sum, part);
-            }
-            if (lane() == 0) {
-                phase_arrive(ring.empty());
+            } else {
+                ring.leave();
             }
         }
         write_sums<SECOND>(p, job, r0, sum, residual, y);

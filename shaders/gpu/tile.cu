@@ -132,10 +132,10 @@ DEVICE void grouped(const Params& p, const float* x, const u32* offsets, const u
         return;
     }
     const u32 first = (u32)at, count = min_(SIDE, p.n - first);
-    const WeightTile<W> gate = {(const u8*)w[entry], W::SCALED ? (const float*)w_s[entry] : 0,
+    const WeightTile<W> gate = {in_memory<u8>(w[entry]), W::SCALED ? in_memory<float>(w_s[entry]) : 0,
                                 first, first, count, p.k};
-    const WeightTile<W> up = {SECOND ? (const u8*)v[entry] : 0,
-                              SECOND && W::SCALED ? (const float*)v_s[entry] : 0,
+    const WeightTile<W> up = {SECOND ? in_memory<u8>(v[entry]) : 0,
+                              SECOND && W::SCALED ? in_memory<float>(v_s[entry]) : 0,
                               first, first, count, p.k};
     for (u32 r0 = offsets[expert]; r0 < end; r0 += SIDE) {
         tile<W, SECOND>(p, x, r0, min_(end, r0 + SIDE), gate, up, first, (const float*)0, y);

@@ -71,29 +71,63 @@ struct Bf16 {
     }
 };
 
-// E4M3 as published: bias 7, largest 448, no infinities, 0x7f and 0xff not a number. Shifted
-// into a half it keeps its value, subnormals too, but for the 8 that the biases differ by.
+// E4M3 as published: bias 7, largest 448, no infinities, 0x7f and 0xff not a number. Where there is
+// no instruction for it, it is shifted into a half, where it keeps its value, subnormals too, but
+// for the 8 that the biases differ by.
 struct F8 {
     static const u32 BYTES = 1, CODES = 16;
     static const bool SCALED = true;
+#if defined(HADAL_CUDA) && __CUDA_ARCH__ >= 890
+    static constexpr float UNIT = 1.0f;
+#else
     static constexpr float UNIT = 256.0f;
+#endif
     DEVICE float one(const void* codes, u64 at) {
         const u32 code = ((const u8*)codes)[at];
         if ((code & 0x7f) == 0x7f) {
             return float_of(0x7fc00000u);
         }
-        return half_to_float((u16)((code & 0x80) << 8 | (code & 0x7f) << 7));
+        return half_to_float((u16)((code & 0x80) << 8 | (code & 0x7f) << 7)) * (256.0f / UNIT);
     }
-    DEVICE void many(const Quad& quad, float* out) {
-        UNROLL
-        for (u32 i = 0; i < 4; i++) {
-            decode(quad.word[i], out + 4 * i);
-        }
-    }
+    DEVICE void many(const Quad& quad, float* out) { decode<4>(quad.word, out); }
     DEVICE void four(const void* codes, u64 at, float* out) {
-        decode(*(const u32*)((const u8*)codes + at), out);
+        decode<1>((const u32*)((const u8*)codes + at), out);
     }
-    DEVICE void decode(u32 word, float* out) {
+    template <u32 WORDS> DEVICE void decode(const u32* words, float* out) {
+        UNROLL
+        for (u32 i = 0; i < WORDS; i++) {
+            decode_word(words[i], out + 4 * i);
+        }
+#if !defined(HADAL_CUDA) || __CUDA_ARCH__ < 890
+        // Codes that are not a number are rare: one test for all.
+        u32 found = 0;
+        UNROLL
+        for (u32 i = 0; i < WORDS; i++) {
+            found |= (words[i] & 0x7f7f7f7fu) + 0x01010101u;
+        }
+        if (!(found & 0x80808080u)) {
+            return;
+        }
+        UNROLL
+        for (u32 i = 0; i < 4 * WORDS; i++) {
+            if ((words[i / 4] >> 8 * (i % 4) & 0x7f) == 0x7f) {
+                out[i] = float_of(0x7fc00000u);
+            }
+        }
+#endif
+    }
+    DEVICE void decode_word(u32 word, float* out) {
+#if defined(HADAL_CUDA) && __CUDA_ARCH__ >= 890
+        u32 low, high;
+        asm("{ .reg .b16 lower, upper; mov.b32 {lower, upper}, %2; "
+            "cvt.rn.f16x2.e4m3x2 %0, lower; cvt.rn.f16x2.e4m3x2 %1, upper; }"
+            : "=r"(low), "=r"(high)
+            : "r"(word));
+        out[0] = half_to_float((u16)low);
+        out[1] = half_to_float((u16)(low >> 16));
+        out[2] = half_to_float((u16)high);
+        out[3] = half_to_float((u16)(high >> 16));
+#else
         // Codes 0 and 2, and codes 1 and 3, each in the upper byte of a half.
         const u32 even = word << 8;
         const u32 a = (even & 0x80008000u) | (even & 0x7f007f00u) >> 1;
@@ -102,15 +136,7 @@ struct F8 {
         out[1] = half_to_float((u16)b);
         out[2] = half_to_float((u16)(a >> 16));
         out[3] = half_to_float((u16)(b >> 16));
-        // Codes that are not a number are rare: one test for four.
-        if (((word & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u) {
-            UNROLL
-            for (u32 j = 0; j < 4; j++) {
-                if ((word >> 8 * j & 0x7f) == 0x7f) {
-                    out[j] = float_of(0x7fc00000u);
-                }
-            }
-        }
+#endif
     }
 };
 

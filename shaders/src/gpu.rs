@@ -20,7 +20,7 @@ macro_rules! files {
 
 /// Files of kernels: a module each.
 pub const KERNELS: &[(&str, &str)] = files!(
-    "attend.cu" "attend_units.cu" "blocks.cu" "experts.cu" "head_linear.cu" "hopper.cu" "hopper8.cu" "linear.cu" "matrix.cu" "matrix8.cu"
+    "attend.cu" "attend_units.cu" "blocks.cu" "experts.cu" "head_linear.cu" "hopper.cu" "hopper8.cu" "hopper_attend.cu" "linear.cu" "matrix.cu" "matrix8.cu"
     "memory.cu" "route.cu" "tile.cu"
     "values.cu"
 );
@@ -32,7 +32,11 @@ pub const HEADERS: &[(&str, &str)] = files!(
 );
 
 /// Files that are for one architecture alone; all others have no module of theirs.
-const OF_ONE: &[(&str, &str)] = &[("hopper", "sm_90a"), ("hopper8", "sm_90a")];
+const OF_ONE: &[(&str, &str)] = &[
+    ("hopper", "sm_90a"),
+    ("hopper8", "sm_90a"),
+    ("hopper_attend", "sm_90a"),
+];
 
 /// Whether kernel file `file` (without its extension) is compiled for the architecture.
 pub fn is_for(file: &str, arch: &str) -> bool {

@@ -30,10 +30,15 @@ const fn ring_bytes(stages: u32, tiles: u32) -> u32 {
 const CODES_RING: u32 = ring_bytes(6, 2);
 const SPLIT_RING: u32 = ring_bytes(3, 4);
 
+/// Memory of `hopper_attend.cu`: what aligning takes, tiles of nine panels (the queries and two
+/// stages), a panel of weights, two barriers a stage.
+const ATTENTION_RING: u32 = 1024 + 3 * 9 * 64 * 128 + 64 * 128 + 2 * 16;
+
 /// Rows that share a reading of the weights (`ROWS`, `GROUPED_ROWS`).
 const ROWS: u32 = 4;
 
-/// Queries of a block of the tiled attention (`QUERIES` of `attend.cu`, `attend_units.cu`).
+/// Queries of a block of the tiled attention (`QUERIES` of `attend.cu`, `attend_units.cu`,
+/// `hopper_attend.cu`).
 const QUERIES: u32 = 16;
 const UNIT_QUERIES: u32 = 64;
 
@@ -74,21 +79,16 @@ pub fn grouped_codes(problem: &Problem) -> Option<&'static str> {
     grouped_tile_fits(problem).or_else(|| codes(problem))
 }
 
-/// Blocks of 128 rows, of which half are there.
-fn half_a_block(problem: &Problem) -> Option<&'static str> {
-    unless(
-        problem.params.rows >= HOPPER_SIDE / 2,
-        "needs 64 rows or more",
-    )
+/// Few rows leave most of the units idle, but a ring has more of the weight on its way than other
+/// kernels.
+fn enough_rows(problem: &Problem) -> Option<&'static str> {
+    unless(problem.params.rows >= 16, "needs 16 rows or more")
 }
 
-/// The same with a quarter for an expert of average popularity.
-fn quarter_of_a_block(problem: &Problem) -> Option<&'static str> {
+/// The same for an expert of average popularity.
+fn enough_for_experts(problem: &Problem) -> Option<&'static str> {
     let p = &problem.params;
-    unless(
-        p.rows / (HOPPER_SIDE / 4) >= p.experts,
-        "needs 32 rows an expert",
-    )
+    unless(p.rows / 8 >= p.experts, "needs 8 rows an expert")
 }
 
 /// Lines of a weight are copied sixteen bytes at a time.
@@ -102,7 +102,7 @@ fn split(problem: &Problem) -> Option<&'static str> {
 }
 
 pub fn hopper_codes(problem: &Problem) -> Option<&'static str> {
-    half_a_block(problem).or_else(|| codes(problem))
+    enough_rows(problem).or_else(|| codes(problem))
 }
 
 /// Shapes that cuBLASLt takes: its lists of scales have lines of four, and dimensions of codes
@@ -140,17 +140,17 @@ pub fn native_tiles(problem: &Problem) -> Option<&'static str> {
 }
 
 pub fn grouped_hopper_codes(problem: &Problem) -> Option<&'static str> {
-    quarter_of_a_block(problem).or_else(|| grouped_codes(problem))
+    enough_for_experts(problem).or_else(|| grouped_codes(problem))
 }
 
 pub fn hopper_split(problem: &Problem) -> Option<&'static str> {
-    half_a_block(problem)
+    enough_rows(problem)
         .or_else(|| split(problem))
         .or_else(|| matrices(problem))
 }
 
 pub fn grouped_hopper_split(problem: &Problem) -> Option<&'static str> {
-    quarter_of_a_block(problem)
+    enough_for_experts(problem)
         .or_else(|| split(problem))
         .or_else(|| grouped_tiles(problem))
 }
@@ -192,6 +192,14 @@ pub fn attends_on_units(problem: &Problem) -> Option<&'static str> {
             )
         })
         .or_else(|| tile_holds(problem))
+}
+
+/// [`attends_on_units`], and what it multiplies may be rounded.
+pub fn attends_rounded(problem: &Problem) -> Option<&'static str> {
+    let may_round = problem.params.flags & flags::ROUGH != 0;
+    unless(may_round, "rounds activations")
+        .or_else(|| attends_quads(problem))
+        .or_else(|| attends_on_units(problem))
 }
 
 pub fn one_holds(problem: &Problem) -> Option<&'static str> {
@@ -237,6 +245,18 @@ pub fn row_blocks(rows: u32) -> u32 {
 pub fn launch_linear(problem: &Problem, info: &DeviceInfo) -> Launch {
     let p = &problem.params;
     dot_blocks(p.row_count, 2, row_blocks(p.rows), info)
+}
+
+/// The same with four for several rows.
+pub fn launch_four(problem: &Problem, info: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    dot_blocks(p.row_count, 4, p.rows.div_ceil(ROWS), info)
+}
+
+/// Two of the four are of each weight.
+pub fn launch_two_pairs(problem: &Problem, info: &DeviceInfo) -> Launch {
+    let p = &problem.params;
+    dot_blocks(p.row_count, 2, p.rows.div_ceil(ROWS), info)
 }
 
 /// A wave has one output.
@@ -348,6 +368,20 @@ pub fn launch_split_ring(problem: &Problem, info: &DeviceInfo) -> Launch {
     launch_ring(problem, info, false)
 }
 
+fn launch_attend_ring(problem: &Problem, parts: u32) -> Launch {
+    let mut made = launch_attend(problem, UNIT_QUERIES, parts);
+    made.constants = vec![("THREADS", HOPPER_THREADS), ("SHARED", ATTENTION_RING)];
+    made
+}
+
+pub fn launch_attend_rounded(problem: &Problem, _: &DeviceInfo) -> Launch {
+    launch_attend_ring(problem, 1)
+}
+
+pub fn launch_attend_rounded_part(problem: &Problem, _: &DeviceInfo) -> Launch {
+    launch_attend_ring(problem, problem.params.row_count)
+}
+
 /// A block of the tiled attention has `queries`: heads, to a power of two, of as many rows.
 fn launch_attend(problem: &Problem, queries: u32, parts: u32) -> Launch {
     let p = &problem.params;
@@ -397,5 +431,13 @@ mod tests {
             assert_eq!(ring, ring_bytes(number(file, "STAGES"), tiles), "{file}");
             assert!(ring <= MOST, "{file}: {ring} bytes of {MOST}");
         }
+        let of = |name| number("hopper_attend", name);
+        let panel = 64 * of("LINE");
+        let tile = of("MOST_WIDTH") / 64 * panel;
+        let ring = 1024 + (1 + of("STAGES")) * tile + panel + of("STAGES") * 16;
+        // Of each query two words, and of each position of a stage one.
+        let own = 4 * (2 * of("UNIT_ROWS") + of("STAGES") * of("POSITIONS"));
+        assert_eq!(ring, ATTENTION_RING);
+        assert!(ring + own <= MOST, "{ring} and {own} bytes of {MOST}");
     }
 }

@@ -181,7 +181,14 @@ fn hopper_rows() -> Vec<KernelRow> {
         ..row
     });
     let rows = codes.chain(gpu_native::split()).chain(values);
-    rows.map(|row| KernelRow {
+    let attention = [
+        plain!(AttendPart "hopper_attend" "attend_part_bf16", "rrrww",
+            |problem| attend_part_fits(problem).or_else(|| attends_rounded(problem)),
+            launch_attend_rounded_part),
+        plain!(AttendLatent "hopper_attend" "attend_latent_bf16", "rrrw", attends_rounded,
+            launch_attend_rounded),
+    ];
+    rows.chain(attention).map(|row| KernelRow {
         needs: row.needs.with(Features::HOPPER),
         ..row
     })
@@ -257,17 +264,17 @@ fn dot_rows() -> Vec<KernelRow> {
         formats!(Linear "linear" "linear" "_wide_1", "rrrw", "rrrrw",
             |problem| linear_fits(problem).or_else(|| one_row(problem)), launch_linear),
         formats!(Linear "linear" "linear" "_wide_4", "rrrw", "rrrrw",
-            |problem| linear_fits(problem).or_else(|| is_wide(problem)), launch_linear),
+            |problem| linear_fits(problem).or_else(|| is_wide(problem)), launch_four),
         formats!(Linear "linear" "linear" "", "rrrw", "rrrrw", linear_fits, launch_linear),
         formats!(Linear "linear" "linear_residual" "_wide_1", "rrrrw", "rrrrrw",
             |problem| linear_residual_fits(problem).or_else(|| one_row(problem)), launch_linear),
         formats!(Linear "linear" "linear_residual" "_wide_4", "rrrrw", "rrrrrw",
-            |problem| linear_residual_fits(problem).or_else(|| is_wide(problem)), launch_linear),
+            |problem| linear_residual_fits(problem).or_else(|| is_wide(problem)), launch_four),
         formats!(Linear "linear" "linear_residual" "", "rrrrw", "rrrrrw",
             linear_residual_fits, launch_linear),
         formats!(GateUp "linear" "gate_up" "_wide_1", "rrrrw", "rrrrrrw", one_row, launch_single),
         formats!(GateUp "linear" "gate_up" "_wide_4", "rrrrw", "rrrrrrw",
-            |problem| blocks_fit(problem).or_else(|| is_wide(problem)), launch_single),
+            |problem| blocks_fit(problem).or_else(|| is_wide(problem)), launch_two_pairs),
         formats!(GateUp "linear" "gate_up" "", "rrrrw", "rrrrrrw", blocks_fit, launch_single),
         formats!(GroupedLinear "experts" "grouped_linear" "_wide", "rrrtw", "rrrttw",
             is_wide, launch_grouped),

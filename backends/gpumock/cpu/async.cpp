@@ -29,8 +29,9 @@ u32 Async::address() {
         memory = (u8*)worker.shared(-1, bytes);
         // Tiles have to be aligned by whoever needs that.
         first = 1024 + QUAD * worker.random.below(64);
-        landed.assign(bytes / QUAD + 1, 0);
-        fences.assign(MAX_THREADS, 0);
+        seen.assign(bytes / QUAD + 1, 0);
+        writer.assign(bytes / QUAD + 1, NOBODY);
+        unseen.assign(MAX_THREADS, {});
     }
     return first;
 }
@@ -106,10 +107,14 @@ void Async::wait(u32 at, u32 parity) {
     }
 }
 
-// What a thread writes by itself; the units do not see it before a fence either.
-void Async::store(u32 to, const void* from) {
-    std::memcpy(bytes_at(to, QUAD), from, QUAD);
-    landed[(to - first) / QUAD] = ++clock;
+// What a thread writes by itself: the units see it after a fence of this thread, before which whoever
+// gives them work must not begin.
+void Async::store(u32 to, const void* from, u32 bytes) {
+    std::memcpy(bytes_at(to, bytes), from, bytes);
+    const u32 quad = (to - first) / QUAD;
+    seen[quad] = NOBODY;
+    writer[quad] = place.thread;
+    unseen[place.thread].push_back(quad);
 }
 
 void Async::fence_map(const void* map) { maps.insert({place.thread, map}); }
@@ -190,21 +195,25 @@ void Async::put(const Copy& copy) {
         const u32 to = copy.to + i, place = to ^ (to >> 7 & mixed) << 4;
         std::memcpy(bytes_at(place, QUAD), quad, QUAD);
         // Copies and units go the same way to block memory.
-        landed[(place - first) / QUAD] = 0;
+        seen[(place - first) / QUAD] = 0;
     }
 }
 
 void Async::fence() {
-    fences[place.thread] = clock;
+    clock++;
+    for (const u32 quad : unseen[place.thread]) {
+        seen[quad] = writer[quad] == place.thread ? clock : seen[quad];
+    }
+    unseen[place.thread].clear();
     for (auto& barrier : barriers) {
         Phases& phases = barrier.second;
         phases.maker = phases.maker == place.thread ? NOBODY : phases.maker;
     }
 }
 
-bool Async::read(u32 at, u32 fence, u8* to) {
+bool Async::read(u32 at, u32 time, u8* to) {
     std::memcpy(to, bytes_at(at, QUAD), QUAD);
-    return landed[(at - first) / QUAD] <= fence;
+    return seen[(at - first) / QUAD] <= time;
 }
 
 }  // namespace hadal_cpu

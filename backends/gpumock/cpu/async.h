@@ -38,15 +38,15 @@ class Async {
     void expect(u32 at, u32 bytes);
     void fence_map(const void* map);
     void copy_box(u32 to, const void* map, int x, int y, u32 at);
-    void store(u32 to, const void* from);
+    void store(u32 to, const void* from, u32 bytes);
     void fence();
     // Copies under way; any of them may be the next to end.
     u32 under_way() const { return (u32)flights.size(); }
     void land(u32 which);
-    // What threads have let the units see: all that landed before this time.
-    u32 fenced(u32 thread) const { return fences[thread]; }
-    // Sixteen bytes for the units, which see what landed before `fence`.
-    bool read(u32 at, u32 fence, u8* to);
+    // The time, which goes on when threads let the units see what they wrote.
+    u32 now() const { return clock; }
+    // Sixteen bytes for the units, and whether work that began at `time` may see them.
+    bool read(u32 at, u32 time, u8* to);
 
   private:
     struct Copy {
@@ -80,8 +80,10 @@ class Async {
     std::vector<Flight> flights;
     // Maps that a thread may use.
     std::set<std::pair<u32, const void*>> maps;
-    // By thread; times by sixteen bytes of memory that threads wrote.
-    std::vector<u32> fences, landed;
+    // By sixteen bytes of memory: since when the units may see them, and who wrote them last; by
+    // thread: what it wrote and let nobody see.
+    std::vector<u32> seen, writer;
+    std::vector<std::vector<u32>> unseen;
 };
 
 // The matrix units: waves in fours multiply, each its sixteen of the 64 lines.
@@ -92,7 +94,8 @@ class Units {
     // What the waves of a group did must have been the same.
     void end();
     void fence();
-    void multiply(UnitFormat format, float* sums, u32 columns, u64 a, u64 b, bool add);
+    void multiply(UnitFormat format, float* sums, u32 columns, u64 a, u64 b, bool add,
+                  bool across);
     void commit();
     void wait(u32 left);
 
@@ -103,7 +106,7 @@ class Units {
         float* sums;
         u32 columns;
         u64 a, b;
-        bool add;
+        bool add, across;
     };
     // Sums under way, and the registers that they go to.
     struct Sums {
@@ -114,7 +117,7 @@ class Units {
     struct Step {
         Order order;
         Sums* sums;
-        u32 fence, batch;
+        u32 begun, batch;
         bool done;
     };
     struct Wave {
@@ -130,7 +133,9 @@ class Units {
     void run(Step& step, u32 number);
     void run_all(Wave& of, u32 number);
     void give_back(Sums& sums);
-    bool load(u64 descriptor, UnitFormat format, u32 line, u32 fence, float* to);
+    bool load(u64 descriptor, UnitFormat format, u32 line, u32 byte, u32 begun, float* to);
+    void add_codes(const float* a, u32 columns, float* sums);
+    bool load_b(const Order& order, u32 depth, u32 begun);
     u32 locate(u64 descriptor, u32 line, u32 byte);
 
     Worker& worker;

@@ -12,6 +12,7 @@ static const size_t GUARD = 64, MARGIN = 256, SPACE = MAX_SHARED + 64 * MARGIN;
 static const u8 GUARD_BYTE = 0xa5, POISON = 0xff;
 
 void barrier() { worker->barrier(); }
+void barrier_of(u32 count) { worker->barrier_of(count); }
 u32 wave_exchange(u32 value, u32 lane) { return worker->exchange(value, lane); }
 void wave_multiply(WaveUnit unit, float* sums, const u32* a, const u32* b, u32 times) {
     worker->multiply({unit, sums, a, b, times});
@@ -26,11 +27,13 @@ void fence_map(const void* map) { worker->async.fence_map(map); }
 void copy_box(u32 to, const void* map, int x, int y, u32 at) {
     worker->async.copy_box(to, map, x, y, at);
 }
-void store_quad(u32 to, const void* from) { worker->async.store(to, from); }
+void store_quad(u32 to, const void* from) { worker->async.store(to, from, 16); }
+void store_word(u32 to, u32 word) { worker->async.store(to, &word, 4); }
 void fence_proxy() { worker->async.fence(); }
 void units_fence() { worker->units.fence(); }
-void units_multiply(UnitFormat format, float* sums, u32 columns, u64 a, u64 b, bool add) {
-    worker->units.multiply(format, sums, columns, a, b, add);
+void units_multiply(UnitFormat format, float* sums, u32 columns, u64 a, u64 b, bool add,
+                    bool across) {
+    worker->units.multiply(format, sums, columns, a, b, add, across);
 }
 void units_commit() { worker->units.commit(); }
 void units_wait(u32 left) { worker->units.wait(left); }
@@ -49,7 +52,7 @@ std::string Worker::run(const Work& launch, u64 index) {
     threads = (u32)launch.kernel->threads;
     wave = (u32)launch.kernel->wave;
     wave_bits = wave == 32 ? 5 : 6;
-    done = at_barrier = 0;
+    done = at_barrier = at_some = 0;
     failure.clear();
     regions.clear();
     block_used = 0;
@@ -144,6 +147,19 @@ void Worker::barrier() {
     wait();
 }
 
+void Worker::barrier_of(u32 count) {
+    state[place.thread] = AT_SOME;
+    if (++at_some == count) {
+        at_some = 0;
+        for (u32 t = 0; t < threads; t++) {
+            if (state[t] == AT_SOME) {
+                release_wave(t, 1);
+            }
+        }
+    }
+    wait();
+}
+
 u32 Worker::wave_first() const { return place.thread & ~(wave - 1); }
 
 u32 Worker::wave_size(u32 first) const { return threads - first < wave ? threads - first : wave; }
@@ -208,11 +224,15 @@ void* Worker::shared(int id, size_t count) {
         }
     }
     const size_t rounded = (count + 127) & ~(size_t)127;
-    const size_t limit = work->shared > STATIC_SHARED ? work->shared : STATIC_SHARED;
-    size_t used = count;
+    // A launch may ask for more than a kernel has of its own, up to what there is for both.
+    size_t used = count, own = id < 0 ? 0 : count;
     for (const Region& region : regions) {
         used += region.bytes;
+        own += region.id < 0 ? 0 : region.bytes;
     }
+    const bool is_own = own > STATIC_SHARED;
+    const size_t limit = is_own ? STATIC_SHARED : MAX_SHARED;
+    used = is_own ? own : used;
     if (used > limit || block_used + rounded + 2 * MARGIN > SPACE) {
         stop("a block asks for " + std::to_string(used) + " bytes of block memory, of " +
              std::to_string(limit));
@@ -244,7 +264,7 @@ void Worker::check_shared() {
 void Worker::find_deadlock() {
     u32 barriers = 0, exchanges = 0, phases = 0;
     for (u32 t = 0; t < threads; t++) {
-        barriers += state[t] == AT_BARRIER;
+        barriers += state[t] == AT_BARRIER || state[t] == AT_SOME;
         exchanges += state[t] == AT_EXCHANGE || state[t] == AT_MULTIPLY || state[t] == AT_UNITS;
         phases += state[t] == AT_PHASE;
     }

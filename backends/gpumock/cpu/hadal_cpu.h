@@ -33,6 +33,8 @@ inline u32 groups(int axis) { return place.groups[axis]; }
 
 // All threads of the block.
 void barrier();
+// So many of them, whoever comes (PTX ISA, "bar.sync" of another barrier with a count).
+void barrier_of(u32 count);
 // All threads of the wave; the value that thread `lane` of it brought.
 u32 wave_exchange(u32 value, u32 lane);
 // Matrix units that multiply what the registers of a wave hold: `fragments.cpp`.
@@ -62,9 +64,12 @@ void phase_expect(u32 at, u32 bytes);
 void fence_map(const void* map);
 void copy_box(u32 to, const void* map, int x, int y, u32 at);
 void store_quad(u32 to, const void* from);
+void store_word(u32 to, u32 word);
 void fence_proxy();
 void units_fence();
-void units_multiply(UnitFormat format, float* sums, u32 columns, u64 a, u64 b, bool add);
+// `across`: B's lines go along the depth, and not along its columns ("imm-trans-b").
+void units_multiply(UnitFormat format, float* sums, u32 columns, u64 a, u64 b, bool add,
+                    bool across);
 void units_commit();
 void units_wait(u32 left);
 

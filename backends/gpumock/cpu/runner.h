@@ -83,6 +83,7 @@ class Worker {
 
     // For the running fiber.
     void barrier();
+    void barrier_of(u32 count);
     u32 exchange(u32 value, u32 lane);
     void multiply(const Fragments& mine);
     void* shared(int id, size_t bytes);
@@ -93,7 +94,9 @@ class Worker {
   private:
     friend class Async;
     friend class Units;
-    enum State : u8 { NEW, READY, AT_BARRIER, AT_EXCHANGE, AT_MULTIPLY, AT_PHASE, AT_UNITS, DONE };
+    enum State : u8 {
+        NEW, READY, AT_BARRIER, AT_SOME, AT_EXCHANGE, AT_MULTIPLY, AT_PHASE, AT_UNITS, DONE
+    };
     struct Region {
         int id;
         size_t bytes;
@@ -123,7 +126,7 @@ class Worker {
     const Work* work = nullptr;
     // Of the kernel: lanes of a wave, a power of two, and which one.
     u32 wave = 0, wave_bits = 0;
-    u32 threads = 0, done = 0, at_barrier = 0, ready_count = 0, free_count = 0;
+    u32 threads = 0, done = 0, at_barrier = 0, at_some = 0, ready_count = 0, free_count = 0;
     Random random{0};
     void* scheduler = nullptr;
     std::string failure;

@@ -34,11 +34,12 @@ void Units::fence() {
     may_begin[place.thread] = 1;
 }
 
-void Units::multiply(UnitFormat format, float* sums, u32 columns, u64 a, u64 b, bool add) {
+void Units::multiply(UnitFormat format, float* sums, u32 columns, u64 a, u64 b, bool add,
+                     bool across) {
     if (waves.empty() || !may_begin[place.thread]) {
         worker.stop("the matrix units begin without the fence before them");
     }
-    orders[place.thread] = {format, sums, columns, a, b, add};
+    orders[place.thread] = {format, sums, columns, a, b, add, across};
     if (worker.arrive(Worker::AT_UNITS)) {
         issue(worker.wave_first());
         worker.release_wave(worker.wave_first(), LANES);
@@ -77,19 +78,18 @@ Units::Sums* Units::sums_of(u32 first) {
 void Units::issue(u32 first) {
     Wave& of = wave();
     const Order& order = orders[first];
-    u32 fence = ~0u;
     for (u32 l = 0; l < LANES; l++) {
         const Order& other = orders[first + l];
         if (other.a != order.a || other.b != order.b || other.add != order.add ||
-            other.columns != order.columns || other.format != order.format) {
+            other.across != order.across || other.columns != order.columns ||
+            other.format != order.format) {
             return worker.fail("lanes of a wave gave the matrix units different work");
         }
-        fence = std::min(fence, worker.async.fenced(first + l));
     }
     Sums* const sums = sums_of(first);
     sums->orders++;
-    of.steps.push_back({order, sums, fence, of.batch, false});
-    for (const u64 word : {order.a, order.b, (u64)order.add, (u64)order.format}) {
+    of.steps.push_back({order, sums, worker.async.now(), of.batch, false});
+    for (const u64 word : {order.a, order.b, (u64)order.add, (u64)order.across, (u64)order.format}) {
         of.trace = (of.trace ^ word) * 0x9e3779b97f4a7c15u + 1;
     }
     // The units may be quick, or begin when somebody waits for them.
@@ -156,7 +156,8 @@ void Units::give_back(Sums& sums) {
     }
 }
 
-// PTX ISA, "Matrix Descriptor Format" and the figures of K-major layouts.
+// PTX ISA, "Matrix Descriptor Format" and the figures of K-major layouts; those of MN-major ones are
+// the same with lines along the depth.
 u32 Units::locate(u64 descriptor, u32 line, u32 byte) {
     const u32 start = (u32)(descriptor & 0x3fff) << 4;
     const u32 leading = (u32)(descriptor >> 16 & 0x3fff) << 4;
@@ -175,13 +176,13 @@ u32 Units::locate(u64 descriptor, u32 line, u32 byte) {
     return plain ^ (plain >> 7 & (width / 16 - 1)) << 4;
 }
 
-// The values of a line's next 32 bytes.
-bool Units::load(u64 descriptor, UnitFormat format, u32 line, u32 fence, float* to) {
+// The values of 32 bytes of a line.
+bool Units::load(u64 descriptor, UnitFormat format, u32 line, u32 byte, u32 begun, float* to) {
     const float* const codes = values_of_e4m3(false);
     u8 bytes[DEPTH_BYTES];
     bool is_seen = true;
     for (u32 i = 0; i < DEPTH_BYTES; i += QUAD) {
-        is_seen &= worker.async.read(locate(descriptor, line, i), fence, bytes + i);
+        is_seen &= worker.async.read(locate(descriptor, line, byte + i), begun, bytes + i);
     }
     for (u32 i = 0; i < DEPTH_BYTES && format == E4M3; i++) {
         to[i] = codes[bytes[i]];
@@ -193,23 +194,86 @@ bool Units::load(u64 descriptor, UnitFormat format, u32 line, u32 fence, float* 
     return is_seen;
 }
 
-void Units::run(Step& step, u32 number) {
-    const Order& order = step.order;
-    const u32 depth = order.format == E4M3 ? DEPTH_BYTES : DEPTH_BYTES / 2;
-    float a[DEPTH_BYTES], line[DEPTH_BYTES];
+// The values of B, by depth.
+bool Units::load_b(const Order& order, u32 depth, u32 begun) {
     bool is_seen = true;
-    step.done = true;
+    if (order.across) {
+        // One line of a tile with swizzle; further columns would be in another one.
+        const u32 mode = (u32)(order.b >> 62);
+        if (order.format != BF16 || mode == 0 || order.columns * 2 > 256u >> mode) {
+            worker.fail("B across is of bf16, and of as many columns as its swizzle has");
+            return false;
+        }
+        for (u32 k = 0; k < depth; k++) {
+            for (u32 c = 0; c < order.columns; c += DEPTH_BYTES / 2) {
+                float* const to = b.data() + k * MOST_COLUMNS + c;
+                is_seen &= load(order.b, order.format, k, c * 2, begun, to);
+            }
+        }
+        return is_seen;
+    }
     for (u32 c = 0; c < order.columns; c++) {
-        is_seen &= load(order.b, order.format, c, step.fence, line);
+        float line[DEPTH_BYTES];
+        is_seen &= load(order.b, order.format, c, 0, begun, line);
         for (u32 k = 0; k < depth; k++) {
             b[k * MOST_COLUMNS + c] = line[k];
         }
     }
+    return is_seen;
+}
+
+// Units for codes bring the 32 products and the sum so far to the exponent of the largest of them, and
+// keep thirteen bits behind it (DeepSeek-V3 report, section 3.5.2).
+void Units::add_codes(const float* a, u32 columns, float* sums) {
+    float largest[MOST_COLUMNS], exact[MOST_COLUMNS];
+    int kept[MOST_COLUMNS];
+    for (u32 c = 0; c < columns; c++) {
+        largest[c] = std::fabs(sums[c]);
+        exact[c] = sums[c];
+    }
+    for (u32 k = 0; k < DEPTH_BYTES; k++) {
+        for (u32 c = 0; c < columns; c++) {
+            const float product = a[k] * b[k * MOST_COLUMNS + c];
+            largest[c] = std::max(largest[c], std::fabs(product));
+            exact[c] += product;
+        }
+    }
+    // One over the last place that is kept, from the exponent.
+    float places[MOST_COLUMNS];
+    for (u32 c = 0; c < columns; c++) {
+        u32 bits;
+        std::memcpy(&bits, &largest[c], 4);
+        const u32 inverse = (127 * 2 + 13 - (bits >> 23)) << 23;
+        std::memcpy(&places[c], &inverse, 4);
+        places[c] = largest[c] > 0.0f ? places[c] : 1.0f;
+        kept[c] = (int)(sums[c] * places[c]);
+    }
+    for (u32 k = 0; k < DEPTH_BYTES; k++) {
+        for (u32 c = 0; c < columns; c++) {
+            kept[c] += (int)(a[k] * b[k * MOST_COLUMNS + c] * places[c]);
+        }
+    }
+    for (u32 c = 0; c < columns; c++) {
+        sums[c] = std::isfinite(exact[c]) ? (float)kept[c] / places[c] : exact[c];
+    }
+}
+
+void Units::run(Step& step, u32 number) {
+    const Order& order = step.order;
+    const u32 depth = order.format == E4M3 ? DEPTH_BYTES : DEPTH_BYTES / 2;
+    float a[DEPTH_BYTES];
+    bool is_seen = true;
+    step.done = true;
+    is_seen &= load_b(order, depth, step.begun);
     for (u32 l = 0; l < LINES; l++) {
-        is_seen &= load(order.a, order.format, number % WAVES_TOGETHER * LINES + l, step.fence, a);
+        is_seen &= load(order.a, order.format, number % WAVES_TOGETHER * LINES + l, 0, step.begun, a);
         float* const sums = step.sums->values + l * order.columns;
         for (u32 c = 0; c < order.columns && !order.add; c++) {
             sums[c] = 0.0f;
+        }
+        if (order.format == E4M3) {
+            add_codes(a, order.columns, sums);
+            continue;
         }
         for (u32 k = 0; k < depth; k++) {
             for (u32 c = 0; c < order.columns; c++) {

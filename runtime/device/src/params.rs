@@ -39,8 +39,8 @@ pub mod flags {
     /// bits with a scale for each 256 or fewer; with BF16 weights to BF16; with E4M3 weights to
     /// integers of 12 bits with a scale for each 128 or fewer, and the weights, before their
     /// scale, to sixteenths. `attend_expanded`: all four products like the last, with scales for
-    /// the weights, too; `attend_latent`, `attend_part`: products of queries, cache
-    /// and probabilities to 13 bits. A kernel need not.
+    /// the weights, too; `attend_latent`, `attend_part`: queries, cache and
+    /// probabilities to BF16. A kernel need not.
     pub const ROUGH: u32 = 4096;
 
     /// The bits above say which block format the weight has: [`format_of`].

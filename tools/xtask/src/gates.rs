@@ -84,6 +84,9 @@ pub fn complaints(arch: &Arch, file: &str, module: &[u8]) -> io::Result<Vec<Stri
     if HOPPER.contains(&file) {
         found.extend(lacking(&String::from_utf8_lossy(module), &RING));
     }
+    if COPIED.contains(&file) {
+        found.extend(lacking(&String::from_utf8_lossy(module), &COPIES));
+    }
     Ok(found
         .into_iter()
         .map(|what| format!("{}: {what}", arch.name))
@@ -105,21 +108,32 @@ fn matrix_instructions(arch: &str, file: &str) -> &'static [&'static str] {
         ("matrix8", _) => &["mma.sync.aligned.m16n8k32"],
         ("hopper", _) => &["wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16"],
         ("hopper8", _) => &["wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3"],
+        ("hopper_attend", _) => &[
+            "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16",
+            "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16",
+            "setmaxnreg.inc.sync.aligned.u32",
+            "setmaxnreg.dec.sync.aligned.u32",
+        ],
         _ => &[],
     }
 }
 
-/// Files for units of four warps that read a ring of tiles in shared memory.
-const HOPPER: [&str; 2] = ["hopper", "hopper8"];
+/// Files for units of four warps that read a ring of tiles in shared memory, and of which copies
+/// bring these tiles.
+const HOPPER: [&str; 3] = ["hopper", "hopper8", "hopper_attend"];
+const COPIED: [&str; 2] = ["hopper", "hopper8"];
 
-/// What every kernel with such a ring is made of: copies of boxes, the fence of their maps, the
-/// bytes expected of them, the wait for these, the fence between the two ways to shared memory, and
-/// the units' own fences and waits.
-const RING: [&str; 10] = [
+/// What copies of boxes take: the fence of their maps, and bytes expected of them.
+const COPIES: [&str; 3] = [
     "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes",
     "fence.proxy.tensormap::generic.acquire.sys",
-    "mbarrier.init.shared.b64",
     "mbarrier.arrive.expect_tx.shared.b64",
+];
+
+/// What every kernel with such a ring is made of: arrivals and the wait for them, the fence between
+/// the two ways to shared memory, and the units' own fences and waits.
+const RING: [&str; 7] = [
+    "mbarrier.init.shared.b64",
     "mbarrier.arrive.shared.b64",
     "mbarrier.try_wait.parity.shared.b64",
     "fence.proxy.async.shared::cta",

@@ -43,7 +43,7 @@ pub(super) const FAULTS: &[Fault] = &[
     fault(
         "stage_never_given_back",
         "hopper8",
-        "                phase_arrive(ring.empty());",
+        "            phase_arrive(empty());",
         "",
         "op.linear",
         "wgmma8: waiting: the device cuda:0 was lost",
@@ -115,8 +115,8 @@ pub(super) const FAULTS: &[Fault] = &[
     fault(
         "fence_of_stores_removed",
         "hopper",
-        "fence_async();\n        units_fence(sum);",
-        "units_fence(sum);",
+        "fence_async();\n        phase_arrive",
+        "phase_arrive",
         "op.linear",
         "wgmma_bf16: waiting: the device cuda:0 was lost",
     )
@@ -137,6 +137,62 @@ pub(super) const FAULTS: &[Fault] = &[
         "{w, ",
         "op.grouped_linear",
         "wgmma8: rows",
+    )
+    .on(HOPPER),
+    fault(
+        "sums_of_earlier_stages_forgotten",
+        "hopper",
+        "sum[i] += stage[i];",
+        "sum[i] = stage[i];",
+        "op.linear",
+        "wgmma_bf16: rows",
+    )
+    .on(HOPPER),
+    fault(
+        "means_taken_before_all_weights_are_there",
+        "hopper_attend",
+        "        both_groups();
+        mean_tile",
+        "        mean_tile",
+        "op.attend_latent",
+        "attend_latent_bf16",
+    )
+    .on(HOPPER),
+    fault(
+        "largest_score_of_one_group",
+        "hopper_attend",
+        "largest[half] = max_(largest[half], exchange[other]);",
+        "",
+        "op.attend_latent",
+        "attend_latent_bf16: mixed latents",
+    )
+    .on(HOPPER),
+    fault(
+        "means_of_earlier_tiles_kept_whole",
+        "hopper_attend",
+        "mean[i] *= running.keep[i % 4 / 2];",
+        "",
+        "op.attend_latent",
+        "attend_latent_bf16: mixed latents",
+    )
+    .on(HOPPER),
+    fault(
+        "rows_that_are_no_numbers_not_marked",
+        "hopper_attend",
+        "spoiled[tiles.stage * POSITIONS + line] = is_spoiled;",
+        "spoiled[tiles.stage * POSITIONS + line] = 0;",
+        "op.attend_latent",
+        "attend_latent_bf16: mixed latents",
+    )
+    .on(HOPPER),
+    fault(
+        "tile_given_back_before_it_is_read",
+        "hopper_attend",
+        "        const u32 tile = memory.tile(tiles.stage);",
+        "        const u32 tile = memory.tile(tiles.stage);
+        if (lane() == 0) { phase_arrive(memory.empty(tiles.stage)); }",
+        "op.attend_part",
+        "attend_part_bf16",
     )
     .on(HOPPER),
 ];

@@ -52,6 +52,9 @@ KERNEL(128, test_units, const u8* a, const TensorMap* b, u32 swizzle, u32 mistak
     for (u32 i = t; i < UNIT_ROWS * 2; i += GROUP) {
         store_quad(at + A + place_of(swizzle, i / 2, i % 2), ((const Quad*)a)[i]);
     }
+    if (mistake != NO_FENCE) {
+        fence_async();
+    }
     if (t == 0) {
         const u32 bytes = 128 * width;
         if (mistake != NO_FENCE_OF_MAP) {
@@ -81,9 +84,6 @@ KERNEL(128, test_units, const u8* a, const TensorMap* b, u32 swizzle, u32 mistak
     }
     if (mistake != NO_WAIT) {
         phase_wait(full, 0);
-    }
-    if (mistake != NO_FENCE) {
-        fence_async();
     }
     float sum[UNIT_SUMS] = {};
     if (mistake != NO_UNITS_FENCE) {

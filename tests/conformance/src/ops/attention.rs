@@ -1,6 +1,6 @@
 //! Positions and the cache: `rope`, `cache_append`, `attend_latent`, `attend_expanded`.
 
-use hadal_device::{Inputs, PAGE, Params};
+use hadal_device::{Inputs, PAGE, Params, flags};
 use hadal_graph::reference::{self, Tensor};
 
 use super::dense::{near, shard, weights};
@@ -188,18 +188,26 @@ impl Cache {
     }
 }
 
-/// What softmax and mixing leave of scores that are sums of `terms` products with magnitudes
-/// of at most `most`, over values of magnitude `mixed`.
-pub(super) fn attention_error(
-    case: &OpCase,
-    terms: u32,
-    most: f64,
-    positions: usize,
-    mixed: f64,
-) -> f64 {
-    let score = tolerance::share(case.op, terms) * most * f64::from(SCALE);
+/// What scores of a query with cached values, which are below 1, may be off by.
+pub(super) fn score_error(case: &OpCase, query: &[f64]) -> f64 {
+    let most: f64 = magnitude(query).iter().sum();
+    let rounded = match case.shape.flags & flags::ROUGH {
+        0 => 0.0,
+        _ => tolerance::rounded_sum(query.iter().map(|q| q * q).sum::<f64>().sqrt()),
+    };
+    (tolerance::share(case.op, query.len() as u32) * most + rounded) * f64::from(SCALE)
+}
+
+/// What softmax and mixing leave of scores that are off by `score`, over values of magnitude
+/// `mixed`.
+pub(super) fn attention_error(case: &OpCase, score: f64, positions: usize, mixed: f64) -> f64 {
+    // The powers and the values.
+    let rounded = match case.shape.flags & flags::ROUGH {
+        0 => 0.0,
+        _ => 2.0 * tolerance::BF16,
+    };
     // A score's error counts twice: in its own power and in their sum.
-    (2.0 * score + tolerance::share(case.op, positions as u32)) * mixed
+    (2.0 * score + tolerance::share(case.op, positions as u32) + rounded) * mixed
 }
 
 pub fn attend_latent(case: &OpCase, random: &mut Random) -> Made {
@@ -219,9 +227,7 @@ pub fn attend_latent(case: &OpCase, random: &mut Random) -> Made {
         for a in 0..shape.heads {
             let query = &q.row(r)[(a * width) as usize..][..width as usize];
             let mixed = reference::attend_latent(query, &seen, shape.latent as usize, SCALE.into());
-            // Cached values are below 1.
-            let most: f64 = magnitude(query).iter().sum();
-            let error = attention_error(case, width, most, seen.len(), 1.0);
+            let error = attention_error(case, score_error(case, query), seen.len(), 1.0);
             for (value, i) in mixed.iter().zip(0..) {
                 want[y.at(r, a * shape.latent + i)] = match value.is_nan() {
                     true => Want::Nan,
@@ -270,7 +276,8 @@ pub fn attend_expanded(case: &OpCase, random: &mut Random) -> Made {
                 .zip((0..).zip(values.chunks(shape.latent as usize)))
             {
                 let terms = shape.latent + head;
-                let error = attention_error(case, terms, most, seen.len(), row_sum(row));
+                let score = tolerance::share(case.op, terms) * most * f64::from(SCALE);
+                let error = attention_error(case, score, seen.len(), row_sum(row));
                 let sums = tolerance::share(case.op, shape.latent) * row_sum(row);
                 want[y.at(r, a * shape.value + i)] = near(*value, error + sums);
             }

@@ -1,12 +1,12 @@
 //! Attention in parts of the positions, and putting the parts together: `attend_part`,
 //! `attend_merge`.
 
-use hadal_device::Params;
+use hadal_device::{Params, flags};
 use hadal_graph::reference::dot;
 
-use super::attention::{Cache, SCALE, attention_error, paged};
+use super::attention::{Cache, SCALE, attention_error, paged, score_error};
 use super::dense::near;
-use super::layout::{Activations, Context, GARBAGE, Rows, magnitude};
+use super::layout::{Activations, Context, GARBAGE, Rows};
 use super::shapes::NONE;
 use super::{OpCase, Operand};
 use crate::random::Random;
@@ -64,6 +64,17 @@ pub(super) fn shapes() -> Vec<Shape> {
             gap: 4,
             ..shape(18, 130, 4, 32, 8, 6, 8)
         },
+        // Products that may be rounded: the true width, and parts without positions.
+        Shape {
+            flags: flags::ROUGH,
+            ..shape(1, 300, 66, 512, 64, 3, 64)
+        },
+        Shape {
+            flags: flags::ROUGH,
+            first: 3,
+            gap: 4,
+            ..shape(18, 130, 4, 32, 8, 6, 8)
+        },
     ]
 }
 
@@ -81,7 +92,7 @@ pub fn attend_part(case: &OpCase, random: &mut Random) -> Made {
         let seen = cache.seen(&context, sequence, position);
         for a in 0..shape.heads {
             let query = &q.row(r)[(a * width) as usize..][..width as usize];
-            let most: f64 = magnitude(query).iter().sum();
+            let score_error = score_error(case, query);
             for j in shape.first..shape.first + shape.n {
                 let Some((first, end)) = part(shape, position + 1, j) else {
                     continue;
@@ -94,8 +105,7 @@ pub fn attend_part(case: &OpCase, random: &mut Random) -> Made {
                 let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let powers: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
                 let total: f64 = powers.iter().sum();
-                let error = attention_error(case, width, most, rows.len(), total);
-                let score_error = tolerance::share(case.op, width) * most * f64::from(SCALE);
+                let error = attention_error(case, score_error, rows.len(), total);
                 let at = 2 * (a * all + j);
                 summed[sums.at(r, at)] = near(largest, score_error);
                 summed[sums.at(r, at + 1)] = near(total, error);

@@ -368,8 +368,17 @@ fn attend_latent() -> Listed {
         ..wide(70, 4, 32, 8)
     };
     list.extend(plain(&[many, wide(130, 40, 64, 16), wide(65, 64, 512, 64)]));
+    // The same where products may be rounded, and a width that is no whole eights.
+    let rough = |shape: Shape| Shape {
+        flags: flags::ROUGH,
+        ..shape
+    };
+    let many_rough = rough(many);
+    let shapes = [wide(130, 40, 64, 12), wide(200, 64, 512, 64)];
+    list.extend(plain(&[many_rough]));
+    list.extend(plain(&shapes.map(rough)));
     // A NaN that only one of the tokens sees.
-    let seen_by_one = some[2..].iter().chain([&many]);
+    let seen_by_one = some[2..].iter().chain([&many, &many_rough]);
     list.extend(seen_by_one.map(|shape| (*shape, Twist::Nan)));
     list
 }
