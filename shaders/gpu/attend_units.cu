@@ -117,13 +117,20 @@ DEVICE void score_tile(const Params& p, const Block<QUERIES>& block, const float
     Brought brought;
     // Another thread wrote the rows' starts.
     barrier();
-    brought.load(p, block, q, cache, row_starts, 0);
+    if (U::AHEAD) {
+        brought.load(p, block, q, cache, row_starts, 0);
+    }
     for (u32 depth = 0; depth < width; depth += DEPTH) {
+        if (!U::AHEAD) {
+            brought.load(p, block, q, cache, row_starts, depth);
+        }
         barrier();
         brought.store(queries, keys);
         barrier();
         // On their way while the units multiply.
-        brought.load(p, block, q, cache, row_starts, depth + DEPTH);
+        if (U::AHEAD) {
+            brought.load(p, block, q, cache, row_starts, depth + DEPTH);
+        }
         UNROLL
         for (u32 deep = 0; deep < DEPTH; deep += 16) {
             multiply_parts<U>(queries + own_line() * 16 * PITCH + deep, DEEP_TILE,
@@ -248,7 +255,9 @@ DEVICE void attend_units(const Params& p, const u32* inputs, const float* q, con
             }
             score_tile<U>(p, block, q, cache, row_starts, (u16*)quads, scores);
             Columns columns;
-            columns.load(cache, row_starts);
+            if (U::AHEAD) {
+                columns.load(cache, row_starts);
+            }
             weigh(p, scores, first, wanted, weights, keeps, running);
             barrier();
             const u32 latent = forgotten(p.latent);
@@ -257,11 +266,16 @@ DEVICE void attend_units(const Params& p, const u32* inputs, const float* q, con
                 if (chunk * COLUMNS >= latent) {
                     continue;
                 }
+                if (!U::AHEAD) {
+                    columns.load(cache + chunk * COLUMNS, row_starts);
+                }
                 columns.store(values);
                 barrier();
-                // The next ones, or the first again.
-                const u32 next_chunk = (chunk + 1) * COLUMNS < latent ? chunk + 1 : 0;
-                columns.load(cache + next_chunk * COLUMNS, row_starts);
+                if (U::AHEAD) {
+                    // The next ones, or the first again.
+                    const u32 next_chunk = (chunk + 1) * COLUMNS < latent ? chunk + 1 : 0;
+                    columns.load(cache + next_chunk * COLUMNS, row_starts);
+                }
                 UNROLL
                 for (u32 i = 0; i < U::SUMS; i++) {
                     const float keep = keeps[own_line() * 16 + U::row(i)];

@@ -61,16 +61,17 @@ DEVICE void load_quads(const u8* const (&w)[OUTPUTS], u32 at, u32 k, Quad (&quad
 template <class W, bool WHOLE, int OUTPUTS, int ROWS, class X>
 DEVICE void add_products(const Quad (&quads)[OUTPUTS], const float* const (&s)[OUTPUTS],
                          const X (&x)[ROWS], u32 at, u32 k, float (&sum)[OUTPUTS][ROWS]) {
-    float part[OUTPUTS][ROWS] = {}, code[OUTPUTS][W::CODES];
-    UNROLL
-    for (int o = 0; o < OUTPUTS; o++) {
-        W::many(quads[o], code[o]);
-    }
+    float part[OUTPUTS][ROWS] = {};
     UNROLL
     for (u32 i = 0; i < W::CODES; i += 4) {
         const u32 from = at + Walk<W>::place(i);
         if (!WHOLE && from >= k) {
             continue;
+        }
+        float code[OUTPUTS][4];
+        UNROLL
+        for (int o = 0; o < OUTPUTS; o++) {
+            W::some(quads[o], i, code[o]);
         }
         UNROLL
         for (int r = 0; r < ROWS; r++) {
@@ -81,7 +82,7 @@ DEVICE void add_products(const Quad (&quads)[OUTPUTS], const float* const (&s)[O
                 to = W::SCALED ? 0.0f : to;
                 UNROLL
                 for (u32 j = 0; j < 4; j++) {
-                    to = fma_(four.value[j], code[o][i + j], to);
+                    to = fma_(four.value[j], code[o][j], to);
                 }
                 sum[o][r] = W::SCALED ? fma_(to, s[o][from / BLOCK], sum[o][r]) : sum[o][r];
             }

@@ -7,6 +7,7 @@
 // depth). `row` and `column` say what sum `i` of this lane is. A register has two values.
 // Which of them meet along the depth hangs on A and B alike: an order that both have in
 // common is as good as the documented one.
+// `AHEAD`: beside its registers there are some for values that are on their way.
 
 // Two neighbours along the depth.
 DEVICE u32 word_at(const u16* tile, u32 pitch, u32 line, u32 depth) {
@@ -17,6 +18,7 @@ DEVICE u32 word_at(const u16* tile, u32 pitch, u32 line, u32 depth) {
 // mma.sync.m16n8k16, twice (PTX ISA, "Matrix Fragments for mma.m16n8k16").
 struct Mma {
     static const u32 WORDS = 4, SUMS = 8;
+    static const bool AHEAD = true;
     DEVICE u32 row(u32 i) { return lane() / 4 + (i % 4) / 2 * 8; }
     DEVICE u32 column(u32 i) { return i / 4 * 8 + lane() % 4 * 2 + i % 2; }
     DEVICE void load_a(u32 (&a)[WORDS], const u16* tile, u32 pitch) {
@@ -63,6 +65,7 @@ typedef float Floats8 __attribute__((vector_size(32)));
 // neighbouring rows of a column of sums.
 struct Mfma {
     static const u32 WORDS = 2, SUMS = 4;
+    static const bool AHEAD = true;
     DEVICE u32 row(u32 i) { return lane() / 16 * 4 + i; }
     DEVICE u32 column(u32) { return lane() % 16; }
     DEVICE void load_a(u32 (&a)[WORDS], const u16* tile, u32 pitch) {
@@ -94,6 +97,7 @@ struct Mfma {
 // sums lie in the lower half, odd ones in the upper.
 struct Wmma {
     static const u32 WORDS = 8, SUMS = 8;
+    static const bool AHEAD = false;
     DEVICE u32 row(u32 i) { return 2 * i + lane() / 16; }
     DEVICE u32 column(u32) { return lane() % 16; }
     DEVICE void load_a(u32 (&a)[WORDS], const u16* tile, u32 pitch) {
@@ -125,6 +129,7 @@ struct Wmma {
 // other four values; here it has its eight neighbours, of A and of B.
 struct Wmma12 {
     static const u32 WORDS = 4, SUMS = 8;
+    static const bool AHEAD = true;
     DEVICE u32 row(u32 i) { return lane() / 16 * 8 + i; }
     DEVICE u32 column(u32) { return lane() % 16; }
     DEVICE void load_a(u32 (&a)[WORDS], const u16* tile, u32 pitch) {

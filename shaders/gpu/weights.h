@@ -1,5 +1,5 @@
 // How the bytes of a weight become numbers. A format has `BYTES` a code, `one` (a code by its
-// index), `four` (codes from an index that is a multiple of four) and `many` (the codes of
+// index), `four` (codes from an index that is a multiple of four) and `some` (four of the codes of
 // sixteen bytes); `UNIT` is a factor that is left out of them, for whoever sums to multiply
 // with once.
 
@@ -12,14 +12,14 @@ struct F32 {
     static const bool SCALED = false;
     static constexpr float UNIT = 1.0f;
     DEVICE float one(const void* codes, u64 at) { return ((const float*)codes)[at]; }
-    DEVICE void many(const Quad& quad, float* out) {
+    DEVICE void some(const Quad& quad, u32, float* out) {
         UNROLL
         for (u32 i = 0; i < 4; i++) {
             out[i] = float_of(quad.word[i]);
         }
     }
     DEVICE void four(const void* codes, u64 at, float* out) {
-        many(*(const Quad*)((const float*)codes + at), out);
+        some(*(const Quad*)((const float*)codes + at), 0, out);
     }
 };
 
@@ -30,11 +30,9 @@ struct F16 {
     DEVICE float one(const void* codes, u64 at) {
         return half_to_float(((const u16*)codes)[at]);
     }
-    DEVICE void many(const Quad& quad, float* out) {
-        UNROLL
-        for (u32 i = 0; i < 4; i++) {
-            two(quad.word[i], out + 2 * i);
-        }
+    DEVICE void some(const Quad& quad, u32 i, float* out) {
+        two(quad.word[i / 2], out);
+        two(quad.word[i / 2 + 1], out + 2);
     }
     DEVICE void four(const void* codes, u64 at, float* out) {
         const Pair pair = *(const Pair*)((const u16*)codes + at);
@@ -54,11 +52,9 @@ struct Bf16 {
     DEVICE float one(const void* codes, u64 at) {
         return float_of((u32)((const u16*)codes)[at] << 16);
     }
-    DEVICE void many(const Quad& quad, float* out) {
-        UNROLL
-        for (u32 i = 0; i < 4; i++) {
-            two(quad.word[i], out + 2 * i);
-        }
+    DEVICE void some(const Quad& quad, u32 i, float* out) {
+        two(quad.word[i / 2], out);
+        two(quad.word[i / 2 + 1], out + 2);
     }
     DEVICE void four(const void* codes, u64 at, float* out) {
         const Pair pair = *(const Pair*)((const u16*)codes + at);
@@ -89,34 +85,11 @@ struct F8 {
         }
         return half_to_float((u16)((code & 0x80) << 8 | (code & 0x7f) << 7)) * (256.0f / UNIT);
     }
-    DEVICE void many(const Quad& quad, float* out) { decode<4>(quad.word, out); }
+    DEVICE void some(const Quad& quad, u32 i, float* out) { decode(quad.word[i / 4], out); }
     DEVICE void four(const void* codes, u64 at, float* out) {
-        decode<1>((const u32*)((const u8*)codes + at), out);
+        decode(*(const u32*)((const u8*)codes + at), out);
     }
-    template <u32 WORDS> DEVICE void decode(const u32* words, float* out) {
-        UNROLL
-        for (u32 i = 0; i < WORDS; i++) {
-            decode_word(words[i], out + 4 * i);
-        }
-#if !defined(HADAL_CUDA) || __CUDA_ARCH__ < 890
-        // Codes that are not a number are rare: one test for all.
-        u32 found = 0;
-        UNROLL
-        for (u32 i = 0; i < WORDS; i++) {
-            found |= (words[i] & 0x7f7f7f7fu) + 0x01010101u;
-        }
-        if (!(found & 0x80808080u)) {
-            return;
-        }
-        UNROLL
-        for (u32 i = 0; i < 4 * WORDS; i++) {
-            if ((words[i / 4] >> 8 * (i % 4) & 0x7f) == 0x7f) {
-                out[i] = float_of(0x7fc00000u);
-            }
-        }
-#endif
-    }
-    DEVICE void decode_word(u32 word, float* out) {
+    DEVICE void decode(u32 word, float* out) {
 #if defined(HADAL_CUDA) && __CUDA_ARCH__ >= 890
         u32 low, high;
         asm("{ .reg .b16 lower, upper; mov.b32 {lower, upper}, %2; "
@@ -136,6 +109,15 @@ struct F8 {
         out[1] = half_to_float((u16)b);
         out[2] = half_to_float((u16)(a >> 16));
         out[3] = half_to_float((u16)(b >> 16));
+        // Codes that are not a number are rare: one test for four.
+        if (((word & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u) {
+            UNROLL
+            for (u32 j = 0; j < 4; j++) {
+                if ((word >> 8 * j & 0x7f) == 0x7f) {
+                    out[j] = float_of(0x7fc00000u);
+                }
+            }
+        }
 #endif
     }
 };

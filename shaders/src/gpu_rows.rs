@@ -188,11 +188,12 @@ fn hopper_rows() -> Vec<KernelRow> {
         plain!(AttendLatent "hopper_attend" "attend_latent_bf16", "rrrw", attends_rounded,
             launch_attend_rounded),
     ];
-    rows.chain(attention).map(|row| KernelRow {
-        needs: row.needs.with(Features::HOPPER),
-        ..row
-    })
-    .collect()
+    rows.chain(attention)
+        .map(|row| KernelRow {
+            needs: row.needs.with(Features::HOPPER),
+            ..row
+        })
+        .collect()
 }
 
 /// For many rows of codes: a tile of rows and outputs a block, on units for E4M3.

@@ -271,8 +271,8 @@ const FAULTS: &[Fault] = &[
     fault(
         "subnormal_codes_flushed",
         "head_linear",
-        "        // Codes that are not a number are rare: one test for all.",
-        "        for (u32 j = 0; j < 4 * WORDS; j++) {
+        "        // Codes that are not a number are rare: one test for four.",
+        "        for (u32 j = 0; j < 4; j++) {
             out[j] = out[j] < 0x1p-14f && out[j] > -0x1p-14f ? 0.0f : out[j];
         }",
         "op.head_linear",
@@ -281,7 +281,7 @@ const FAULTS: &[Fault] = &[
     fault(
         "nan_code_decoded_as_480",
         "head_linear",
-        "if ((words[i / 4] >> 8 * (i % 4) & 0x7f) == 0x7f) {",
+        "if (((word & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u) {",
         "if (false) {",
         "op.head_linear",
         ".codes",

@@ -26,6 +26,9 @@ const MOST_REGISTERS: u32 = 168;
 /// processors with waves of 64.
 const MOST_REGISTERS_OF_ATTENTION: [u32; 2] = [248, 512];
 
+/// The same for four lines of a weight by four rows, whose blocks have 128 threads.
+const MOST_REGISTERS_OF_FOUR: u32 = 192;
+
 /// What a code object says of a kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kernel {
@@ -267,7 +270,7 @@ pub fn ptxas() -> Option<String> {
     output.status.success().then_some(program)
 }
 
-/// What NVIDIA's assembler says against PTX: spills, stack, too many registers.
+/// What NVIDIA's assembler says against PTX: spills, stack, too many registers or too few.
 pub fn assembled(ptxas: &str, arch: &Arch, module: &[u8]) -> io::Result<Vec<String>> {
     let folder = std::env::temp_dir();
     let id = format!(
@@ -292,6 +295,8 @@ pub fn assembled(ptxas: &str, arch: &Arch, module: &[u8]) -> io::Result<Vec<Stri
     if !output.status.success() {
         return Ok(vec![format!("{}: {text}", arch.name)]);
     }
+    // Groups that hand registers over wait for ever where a block begins with fewer.
+    let hands_over = String::from_utf8_lossy(module).contains("setmaxnreg");
     let (mut found, mut kernel) = (Vec::new(), "");
     for line in text.lines() {
         // What it says where it cannot let the units run beside the threads.
@@ -309,9 +314,11 @@ pub fn assembled(ptxas: &str, arch: &Arch, module: &[u8]) -> io::Result<Vec<Stri
         let registers = registers.and_then(|(count, _)| count.parse::<u32>().ok());
         let most = match kernel {
             "attend_latent_mma" | "attend_part_mma" => MOST_REGISTERS_OF_ATTENTION[0],
+            _ if kernel.ends_with("_wide_4") => MOST_REGISTERS_OF_FOUR,
             _ => MOST_REGISTERS,
         };
-        if uses_stack || registers.is_some_and(|count| count > most) {
+        let least = if hands_over { most } else { 0 };
+        if uses_stack || registers.is_some_and(|count| count > most || count < least) {
             found.push(format!("{}: {kernel}: {}", arch.name, line.trim()));
         }
     }

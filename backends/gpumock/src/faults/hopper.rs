@@ -9,7 +9,7 @@ pub(super) const FAULTS: &[Fault] = &[
         "            phase_wait(ring.full(), ring.parity);",
         "",
         "op.linear",
-        "wgmma8: waiting: the device cuda:0 was lost",
+        "wgmma8",
     )
     .on(HOPPER),
     fault(
