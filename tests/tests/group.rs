@@ -174,7 +174,7 @@ fn gpus_of_a_vendor_together_give_what_one_gives_and_hold_what_was_planned() {
         planned(&model, backend);
     }
     lost(&mock, "cuGraphLaunch", || Box::new(self::cuda()));
-    lost(&mock, "hipGraphLaunch", || Box::new(self::rocm()));
+    lost(&mock, "hipModuleLaunchKernel", || Box::new(self::rocm()));
     for backend in [&cuda as &dyn Backend, &rocm] {
         let twice = group(backend, 2, true).err();
         assert!(

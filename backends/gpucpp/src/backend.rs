@@ -212,11 +212,7 @@ impl GpuBackend {
         if !offer.features.meets(UNITS) {
             return (None, String::new());
         }
-        let opened = match driver.capture.is_some() {
-            true => BlasLt::open(self.vendor, driver.path.as_deref(), driver.version),
-            false => Err("the driver records no launches".into()),
-        };
-        match opened {
+        match BlasLt::open(self.vendor, driver.path.as_deref(), driver.version) {
             Ok(library) => (Some(library), library.version.clone()),
             Err(why) => (None, format!("no library for products ({why})")),
         }

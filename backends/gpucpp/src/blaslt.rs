@@ -282,9 +282,17 @@ impl Numbers {
     }
 }
 
-impl Product {
-    /// Puts the product into `stream`. Matrices are stored by columns there, so that the weight
-    /// is A, transposed, and rows are columns.
+/// A product that is described, and how it is done.
+pub struct Ready {
+    product: Product,
+    described: Made,
+    /// Of A, B and the sums.
+    layouts: [Made; 3],
+    chosen: Chosen,
+}
+
+impl Ready {
+    /// Puts the product into `stream`.
     ///
     /// # Safety
     /// The operands lie where it says until the product is done, and `stream` is one of the
@@ -295,6 +303,47 @@ impl Product {
         handle: &Made,
         stream: Handle,
     ) -> std::result::Result<(), String> {
+        let Product { kind, rows, .. } = self.product;
+        let terms = match kind {
+            Values::Codes { .. } => 1,
+            Values::Parts => 3,
+        };
+        let [a, b, d] = self.layouts.each_ref().map(|layout| layout.handle);
+        for term in 0..terms {
+            // What the parts before gave is added.
+            let (alpha, beta) = (1f32, if term == 0 { 0f32 } else { 1f32 });
+            // SAFETY: everything described lives, as the caller says of the operands; the factors
+            // are read during the call.
+            let status = unsafe {
+                (library.calls.multiply)(
+                    handle.handle,
+                    self.described.handle,
+                    from_ref(&alpha).cast(),
+                    self.product.weight,
+                    a,
+                    self.product.values + term * 2 * u64::from(rows) * self.product.stride,
+                    b,
+                    from_ref(&beta).cast(),
+                    self.product.sums,
+                    d,
+                    self.product.sums,
+                    d,
+                    self.chosen.algorithm.as_ptr().cast(),
+                    self.product.workspace,
+                    self.chosen.workspace,
+                    stream,
+                )
+            };
+            library.done(status, "multiplying")?;
+        }
+        Ok(())
+    }
+}
+
+impl Product {
+    /// Describes the product and asks the library how it is best done. Matrices are stored by
+    /// columns there, so that the weight is A, transposed, and rows are columns.
+    pub fn ready(&self, library: &BlasLt, handle: &Made) -> std::result::Result<Ready, String> {
         let calls = &library.calls;
         let described = self.describe(library)?;
         let (depth, outputs) = (u64::from(self.depth), u64::from(self.outputs));
@@ -305,43 +354,22 @@ impl Product {
                 (calls.layout_create)(to, kind, lines, columns, stride as i64)
             })
         };
-        let (kind, terms) = match self.kind {
-            Values::Codes { .. } => (E4M3, 1),
-            Values::Parts => (BF16, 3),
+        let kind = match self.kind {
+            Values::Codes { .. } => E4M3,
+            Values::Parts => BF16,
         };
-        let a = layout(kind, [depth, outputs, depth])?;
-        let b = layout(kind, [depth, rows, self.stride])?;
-        let d = layout(F32, [outputs, rows, outputs])?;
-        let layouts = [&a, &b, &d].map(|layout| layout.handle);
-        let chosen = choose(library, handle, &described, layouts)?;
-        for term in 0..terms {
-            // What the parts before gave is added.
-            let (alpha, beta) = (1f32, if term == 0 { 0f32 } else { 1f32 });
-            // SAFETY: everything described lives, as the caller says of the operands; the factors
-            // are read during the call.
-            let status = unsafe {
-                (calls.multiply)(
-                    handle.handle,
-                    described.handle,
-                    from_ref(&alpha).cast(),
-                    self.weight,
-                    a.handle,
-                    self.values + term * 2 * rows * self.stride,
-                    b.handle,
-                    from_ref(&beta).cast(),
-                    self.sums,
-                    d.handle,
-                    self.sums,
-                    d.handle,
-                    chosen.algorithm.as_ptr().cast(),
-                    self.workspace,
-                    chosen.workspace,
-                    stream,
-                )
-            };
-            library.done(status, "multiplying")?;
-        }
-        Ok(())
+        let layouts = [
+            layout(kind, [depth, outputs, depth])?,
+            layout(kind, [depth, rows, self.stride])?,
+            layout(F32, [outputs, rows, outputs])?,
+        ];
+        let chosen = choose(library, handle, &described, &layouts)?;
+        Ok(Ready {
+            product: *self,
+            described,
+            layouts,
+            chosen,
+        })
     }
 
     fn describe(&self, library: &BlasLt) -> std::result::Result<Made, String> {
@@ -377,7 +405,7 @@ fn choose(
     library: &BlasLt,
     handle: &Made,
     described: &Made,
-    layouts: [Handle; 3],
+    layouts: &[Made; 3],
 ) -> std::result::Result<Chosen, String> {
     let calls = &library.calls;
     // SAFETY: the place lives.
@@ -392,6 +420,7 @@ fn choose(
     };
     library.done(status, "describing a product")?;
     let asked = [handle, described, &preference].map(|made| made.handle);
+    let layouts = layouts.each_ref().map(|layout| layout.handle);
     match library.vendor {
         Vendor::Cuda => search::<CUDA_ALGORITHM>(library, asked, layouts),
         Vendor::Hip => search::<HIP_ALGORITHM>(library, asked, layouts),

@@ -18,7 +18,7 @@ use crate::transfer::{Down, Up};
 pub struct Core {
     /// What it is.
     pub info: DeviceInfo,
-    /// Graphs made.
+    /// Tables recorded.
     pub made_bind_groups: AtomicU64,
     /// Programs prepared.
     pub made_programs: AtomicU64,

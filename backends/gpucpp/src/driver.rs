@@ -18,7 +18,7 @@ use hadal_device::{Error, Result};
 use libloading::Library;
 
 use self::table::{
-    Calls, CaptureCalls, CudaCalls, CudaPeers, Handle, HipCalls, HipPeers, Start, Status,
+    Calls, CudaCalls, CudaPeers, GraphCalls, Handle, HipCalls, HipPeers, Start, Status,
 };
 
 /// Whose driver.
@@ -45,6 +45,18 @@ impl Vendor {
             Vendor::Cuda => "CUDA",
             Vendor::Hip => "HIP",
         }
+    }
+
+    /// Whether programs become graphs of the driver's.
+    ///
+    /// Those of HIP are left alone. Up to ROCm 7.2 replays give wrong data (ROCm/clr#279,
+    /// ROCm/hip#3902, ROCm/hip#3887) and graphs in graphs are scheduled wrongly or crash
+    /// (ROCm/rocm-systems#658, #5687, #5276). Those of ROCm 6.0 to 6.2 lose edges where each node
+    /// of a level waits for all of the level before, and are launched node by node, with barriers
+    /// between queues. So nothing would be won: launches one behind the other in a stream need
+    /// no barriers, and their order is certain.
+    pub fn has_graphs(self) -> bool {
+        self == Vendor::Cuda
     }
 
     /// That the backend is not available, because `why`.
@@ -156,8 +168,8 @@ pub struct Driver {
     start: Start,
     /// `None` if the driver knows no such ways.
     peers: Option<Peers>,
-    /// `None` if the driver cannot do this.
-    pub capture: Option<CaptureCalls>,
+    /// Where there are none, programs are replayed launch by launch.
+    pub graphs: Option<GraphCalls>,
 }
 
 /// A library that was loaded. It stays for the process: drivers start threads, and their code
@@ -377,7 +389,10 @@ fn start(vendor: Vendor, library: &Library, name: &str, path: Option<&Path>) -> 
     Ok(Driver {
         vendor,
         peers: peers.ok(),
-        capture: CaptureCalls::load(library, vendor).ok(),
+        graphs: match vendor.has_graphs() {
+            true => Some(GraphCalls::load(library, vendor).map_err(lacks)?),
+            false => None,
+        },
         calls: Calls::load(library, vendor).map_err(lacks)?,
         own,
         version: (major, minor),

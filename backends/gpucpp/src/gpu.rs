@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use hadal_device::{Error, Result};
 
 use crate::driver::status::{self, is_loss, is_refusal};
-use crate::driver::table::{Calls, Handle, Status};
+use crate::driver::table::{Calls, GraphCalls, Handle, Status};
 use crate::driver::{Current, Driver, Own, Vendor};
 use crate::fault::Faults;
 
@@ -265,29 +265,29 @@ impl Object {
     }
 
     /// A graph without nodes.
-    pub fn graph(gpu: &Arc<Gpu>) -> Result<Object> {
-        let destroy = gpu.driver.calls.graph_destroy;
+    pub fn graph(gpu: &Arc<Gpu>, calls: &GraphCalls) -> Result<Object> {
+        let what = ("a graph", 0);
         // SAFETY: `handle` lives; no flags are defined.
-        Object::new(gpu, ("a graph", 0), destroy, |calls, handle| unsafe {
-            (calls.graph_create)(handle, 0)
+        Object::new(gpu, what, calls.destroy, |_, handle| unsafe {
+            (calls.create)(handle, 0)
         })
     }
 
     /// The graph with this handle of the driver's, which nobody else has.
-    pub fn graph_of(gpu: &Arc<Gpu>, handle: Handle) -> Object {
+    pub fn graph_of(gpu: &Arc<Gpu>, calls: &GraphCalls, handle: Handle) -> Object {
         Object {
             handle,
-            destroy: gpu.driver.calls.graph_destroy,
+            destroy: calls.destroy,
             gpu: gpu.clone(),
         }
     }
 
     /// What of a graph can be launched. It does not need the graph any more.
-    pub fn executable(gpu: &Arc<Gpu>, graph: &Object) -> Result<Object> {
-        let destroy = gpu.driver.calls.graph_exec_destroy;
+    pub fn executable(gpu: &Arc<Gpu>, calls: &GraphCalls, graph: &Object) -> Result<Object> {
+        let what = ("a graph", 0);
         // SAFETY: `handle` and the graph live.
-        Object::new(gpu, ("a graph", 0), destroy, |calls, handle| unsafe {
-            (calls.graph_instantiate)(handle, graph.handle, 0)
+        Object::new(gpu, what, calls.exec_destroy, |_, handle| unsafe {
+            (calls.instantiate)(handle, graph.handle, 0)
         })
     }
 

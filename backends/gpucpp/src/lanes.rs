@@ -12,7 +12,7 @@ use hadal_device::{CostCounter, Error, Result, Ticket};
 
 use crate::driver::table::Handle;
 use crate::fault::Fuse;
-use crate::gpu::{Gpu, Object};
+use crate::gpu::Gpu;
 use crate::lane::{EVENTS, Lane};
 use crate::timing::Clock;
 
@@ -63,11 +63,13 @@ impl Lanes {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Launches a graph, if there is one, over the buffers with these marks, and measures it.
-    ///
-    /// # Safety
-    /// The graph and all it names live until the ticket is done.
-    pub unsafe fn run(&self, graph: Option<&Object>, marks: &[Arc<Marks>]) -> Result<Ticket> {
+    /// Puts the `work` of a program over the buffers with these marks into the compute lane, and
+    /// measures it. What it names lives until the ticket is done.
+    pub fn run(
+        &self,
+        marks: &[Arc<Marks>],
+        work: impl FnOnce(Handle) -> Result<()>,
+    ) -> Result<Ticket> {
         self.gpu.check()?;
         if self.fuse.blows(self.runs.fetch_add(1, Ordering::Relaxed)) {
             let why = || "an injected fault".to_string();
@@ -79,13 +81,7 @@ impl Lanes {
         let marks = || marks.iter().map(Arc::as_ref);
         let point = self.compute(marks, |stream| {
             self.clock.begin(ticket, stream)?;
-            let Some(graph) = graph else {
-                return Ok(());
-            };
-            let entered = self.gpu.enter()?;
-            // SAFETY: the caller's promise.
-            let status = unsafe { (entered.calls().graph_launch)(graph.handle(), stream) };
-            self.gpu.done(status, "submitting")
+            work(stream)
         })?;
         self.cost.add_driver(before.elapsed());
         Ok(Ticket(point))

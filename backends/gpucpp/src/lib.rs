@@ -6,8 +6,9 @@
 //! and what the driver makes on it; `lane` is a stream, `lanes` the order of two; `memory` and
 //! `transfer` are bytes; `code`, `compile`, `rtc` and `cache` get modules, `kernel` keeps them;
 //! `blaslt` is a library that multiplies, `native` where it is used; `operands` checks programs,
-//! `lists` are what kernels find addresses and maps in, `graph` records and `program` submits
-//! them; `timing` measures, `core` and `device` put it together.
+//! `lists` are what kernels find addresses and maps in, `launch` is a program as its launches,
+//! `graph` makes a graph of them where the driver's are used, and `program` submits either;
+//! `timing` measures, `core` and `device` put it together.
 
 mod backend;
 mod blaslt;
@@ -23,6 +24,7 @@ mod graph;
 mod kernel;
 mod lane;
 mod lanes;
+mod launch;
 mod lists;
 mod memory;
 mod native;

@@ -1,10 +1,9 @@
-//! Products by a library: which ones, and how they become a part of a graph.
+//! Products by a library: which ones, and where their operands lie.
 //!
 //! A shape is measured once, library against kernel, and the answer is kept on disk beside
 //! the compiled kernels. Where nothing could be measured the kernel is taken.
 
 use std::collections::HashMap;
-use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,11 +12,11 @@ use hadal_device::{
     Result, Slot, Step, flags,
 };
 
-use crate::blaslt::{BlasLt, Made, Product, Values, WORKSPACE};
+use crate::blaslt::{BlasLt, Made, Product, Ready, Values, WORKSPACE};
 use crate::cache::{Cache, Key};
 use crate::core::Core;
-use crate::driver::table::{Address, CaptureCalls, Handle};
-use crate::gpu::{Gpu, Object};
+use crate::driver::table::{Address, Handle};
+use crate::gpu::Gpu;
 use crate::kernel::Kernel;
 use crate::memory::Memory;
 use crate::program::Prepared;
@@ -33,9 +32,6 @@ const ALIGN: u64 = 256;
 pub struct Native {
     library: &'static BlasLt,
     handle: Made,
-    /// Launches are caught in it and none of it ever runs.
-    stream: Mutex<Object>,
-    capture: &'static CaptureCalls,
     cache: Cache,
     /// What everything known of a shape depends on.
     about: String,
@@ -79,6 +75,14 @@ impl Shape {
     }
 }
 
+/// That the library does not do a product.
+fn refused(why: String) -> Error {
+    Error::Unsupported {
+        what: "a product".into(),
+        why,
+    }
+}
+
 /// Locks without a panic: no code of this file leaves the guarded values half written.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -92,19 +96,16 @@ impl Native {
         device: &str,
         cache: Cache,
     ) -> Result<Option<Native>> {
-        let driver = gpu.driver;
         let entered = gpu.enter()?;
-        let (Some(capture), Ok(handle)) = (&driver.capture, library.start()) else {
+        let Ok(handle) = library.start() else {
             return Ok(None);
         };
         let about = library.about(&handle);
         drop(entered);
         Ok(Some(Native {
             library,
-            about: format!("{device}, {:?}, {about}", driver.version),
+            about: format!("{device}, {:?}, {about}", gpu.driver.version),
             handle,
-            stream: Mutex::new(Object::stream(gpu)?),
-            capture,
             cache,
             known: Mutex::default(),
             scratch: Mutex::default(),
@@ -120,54 +121,25 @@ impl Native {
         {
             return Ok(made.clone());
         }
-        // Graphs made before keep the shorter one.
+        // Programs that were bound before keep the shorter one.
         let made = Arc::new(core.memory("products of a library", bytes)?);
         Ok(scratch.insert(made).clone())
     }
 
-    /// What of a graph `product` is.
-    ///
-    /// # Safety
-    /// The operands live as long as it is launched.
-    pub unsafe fn graph(&self, product: &Product) -> Result<Object> {
-        /// Other threads may call whatever they like meanwhile.
-        const RELAXED: i32 = 2;
-        let stream = lock(&self.stream);
+    /// How the library does a product. It is chosen here, since recording takes launches alone.
+    pub fn ready(&self, product: &Product) -> Result<Ready> {
         let _entered = self.gpu.enter()?;
-        // SAFETY: the stream lives, and nothing is in it.
-        let status = unsafe { (self.capture.begin)(stream.handle(), RELAXED) };
-        self.gpu.done(status, "recording a product")?;
-        // SAFETY: the caller's word, and the handle is of this device.
-        let pushed = unsafe { product.push(self.library, &self.handle, stream.handle()) };
-        let mut graph = null_mut();
-        // SAFETY: what was begun is ended, whatever came between.
-        let status = unsafe { (self.capture.end)(stream.handle(), &mut graph) };
-        let graph = (!graph.is_null()).then(|| Object::graph_of(&self.gpu, graph));
-        self.gpu.done(status, "recording a product")?;
-        let failed = |why| Error::Unsupported {
-            what: "a product".into(),
-            why,
-        };
-        pushed.map_err(failed)?;
-        graph.ok_or_else(|| failed("nothing was recorded".into()))
+        product.ready(self.library, &self.handle).map_err(refused)
     }
 
-    /// Puts a graph into another one, as a node after others.
-    pub fn add(&self, to: &Object, after: &[Handle], part: &Object) -> Result<Handle> {
-        let _entered = self.gpu.enter()?;
-        let mut made = null_mut();
-        // SAFETY: both graphs live, the nodes waited for are of the one, and the other is
-        // copied now.
-        let status = unsafe {
-            (self.capture.add_graph)(
-                &mut made,
-                to.handle(),
-                after.as_ptr(),
-                after.len(),
-                part.handle(),
-            )
-        };
-        self.gpu.done(status, "recording a product").map(|()| made)
+    /// Puts a product into `stream`.
+    ///
+    /// # Safety
+    /// The operands live until it is done, or as long as what is recorded is launched; the stream
+    /// is one of this device, which is entered.
+    pub unsafe fn multiply(&self, product: &Ready, stream: Handle) -> Result<()> {
+        // SAFETY: the caller's promise, and the handle is of this device.
+        unsafe { product.push(self.library, &self.handle, stream) }.map_err(refused)
     }
 
     /// Whether the library is the faster one for a dispatch that both can do.

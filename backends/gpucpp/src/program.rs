@@ -1,4 +1,5 @@
-//! Programs: checked once, a graph for each table of buffers, launched by each submit.
+//! Programs: checked once, their launches recorded for each table of buffers, and replayed by
+//! each submit: as a graph of CUDA's, or one by one.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,25 +11,55 @@ use hadal_device::{
 };
 
 use crate::core::Core;
-use crate::driver::table::Address;
-use crate::gpu::Object;
-use crate::graph::Binding;
+use crate::driver::table::{Address, Handle};
+use crate::gpu::{Gpu, Object};
+use crate::graph::graph;
 use crate::kernel::Kernel;
 use crate::lanes::Marks;
+use crate::launch::{Binding, Work};
 use crate::lists::Lists;
 use crate::memory::{Memory, Piece};
-use crate::native::Uses;
+use crate::native::{Native, Uses};
 use crate::operands::{check_program, check_ranges};
 
-/// A graph over the buffers of a table.
+/// What a submit puts into the stream.
+enum Recorded {
+    /// A graph of the driver's, where it has such ([`crate::Vendor::has_graphs`]).
+    Graph(Object),
+    /// Launches one behind the other.
+    Launches(Vec<Work>),
+}
+
+impl Recorded {
+    /// Puts it into `stream`.
+    ///
+    /// # Safety
+    /// All it names lives until it is done; the stream is one of `gpu`.
+    unsafe fn push(&self, gpu: &Gpu, native: Option<&Native>, stream: Handle) -> Result<()> {
+        let _entered = gpu.enter()?;
+        match (self, &gpu.driver.graphs) {
+            (Recorded::Graph(graph), Some(calls)) => {
+                // SAFETY: the caller's promise.
+                let status = unsafe { (calls.launch)(graph.handle(), stream) };
+                gpu.done(status, "submitting")
+            }
+            (Recorded::Graph(_), None) => Err(Error::Invalid("the driver has no graphs".into())),
+            (Recorded::Launches(works), _) => works.iter().try_for_each(|work| {
+                // SAFETY: the caller's promise.
+                unsafe { work.push(gpu, native, stream) }
+            }),
+        }
+    }
+}
+
+/// A program over the buffers of a table.
 struct Bound {
     core: Arc<Core>,
     /// What is under way in the buffers of the table, and in `addresses`.
     marks: Vec<Arc<Marks>>,
     /// [`Core::freed`] when all buffers of the table were last seen.
     seen: u64,
-    /// `None` for a program without steps.
-    graph: Option<Object>,
+    recorded: Recorded,
     /// Lists of addresses and of tensor maps.
     addresses: Option<Piece>,
     /// What the library's products use.
@@ -39,7 +70,7 @@ struct Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        // A graph must not go while it runs, nor lists that are still being written.
+        // Nothing recorded must go while it runs, nor lists that are still being written.
         let lanes = &self.core.lanes;
         if lanes.wait(self.ticket).is_err() {
             lanes.drain();
@@ -107,7 +138,7 @@ impl Prepared {
         })
     }
 
-    /// Makes `table` the newest of `bound`, with its graph if it is not known.
+    /// Makes `table` the newest of `bound`, and records it if it is not known.
     fn bind(&mut self, table: &[BufferId]) -> Result<()> {
         let freed = self.core.freed();
         if let Some(known) = self.bound.find(table) {
@@ -127,10 +158,7 @@ impl Prepared {
             (Some(uses), Some(native)) => uses.scratch(core, native)?,
             _ => None,
         };
-        let graph = match self.program.steps.is_empty() {
-            true => None,
-            false => Some(self.graph(table, &memory, &lists, scratch.as_deref())?),
-        };
+        let recorded = self.record(table, &memory, &lists, scratch.as_deref())?;
         core.made_bind_groups.fetch_add(1, Ordering::Relaxed);
         let piece = addresses.iter().map(|piece| &piece.memory.marks);
         let marks = memory.iter().map(|memory| &memory.marks).chain(piece);
@@ -138,7 +166,7 @@ impl Prepared {
             core: core.clone(),
             marks: marks.cloned().collect(),
             seen: freed,
-            graph,
+            recorded,
             addresses,
             _scratch: scratch,
             ticket: Ticket(0),
@@ -148,29 +176,35 @@ impl Prepared {
         Ok(())
     }
 
-    fn graph(
+    fn record(
         &self,
         table: &[BufferId],
         memory: &[Arc<Memory>],
         lists: &[Address],
         scratch: Option<&Memory>,
-    ) -> Result<Object> {
-        let levels = levels_with(&self.program, table);
+    ) -> Result<Recorded> {
+        let gpu = &self.core.gpu;
+        let native = self.core.native.as_ref();
         let slots: Vec<Address> = memory.iter().map(|memory| memory.address).collect();
         let binding = Binding {
             program: &self.program,
             kernels: &self.kernels,
-            levels: &levels,
             slots: &slots,
             lists,
-            library: match (&self.uses, &self.core.native, scratch) {
+            library: match (&self.uses, native, scratch) {
                 (Some(uses), Some(native), Some(scratch)) => Some((uses, native, scratch.address)),
                 _ => None,
             },
         };
+        let works = binding.works()?;
+        let Some(calls) = gpu.driver.graphs.as_ref().filter(|_| !works.is_empty()) else {
+            return Ok(Recorded::Launches(works));
+        };
+        let levels = levels_with(&self.program, table);
         // SAFETY: the kernels are kept beside the graphs; buffers live by the promise of
         // `submit`, and lists go after the graph.
-        unsafe { binding.graph(&self.core.gpu) }
+        let graph = unsafe { graph(gpu, calls, native, (&works, &levels))? };
+        Ok(Recorded::Graph(graph))
     }
 
     /// All lists that the kernels take in device memory, and where each begins.
@@ -206,7 +240,11 @@ impl Executable for Prepared {
         let bound = bound.ok_or_else(|| Error::Invalid("a table was not recorded".into()))?;
         // SAFETY: buffers live by the promise of `submit`, the rest by `Bound`, which waits
         // before it goes.
-        bound.ticket = unsafe { core.lanes.run(bound.graph.as_ref(), &bound.marks)? };
+        let push = |stream| unsafe {
+            let native = core.native.as_ref();
+            bound.recorded.push(&core.gpu, native, stream)
+        };
+        bound.ticket = core.lanes.run(&bound.marks, push)?;
         core.lanes.cost.add(begin.elapsed());
         Ok(bound.ticket)
     }

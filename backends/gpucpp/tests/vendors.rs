@@ -67,6 +67,53 @@ fn a_warm_submit_sets_nothing_up_and_tables_are_kept() {
 }
 
 #[test]
+fn programs_are_graphs_on_cuda_and_launches_in_order_on_hip() {
+    let mock = Mock::new("");
+    for vendor in VENDORS {
+        for seed in 1..8 {
+            mock.configure(&format!("seed={seed}"));
+            let device = mock
+                .backend(vendor, GpuOptions::default())
+                .open(0)
+                .expect("it opens");
+            let table = [0; 3].map(|_| buffer(&device, BYTES).expect("memory"));
+            let values = 64;
+            let program = program(&device, values).expect("kernels");
+            let mut executable = device.prepare(&program).expect("a program");
+            let numbers: Vec<u8> = (0..values).flat_map(|i| (i as f32).to_le_bytes()).collect();
+            device
+                .write(span(table[0], 0, numbers.len()), &numbers)
+                .expect("a write");
+            let ticket = executable.submit(&table).expect("a submit");
+            device.wait(ticket).expect("done");
+            let is_graph = u64::from(vendor == Vendor::Cuda);
+            assert_eq!((mock.count("execs"), mock.count("graphs")), (is_graph, 0));
+            let sums = read(&device, table[2], 4 * u64::from(values)).expect("a read");
+            // The sum reads what the copy wrote, which another order would not.
+            let expected: Vec<u8> = (0..values)
+                .flat_map(|i| (2.0 * i as f32).to_le_bytes())
+                .collect();
+            assert!(sums == expected, "{vendor:?}, {seed}");
+            // A submit of which a launch is refused is none, and the next one is whole.
+            let (launch, each) = match vendor {
+                Vendor::Cuda => ("cuGraphLaunch", 1),
+                Vendor::Hip => ("hipModuleLaunchKernel", 3),
+            };
+            for nth in 1..=each {
+                mock.fail_nth(launch, nth, 1);
+                let refused = executable.submit(&table);
+                assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+                let ticket = executable.submit(&table).expect("a submit");
+                device.wait(ticket).expect("done");
+                assert_eq!(device.completed(), ticket);
+            }
+            drop((executable, device));
+            assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
+        }
+    }
+}
+
+#[test]
 fn broken_programs_are_refused() {
     let mock = Mock::new("");
     let device = mock

@@ -4,7 +4,7 @@
 use std::ffi::{c_char, c_void};
 
 use crate::codes::*;
-use crate::exports::{add_node, copy_peer, device_count, driver, enable_peer, put};
+use crate::exports::{copy_peer, device_count, driver, enable_peer, put};
 use crate::image::sm;
 use crate::module::Request;
 use crate::state::State;
@@ -120,9 +120,47 @@ driver! { Cuda:
             params: node.params,
             extra: node.extra,
         };
-        // SAFETY: the caller's word.
-        unsafe { add_node(state, out, graph, after, count, &request) }
+        let after = match count {
+            0 => &[],
+            // SAFETY: the caller's word: a list of so many handles.
+            _ => unsafe { std::slice::from_raw_parts(after, count) },
+        };
+        let node = state.add_node(graph, after, &request)?;
+        put(state, out, node)
     }
+    fn cuStreamBeginCapture_v2(state, stream: u64, mode: i32) {
+        state.begin_recording(stream, mode)
+    }
+    fn cuStreamEndCapture(state, stream: u64, out: *mut u64) {
+        let graph = state.end_recording(stream)?;
+        put(state, out, graph)
+    }
+    fn cuGraphAddChildGraphNode(
+        state, out: *mut u64, graph: u64, after: *const u64, count: usize, part: u64
+    ) {
+        let after = match count {
+            0 => &[],
+            // SAFETY: the caller's word.
+            _ => unsafe { std::slice::from_raw_parts(after, count) },
+        };
+        let node = state.add_part(graph, after, part)?;
+        put(state, out, node)
+    }
+    fn cuGraphCreate(state, out: *mut u64, flags: u32) {
+        let graph = state.add_graph(flags)?;
+        put(state, out, graph)
+    }
+    fn cuGraphInstantiateWithFlags(
+        state, out: *mut u64, graph: u64, flags: u64
+    ) {
+        let exec = state.instantiate(graph, flags)?;
+        put(state, out, exec)
+    }
+    fn cuGraphLaunch(state, exec: u64, stream: u64) {
+        state.launch_graph(exec, stream)
+    }
+    fn cuGraphExecDestroy(state, exec: u64) { state.destroy_exec(exec) }
+    fn cuGraphDestroy(state, graph: u64) { state.destroy_graph(graph) }
     fn cuTensorMapEncodeTiled(
         state, out: *mut TensorMap, dtype: i32, rank: u32, address: u64, lengths: *const [u64; 2],
         strides: *const u64, boxed: *const [u32; 2], steps: *const [u32; 2], interleave: i32,

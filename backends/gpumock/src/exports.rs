@@ -48,24 +48,6 @@ macro_rules! both {
 pub(crate) use both;
 
 both! {
-    fn cuStreamBeginCapture_v2 hipStreamBeginCapture(state, stream: u64, mode: i32) {
-        state.begin_recording(stream, mode)
-    }
-    fn cuStreamEndCapture hipStreamEndCapture(state, stream: u64, out: *mut u64) {
-        let graph = state.end_recording(stream)?;
-        put(state, out, graph)
-    }
-    fn cuGraphAddChildGraphNode hipGraphAddChildGraphNode(
-        state, out: *mut u64, graph: u64, after: *const u64, count: usize, part: u64
-    ) {
-        let after = match count {
-            0 => &[],
-            // SAFETY: the caller's word.
-            _ => unsafe { std::slice::from_raw_parts(after, count) },
-        };
-        let node = state.add_part(graph, after, part)?;
-        put(state, out, node)
-    }
     fn cuMemAlloc_v2 hipMalloc(state, out: *mut u64, bytes: usize) {
         let address = state.allocate(bytes, false)?;
         put(state, out, address)
@@ -171,21 +153,6 @@ both! {
         };
         state.enqueue_launch(&request, stream)
     }
-    fn cuGraphCreate hipGraphCreate(state, out: *mut u64, flags: u32) {
-        let graph = state.add_graph(flags)?;
-        put(state, out, graph)
-    }
-    fn cuGraphInstantiateWithFlags hipGraphInstantiateWithFlags(
-        state, out: *mut u64, graph: u64, flags: u64
-    ) {
-        let exec = state.instantiate(graph, flags)?;
-        put(state, out, exec)
-    }
-    fn cuGraphLaunch hipGraphLaunch(state, exec: u64, stream: u64) {
-        state.launch_graph(exec, stream)
-    }
-    fn cuGraphExecDestroy hipGraphExecDestroy(state, exec: u64) { state.destroy_exec(exec) }
-    fn cuGraphDestroy hipGraphDestroy(state, graph: u64) { state.destroy_graph(graph) }
     fn cuDeviceGet hipDeviceGet(state, out: *mut i32, number: i32) {
         state.ordinal(number)?;
         put(state, out, number)
@@ -326,27 +293,6 @@ pub(crate) fn copy_peer(
     state.check_range(to.0, bytes, to.1, "the destination")?;
     let (to, from) = (to.0, from.0);
     state.enqueue(stream, Op::Copy { to, from, bytes })
-}
-
-/// Adds a kernel node after others.
-///
-/// # Safety
-/// A list of so many handles, or none.
-pub(crate) unsafe fn add_node(
-    state: &mut State,
-    out: *mut u64,
-    graph: u64,
-    after: *const u64,
-    count: usize,
-    request: &Request,
-) -> Result {
-    let after = match count {
-        0 => &[],
-        // SAFETY: the caller's word.
-        _ => unsafe { std::slice::from_raw_parts(after, count) },
-    };
-    let node = state.add_node(graph, after, request)?;
-    put(state, out, node)
 }
 
 /// Lets the current device use another's memory.

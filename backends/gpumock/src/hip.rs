@@ -1,23 +1,11 @@
 //! What only AMD's driver and compiler have, or have in a form of their own.
 #![allow(non_snake_case, reason = "the vendor's names")]
 
-use std::ffi::{c_char, c_void};
+use std::ffi::c_char;
 
 use crate::codes::*;
 use crate::cuda::compiler_error;
-use crate::exports::{add_node, copy_peer, device_count, driver, enable_peer, put};
-use crate::module::Request;
-
-/// `hipKernelNodeParams`.
-#[repr(C)]
-pub struct NodeParams {
-    block: [u32; 3],
-    extra: *const *const c_void,
-    function: u64,
-    grid: [u32; 3],
-    params: *const *const c_void,
-    shared: u32,
-}
+use crate::exports::{copy_peer, device_count, driver, enable_peer, put};
 
 /// `hipDeviceProp_tR0600`: its size, and where the fields are that are filled in.
 const PROPERTIES: usize = 1472;
@@ -92,25 +80,6 @@ driver! { Hip:
         let to_device = state.ordinal(to_device)?;
         let from_device = state.ordinal(from_device)?;
         copy_peer(state, (to, to_device), (from, from_device), bytes, stream)
-    }
-    fn hipGraphAddKernelNode(
-        state, out: *mut u64, graph: u64, after: *const u64, count: usize, node: *const NodeParams
-    ) {
-        if node.is_null() {
-            return state.refuse(INVALID_VALUE, "no parameters");
-        }
-        // SAFETY: the caller's word.
-        let node = unsafe { &*node };
-        let request = Request {
-            function: node.function,
-            grid: node.grid,
-            block: node.block,
-            shared: node.shared,
-            params: node.params,
-            extra: node.extra,
-        };
-        // SAFETY: the caller's word.
-        unsafe { add_node(state, out, graph, after, count, &request) }
     }
     fn hiprtcVersion(state, major: *mut i32, minor: *mut i32) {
         let version = state.config.compiler.unwrap_or(state.config.version);

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Api, CUDA_PTX, Node, hip_image};
 
-/// What a small program does on either driver: fill, copy, launch, replay a graph.
+/// What a small program does on either driver: fill, copy, launch, and replay a graph on CUDA.
 fn round_trip(api: &Api, image: &[u8]) {
     api.configure("seed=3");
     api.open(0);
@@ -31,12 +31,18 @@ fn round_trip(api: &Api, image: &[u8]) {
         .address(y)
         .value(n);
     assert_eq!(api.launch(&node, work), 0);
-    let graph = api.graph();
-    let first = api.node(graph, &[], &node).unwrap();
-    api.node(graph, &[first], &node).unwrap();
-    let exec = api.instantiate(graph);
+    // Six more, in graphs where there are such.
+    let graph = (!api.is_hip()).then(|| {
+        let graph = api.graph();
+        let first = api.node(graph, &[], &node).unwrap();
+        api.node(graph, &[first], &node).unwrap();
+        (graph, api.instantiate(graph))
+    });
     for _ in 0..3 {
-        assert_eq!(api.launch_graph(exec, work), 0);
+        match graph {
+            Some((_, exec)) => assert_eq!(api.launch_graph(exec, work), 0),
+            None => (0..2).for_each(|_| assert_eq!(api.launch(&node, work), 0)),
+        }
     }
     let (begin, end) = (api.event(), api.event());
     api.record(begin, work);
@@ -45,8 +51,10 @@ fn round_trip(api: &Api, image: &[u8]) {
     // 1 + 7 launches of 2 * 3 each.
     assert!(plain.iter().all(|v| *v == 43.0), "{:?}", &plain[..4]);
     assert!(api.elapsed(begin, end).unwrap() > 0.0);
-    api.destroy_exec(exec);
-    api.destroy_graph(graph);
+    if let Some((graph, exec)) = graph {
+        api.destroy_exec(exec);
+        api.destroy_graph(graph);
+    }
     for event in [uploaded, begin, end] {
         api.destroy_event(event);
     }
@@ -106,13 +114,13 @@ fn a_missing_wait_reads_what_is_not_there_yet() {
 #[test]
 fn nodes_without_a_dependency_run_in_any_order() {
     let _alone = common::alone();
-    let api = Api::hip();
+    let api = Api::cuda();
     let mut seen = std::collections::BTreeSet::new();
     for (seed, chained) in (0..40).map(|i| (i / 2, i % 2 == 1)) {
         api.configure(&format!("seed={seed}"));
         api.open(0);
         let stream = api.stream();
-        let module = api.module(&hip_image("gfx942")).unwrap();
+        let module = api.module(CUDA_PTX).unwrap();
         let step = api.function(module, "test_step").unwrap();
         let at = api.alloc(4).unwrap();
         let mut value = 1u32;

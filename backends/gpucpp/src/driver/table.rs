@@ -123,20 +123,10 @@ table! {
         /// (function, module, name)
         module_function(*mut Handle, Handle, *const c_char) =
             "cuModuleGetFunction" / "hipModuleGetFunction";
-        /// (graph, flags)
-        graph_create(*mut Handle, c_uint) = "cuGraphCreate" / "hipGraphCreate";
-        /// (node, graph, what it waits for, how many, parameters: `super::nodes`)
-        graph_add_kernel(*mut Handle, Handle, *const Handle, usize, *const c_void) =
-            "cuGraphAddKernelNode" / "hipGraphAddKernelNode";
-        /// (executable, graph, flags)
-        graph_instantiate(*mut Handle, Handle, c_ulonglong) =
-            "cuGraphInstantiateWithFlags" / "hipGraphInstantiateWithFlags";
-        /// (executable, stream)
-        graph_launch(Handle, Handle) = "cuGraphLaunch" / "hipGraphLaunch";
-        /// (executable)
-        graph_exec_destroy(Handle) = "cuGraphExecDestroy" / "hipGraphExecDestroy";
-        /// (graph)
-        graph_destroy(Handle) = "cuGraphDestroy" / "hipGraphDestroy";
+        /// (function, blocks along each axis, threads along each axis, dynamic shared memory,
+        /// stream, where each argument lies, arguments in another form)
+        launch(Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle,
+            *mut Handle, *mut Handle) = "cuLaunchKernel" / "hipModuleLaunchKernel";
     }
 }
 
@@ -199,15 +189,28 @@ table! {
 }
 
 table! {
-    /// What makes a part of a graph of a library's own launches.
-    CaptureCalls {
-        /// (stream, mode)
-        begin(Handle, c_int) = "cuStreamBeginCapture_v2" / "hipStreamBeginCapture";
-        /// (stream, graph)
-        end(Handle, *mut Handle) = "cuStreamEndCapture" / "hipStreamEndCapture";
+    /// CUDA's graphs, and what makes a part of one of a library's own launches.
+    /// `Vendor::has_graphs` says why those of HIP are not called.
+    GraphCalls {
+        /// (graph, flags)
+        create(*mut Handle, c_uint) = "cuGraphCreate";
+        /// (node, graph, what it waits for, how many, parameters: `super::nodes`)
+        add_kernel(*mut Handle, Handle, *const Handle, usize, *const c_void) =
+            "cuGraphAddKernelNode";
         /// (node, graph, what it waits for, how many, graph in it)
-        add_graph(*mut Handle, Handle, *const Handle, usize, Handle) =
-            "cuGraphAddChildGraphNode" / "hipGraphAddChildGraphNode";
+        add_graph(*mut Handle, Handle, *const Handle, usize, Handle) = "cuGraphAddChildGraphNode";
+        /// (executable, graph, flags)
+        instantiate(*mut Handle, Handle, c_ulonglong) = "cuGraphInstantiateWithFlags";
+        /// (executable, stream)
+        launch(Handle, Handle) = "cuGraphLaunch";
+        /// (executable)
+        exec_destroy(Handle) = "cuGraphExecDestroy";
+        /// (graph)
+        destroy(Handle) = "cuGraphDestroy";
+        /// (stream, mode)
+        capture_begin(Handle, c_int) = "cuStreamBeginCapture_v2";
+        /// (stream, graph)
+        capture_end(Handle, *mut Handle) = "cuStreamEndCapture";
     }
 }
 

@@ -105,16 +105,19 @@ impl Mock {
 
     /// The next `count` calls of a function fail.
     pub fn fail_calls(&self, name: &str, count: u64, code: u32) {
+        (1..=count).for_each(|nth| self.fail_nth(name, nth, code));
+    }
+
+    /// The `nth` call of a function from now on fails.
+    pub fn fail_nth(&self, name: &str, nth: u64, code: u32) {
         let name = CString::new(name).expect("a text");
-        for nth in 1..=count {
-            // SAFETY: as declared.
-            unsafe {
-                let function = self
-                    .library
-                    .get::<unsafe extern "C" fn(*const c_char, u64, u32)>("hadal_mock_fail_call")
-                    .expect("a function");
-                function(name.as_ptr(), nth, code);
-            }
+        // SAFETY: as declared.
+        unsafe {
+            let function = self
+                .library
+                .get::<unsafe extern "C" fn(*const c_char, u64, u32)>("hadal_mock_fail_call")
+                .expect("a function");
+            function(name.as_ptr(), nth, code);
         }
     }
 

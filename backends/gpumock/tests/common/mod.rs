@@ -109,8 +109,6 @@ impl Node {
 
 #[repr(C)]
 struct CudaNode(u64, [u32; 3], [u32; 3], u32, *const *const c_void, u64);
-#[repr(C)]
-struct HipNode([u32; 3], u64, u64, [u32; 3], *const *const c_void, u32);
 
 fn made<T>(code: u32, value: T) -> Result<T, u32> {
     match code {
@@ -141,6 +139,11 @@ impl Api {
 
     pub fn hip() -> Api {
         Api { hip: true }
+    }
+
+    /// Whether this is AMD's, which has no graphs here.
+    pub fn is_hip(&self) -> bool {
+        self.hip
     }
 
     fn pick(&self, cuda: &'static str, hip: &'static str) -> &'static str {
@@ -214,7 +217,7 @@ impl Api {
     }
 
     pub fn graph(&self) -> u64 {
-        self.make("cuGraphCreate", "hipGraphCreate")
+        self.make("cuGraphCreate", "no graphs")
     }
 
     pub fn destroy_stream(&self, stream: u64) {
@@ -229,14 +232,11 @@ impl Api {
     }
 
     pub fn destroy_graph(&self, graph: u64) {
-        assert_eq!(self.end("cuGraphDestroy", "hipGraphDestroy", graph), 0);
+        assert_eq!(self.end("cuGraphDestroy", "no graphs", graph), 0);
     }
 
     pub fn destroy_exec(&self, exec: u64) {
-        assert_eq!(
-            self.end("cuGraphExecDestroy", "hipGraphExecDestroy", exec),
-            0
-        );
+        assert_eq!(self.end("cuGraphExecDestroy", "no graphs", exec), 0);
     }
 
     pub fn unload(&self, module: u64) {
@@ -328,34 +328,25 @@ impl Api {
     pub fn node(&self, graph: u64, after: &[u64], node: &Node) -> Result<u64, u32> {
         let pointers = node.pointers();
         let (block, list) = ([node.threads, 1, 1], pointers.as_ptr());
-        let cuda = CudaNode(node.function, node.grid, block, 0, list, 0);
-        let hip = HipNode(block, 0, node.function, node.grid, list, 0);
-        let parameters: *const c_void = match self.hip {
-            true => (&raw const hip).cast(),
-            false => (&raw const cuda).cast(),
-        };
+        let parameters = CudaNode(node.function, node.grid, block, 0, list, 0);
         let mut out = 0u64;
-        let name = self.pick("cuGraphAddKernelNode", "hipGraphAddKernelNode");
         let code = call!(
-            name, &mut out => *mut u64, graph => u64, after.as_ptr() => *const u64,
-            after.len() => usize, parameters => *const c_void
+            "cuGraphAddKernelNode", &mut out => *mut u64, graph => u64,
+            after.as_ptr() => *const u64, after.len() => usize,
+            (&raw const parameters).cast() => *const c_void
         );
         made(code, out)
     }
 
     pub fn instantiate(&self, graph: u64) -> u64 {
         let mut exec = 0u64;
-        let name = self.pick(
-            "cuGraphInstantiateWithFlags",
-            "hipGraphInstantiateWithFlags",
-        );
+        let name = "cuGraphInstantiateWithFlags";
         let code = call!(name, &mut exec => *mut u64, graph => u64, 0 => u64);
         made(code, exec).unwrap()
     }
 
     pub fn launch_graph(&self, exec: u64, stream: u64) -> u32 {
-        let name = self.pick("cuGraphLaunch", "hipGraphLaunch");
-        call!(name, exec => u64, stream => u64)
+        call!("cuGraphLaunch", exec => u64, stream => u64)
     }
 
     pub fn compile(&self, source: &str, option: &str) -> Result<Vec<u8>, u32> {
