@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::codes::Result;
 use crate::codes::Vendor;
-use crate::codes::{ILLEGAL_ADDRESS, Result};
 use crate::exports::{both, driver, put};
-use crate::memory::Place;
+use crate::product::Product;
 use crate::queue::Op;
 use crate::state::{State, object};
 
@@ -24,7 +24,7 @@ const E4M3: i32 = 28;
 const EACH_128: u64 = 4;
 const EACH_128_BY_128: u64 = 5;
 
-/// An algorithm, as this library knows its own again.
+/// An algorithm, as this library knows its own again. What operands must be aligned to follows.
 const ALGORITHM: u64 = 0x6d6f_636b;
 
 /// Memory that a product wants.
@@ -45,27 +45,8 @@ pub(crate) enum Described {
         columns: u64,
         stride: i64,
     },
-    /// The most memory.
-    Preference(u64),
-}
-
-/// A product as it was asked for: `D[i][j]` is the sum over depth of `A[i]` and `B[j]`, which
-/// have their codes one after another.
-#[derive(Clone)]
-pub(crate) struct Product {
-    outputs: u64,
-    rows: u64,
-    depth: u64,
-    strides: [u64; 3],
-    is_coded: bool,
-    /// What is there already is added to.
-    adds: bool,
-    a: u64,
-    b: u64,
-    d: u64,
-    scales_a: u64,
-    scales_b: u64,
-    workspace: (u64, usize),
+    /// The most memory, and by cuBLASLt's numbers what operands are aligned to.
+    Preference(u64, BTreeMap<i32, u64>),
 }
 
 /// `cublasLtMatmulHeuristicResult_t`, and hipBLASLt's with a shorter algorithm.
@@ -164,7 +145,7 @@ both! {
         gone(state, handle)
     }
     fn cublasLtMatmulPreferenceCreate hipblasLtMatmulPreferenceCreate(state, out: *mut u64) {
-        made(state, out, Described::Preference(0))
+        made(state, out, Described::Preference(0, BTreeMap::new()))
     }
     fn cublasLtMatmulPreferenceDestroy hipblasLtMatmulPreferenceDestroy(state, handle: u64) {
         gone(state, handle)
@@ -172,10 +153,15 @@ both! {
     fn cublasLtMatmulPreferenceSetAttribute hipblasLtMatmulPreferenceSetAttribute(
         state, handle: u64, attribute: i32, value: *const u8, bytes: usize
     ) {
-        let value = number(state, value, bytes, 8)?;
+        let value = number(state, value, bytes, if attribute == 1 { 8 } else { 4 })?;
+        let has_alignments = state.vendor == Vendor::Cuda;
         match (described(state, handle)?, attribute) {
-            (Described::Preference(most), 1) => {
+            (Described::Preference(most, _), 1) => {
                 *most = value;
+                Ok(())
+            }
+            (Described::Preference(_, alignments), 5..=8) if has_alignments => {
+                alignments.insert(attribute, value);
                 Ok(())
             }
             _ => state.refuse(INVALID_VALUE, format!("attribute {attribute}")),
@@ -191,8 +177,9 @@ both! {
         if alpha.is_null() || beta.is_null() || algorithm.is_null() {
             return state.refuse(INVALID_VALUE, "no factors or no algorithm");
         }
-        // SAFETY: not null; the caller's word that they are such.
-        let (alpha, beta, algorithm) = unsafe { (*alpha, *beta, *algorithm) };
+        // SAFETY: not null; the caller's word that they are such; an algorithm has more words.
+        let (alpha, beta, algorithm, least) =
+            unsafe { (*alpha, *beta, *algorithm, *algorithm.add(1)) };
         let adds = beta == 1.0 && !shape.is_coded;
         if (alpha, c) != (1.0, d) || (beta != 0.0 && !adds) || algorithm != ALGORITHM {
             return state.refuse(NOT_SUPPORTED, "other factors, or another's algorithm");
@@ -202,9 +189,11 @@ both! {
         }
         let workspace = (workspace, workspace_bytes);
         let product = Product { adds, a, b, d, workspace, ..shape };
-        let aligned = [a, b, d, product.scales_a, product.scales_b];
-        if aligned.iter().any(|address| address % 16 != 0) {
-            return state.refuse(NOT_SUPPORTED, "an operand that begins at no multiple of 16");
+        let scales = [product.scales_a, product.scales_b];
+        let are_aligned = [a, b, d].iter().all(|address| address % least == 0);
+        if !are_aligned || scales.iter().any(|address| address % 16 != 0) {
+            let why = format!("an operand that begins at no multiple of 16 or of {least}");
+            return state.refuse(NOT_SUPPORTED, why);
         }
         state.enqueue(stream, Op::Product(product))
     }
@@ -240,8 +229,22 @@ fn search<const WORDS: usize>(
     if shape(state, product, layouts)?.is_coded && vendor == Vendor::Hip {
         return Err(NOT_SUPPORTED);
     }
-    let Described::Preference(memory) = *described(state, preference)? else {
+    if state
+        .streams
+        .items
+        .values()
+        .any(|(_, stream)| stream.recorded.is_some())
+    {
+        return state.refuse(INVALID_VALUE, "a search while a stream is being recorded");
+    }
+    let Described::Preference(memory, alignments) = described(state, preference)? else {
         return state.refuse(INVALID_VALUE, "no preference");
+    };
+    let memory = *memory;
+    let least = (5..=8).map(|of| alignments.get(&of).copied().unwrap_or(256));
+    let least = match vendor {
+        Vendor::Cuda => least.max().unwrap_or(256),
+        Vendor::Hip => 16,
     };
     if most < 1 {
         return state.refuse(INVALID_VALUE, "no room for a result");
@@ -250,8 +253,10 @@ fn search<const WORDS: usize>(
         put(state, count, 0)?;
         return Err(NOT_SUPPORTED);
     }
+    let mut algorithm = [ALGORITHM; WORDS];
+    algorithm[1] = least.max(1);
     let chosen = Chosen {
-        algorithm: [ALGORITHM; WORDS],
+        algorithm,
         workspace: WORKSPACE,
         status: 0,
         waves: 1.0,
@@ -366,125 +371,4 @@ fn shape(state: &mut State, product: u64, layouts: [u64; 4]) -> Result<Product> 
         scales_b,
         workspace: (0, 0),
     })
-}
-
-/// The value of an E4M3 code.
-fn value(code: u8) -> f32 {
-    let (exponent, fraction) = (i32::from(code >> 3 & 15), f32::from(code & 7));
-    let magnitude = match (exponent, code & 7) {
-        (15, 7) => f32::NAN,
-        (0, _) => fraction / 512.0,
-        _ => (1.0 + fraction / 8.0) * 2f32.powi(exponent - 7),
-    };
-    if code & 0x80 == 0 {
-        magnitude
-    } else {
-        -magnitude
-    }
-}
-
-impl Product {
-    /// Bytes of a value.
-    fn width(&self) -> u64 {
-        if self.is_coded { 1 } else { 2 }
-    }
-
-    /// What is read and written: where, and how many bytes.
-    fn ranges(&self) -> Vec<(u64, u64)> {
-        let blocks = self.depth.div_ceil(128);
-        let lines = |count: u64, stride: u64, last: u64| (count - 1) * stride + last;
-        let values = |count, stride| self.width() * lines(count, stride, self.depth);
-        let mut ranges = vec![
-            (self.a, values(self.outputs, self.strides[0])),
-            (self.b, values(self.rows, self.strides[1])),
-            (self.d, 4 * lines(self.rows, self.strides[2], self.outputs)),
-            (self.workspace.0, self.workspace.1 as u64),
-        ];
-        if self.is_coded {
-            ranges.push((self.scales_a, 4 * blocks * self.outputs.div_ceil(128)));
-            ranges.push((self.scales_b, 4 * blocks * self.rows));
-        }
-        ranges
-    }
-
-    /// Line `number` of a matrix as numbers.
-    ///
-    /// # Safety
-    /// The line is memory of this process that nothing writes.
-    unsafe fn line(&self, at: u64, stride: u64, number: u64) -> Vec<f32> {
-        let (at, depth) = (at + self.width() * number * stride, self.depth as usize);
-        // SAFETY: the caller's word.
-        unsafe {
-            match self.is_coded {
-                true => {
-                    let codes = std::slice::from_raw_parts(at as *const u8, depth);
-                    codes.iter().map(|code| value(*code)).collect()
-                }
-                false => {
-                    let halves = std::slice::from_raw_parts(at as *const u16, depth);
-                    let whole = |half: &u16| f32::from_bits(u32::from(*half) << 16);
-                    halves.iter().map(whole).collect()
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// The ranges are memory of this process that nothing else writes.
-    unsafe fn run(&self) {
-        let blocks = self.depth.div_ceil(128);
-        // SAFETY: the caller's word.
-        let scale = |at: u64, place: u64| unsafe { *(at as *const f32).add(place as usize) };
-        // SAFETY: the caller's word.
-        let line = |at, stride, number| unsafe { self.line(at, stride, number) };
-        let weight: Vec<Vec<f32>> = (0..self.outputs)
-            .map(|output| line(self.a, self.strides[0], output))
-            .collect();
-        for row in 0..self.rows {
-            let b = line(self.b, self.strides[1], row);
-            for (output, a) in (0u64..).zip(&weight) {
-                let place = (row * self.strides[2] + output) as usize;
-                // SAFETY: the caller's word.
-                let to = unsafe { &mut *(self.d as *mut f32).add(place) };
-                let mut sum = if self.adds { *to } else { 0.0 };
-                for (block, (a, b)) in (0..).zip(a.chunks(128).zip(b.chunks(128))) {
-                    let part: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
-                    sum += match self.is_coded {
-                        true => {
-                            part * scale(self.scales_a, output / 128 * blocks + block)
-                                * scale(self.scales_b, block * self.rows + row)
-                        }
-                        false => part,
-                    };
-                }
-                *to = sum;
-            }
-        }
-        // SAFETY: the caller's word. What is left there is nothing to rely on.
-        unsafe { std::ptr::write_bytes(self.workspace.0 as *mut u8, 0xff, self.workspace.1) };
-    }
-}
-
-impl State {
-    /// Does a product. Operands that are no memory of the device make it fail from now on.
-    pub fn execute_product(&mut self, device: usize, product: &Product) {
-        for (number, (address, bytes)) in product.ranges().into_iter().enumerate() {
-            let block = self.memory.find(address);
-            let holds = block.is_some_and(|block| {
-                block.place == Place::Device(device)
-                    && address + bytes <= block.address() + block.bytes as u64
-            });
-            if !holds {
-                self.complain(format!(
-                    "a product's operand {number} is no memory of the device"
-                ));
-                return self.stick(device, ILLEGAL_ADDRESS);
-            }
-        }
-        // SAFETY: just checked; work of a device is done one piece after another.
-        unsafe { product.run() };
-        if !self.config.is_library_fast {
-            self.clock += 1e3;
-        }
-    }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::codes::*;
-use crate::cublaslt::Product;
 use crate::module::{Launch, Request};
+use crate::product::Product;
 use crate::queue::Op;
 use crate::state::{State, object};
 

@@ -26,6 +26,7 @@ mod locate;
 mod memory;
 mod module;
 mod msgpack;
+mod product;
 mod queue;
 mod random;
 mod rtc;

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::codes::*;
-use crate::cublaslt::Product;
 use crate::graph::{Run, Work};
 use crate::memory::Place;
 use crate::module::Launch;
+use crate::product::Product;
 use crate::state::{State, object};
 
 /// A stream.

@@ -275,7 +275,7 @@ fn calls(kind: Kind) -> Vec<(&'static str, u64)> {
             ),
             ("cublasLtMatrixLayoutCreate", 3),
             ("cublasLtMatmulPreferenceCreate", 1),
-            ("cublasLtMatmulPreferenceSetAttribute", 1),
+            ("cublasLtMatmulPreferenceSetAttribute", 5),
             ("cublasLtMatmulAlgoGetHeuristic", 1),
             ("cublasLtMatmul", if kind == Kind::Codes { 1 } else { 3 }),
         ],
