@@ -26,12 +26,12 @@ pub struct Compiler {
 struct Tried(Vec<String>);
 
 impl Tried {
-    /// The module of `image`, which is `what`; `None` if the driver refuses it.
+    /// The module of `image`, which is `what`; `None` if it cannot be used.
     fn load(&mut self, gpu: &Arc<Gpu>, what: &str, image: &[u8]) -> Result<Option<Object>> {
         match Object::module(gpu, image) {
             Ok(module) => Ok(Some(module)),
             Err(NotLoaded::Refused(why)) => {
-                self.0.push(format!("{what}: the driver answered {why}"));
+                self.0.push(format!("{what}: {why}"));
                 Ok(None)
             }
             Err(NotLoaded::Failed(error)) => Err(error),

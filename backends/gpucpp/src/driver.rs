@@ -1,10 +1,11 @@
 //! The vendors' drivers: found, opened and asked when the program runs.
 //!
-//! [`Driver::open`] is the way in. `table` is the list of calls, `nodes` a structure that
-//! differs, `status` what codes mean. Everything that is missing is a value that says how to
-//! get it.
+//! [`Driver::open`] is the way in. `table` is the list of calls, `own` those of one driver alone,
+//! `nodes` a structure of CUDA's, `status` what codes mean. Everything that is missing is a value
+//! that says how to get it.
 
 pub mod nodes;
+mod own;
 pub mod status;
 pub mod table;
 
@@ -17,9 +18,8 @@ use std::sync::{Mutex, PoisonError};
 use hadal_device::{Error, Result};
 use libloading::Library;
 
-use self::table::{
-    Calls, CudaCalls, CudaPeers, GraphCalls, Handle, HipCalls, HipPeers, Start, Status,
-};
+pub use self::own::{Current, Own};
+use self::table::{Calls, CudaCalls, CudaPeers, GraphCalls, HipCalls, HipPeers, Start, Status};
 
 /// Whose driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -137,14 +137,6 @@ pub enum Arch {
     },
     /// AMD's target with its features: `gfx942:sramecc+:xnack-`.
     Hip(String),
-}
-
-/// What only one of the drivers has.
-pub enum Own {
-    /// CUDA's part.
-    Cuda(CudaCalls),
-    /// HIP's part.
-    Hip(HipCalls),
 }
 
 /// Short ways between devices.
@@ -424,47 +416,6 @@ impl Driver {
             (Peers::Cuda(peers), Current::Context(context)) => unsafe { (peers.reach)(context, 0) },
             // SAFETY: a number that is no device is an error; no flags are defined.
             (Peers::Hip(peers), Current::Number(number)) => unsafe { (peers.reach)(number, 0) },
-            _ => status::NOT_SUPPORTED,
-        }
-    }
-}
-
-/// The device that a thread's calls go to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Current {
-    /// CUDA's context.
-    Context(Handle),
-    /// HIP's number.
-    Number(c_int),
-}
-
-impl Own {
-    /// What this thread's calls go to; `None` if the driver does not say.
-    pub fn current(&self) -> Option<Current> {
-        match self {
-            Own::Cuda(own) => {
-                let mut context = std::ptr::null_mut();
-                // SAFETY: `context` lives.
-                let status = unsafe { (own.context_get)(&mut context) };
-                (status == status::OK).then_some(Current::Context(context))
-            }
-            Own::Hip(own) => {
-                let mut number = 0;
-                // SAFETY: `number` lives.
-                let status = unsafe { (own.device_get)(&mut number) };
-                (status == status::OK).then_some(Current::Number(number))
-            }
-        }
-    }
-
-    /// Lets this thread's calls go to `current`, which is one of this driver's.
-    pub fn set(&self, current: Current) -> Status {
-        match (self, current) {
-            // SAFETY: contexts of open devices are retained; one of another owner was this
-            // thread's when it was asked.
-            (Own::Cuda(own), Current::Context(context)) => unsafe { (own.context_set)(context) },
-            // SAFETY: a number that is no device is an error.
-            (Own::Hip(own), Current::Number(number)) => unsafe { (own.device_set)(number) },
             _ => status::NOT_SUPPORTED,
         }
     }

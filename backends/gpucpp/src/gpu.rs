@@ -199,7 +199,7 @@ impl Drop for Object {
 
 /// Why an image was not loaded.
 pub enum NotLoaded {
-    /// The driver cannot use it; another may do.
+    /// It cannot be used, as this clause says; another may do.
     Refused(String),
     /// Something else.
     Failed(Error),
@@ -304,20 +304,21 @@ impl Object {
             }
         };
         let destroy = gpu.driver.calls.module_unload;
-        let mut code = status::OK;
-        // SAFETY: `handle` lives, and the image ends as it must: images are made by this
-        // project or by a compiler of the vendor's, and kept with a checksum.
-        Object::new(
-            gpu,
-            ("loading kernels", 0),
-            destroy,
-            |calls, handle| unsafe {
-                code = (calls.module_load)(handle, image.as_ptr().cast());
-                code
-            },
-        )
+        let (mut code, mut log) = (status::OK, Vec::new());
+        Object::new(gpu, ("loading kernels", 0), destroy, |_, handle| {
+            // SAFETY: the image ends as it must: images are made by this project or by a compiler
+            // of the vendor's, and kept with a checksum.
+            code = unsafe { gpu.driver.own.load(handle, image.as_ptr().cast(), &mut log) };
+            code
+        })
         .map_err(|error| match is_refusal(code) {
-            true => NotLoaded::Refused(status::name(gpu.vendor(), code)),
+            true => {
+                let log = String::from_utf8_lossy(&log);
+                let log = log.split('\0').next().unwrap_or_default().trim();
+                let colon = if log.is_empty() { "" } else { ": " };
+                let name = status::name(gpu.vendor(), code);
+                NotLoaded::Refused(format!("the driver answered {name}{colon}{log}"))
+            }
             false => NotLoaded::Failed(error),
         })
     }

@@ -159,6 +159,9 @@ fn what_the_driver_refuses_is_compiled_and_kept() {
         }
         if vendor == Vendor::Cuda {
             assert!(all.contains("made ahead for sm_80"), "{all}");
+            // The log of the driver's translator.
+            let log = "CUDA_ERROR_INVALID_IMAGE (200): no .version in the image's text;";
+            assert!(all.contains(log), "{all}");
         }
         mock.configure("");
         compile(&backend()).expect("it is compiled again");

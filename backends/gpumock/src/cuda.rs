@@ -21,6 +21,10 @@ pub struct NodeParams {
     extra: *const *const c_void,
 }
 
+/// Options of loading: where the log goes, and how long it may be.
+const ERROR_LOG: i32 = 5;
+const ERROR_LOG_BYTES: i32 = 6;
+
 driver! { Cuda:
     fn cuInit(state, flags: u32) {
         if flags != 0 {
@@ -92,6 +96,28 @@ driver! { Cuda:
         let device = state.current();
         let context = device.and_then(|device| state.devices[device].context);
         put(state, out, context.unwrap_or(0))
+    }
+    fn cuModuleLoadDataEx(
+        state, out: *mut u64, image: *const u8, count: u32, options: *const i32, values: *mut u64
+    ) {
+        let mut log = (0, 0);
+        for number in 0..count as usize {
+            // SAFETY: the caller's word: so many options, with a value each.
+            match unsafe { (*options.add(number), *values.add(number)) } {
+                (ERROR_LOG, buffer) => log.0 = buffer,
+                (ERROR_LOG_BYTES, bytes) => log.1 = bytes as usize,
+                (other, _) => return state.refuse(INVALID_VALUE, format!("option {other}")),
+            }
+        }
+        let module = state.load_module(image);
+        if module.is_err() && log.0 != 0 {
+            let said = state.complaints.last().cloned().unwrap_or_default();
+            let why = said.split_once(": ").map_or("", |(_, why)| why).as_bytes();
+            let length = why.len().min(log.1.saturating_sub(1));
+            // SAFETY: the caller's word: a buffer of so many bytes.
+            unsafe { std::ptr::copy_nonoverlapping(why.as_ptr(), log.0 as *mut u8, length) };
+        }
+        put(state, out, module?)
     }
     fn cuCtxEnablePeerAccess(state, context: u64, _flags: u32) {
         let peer = context_device(state, context)?;

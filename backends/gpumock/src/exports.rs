@@ -120,10 +120,6 @@ both! {
         let time = state.elapsed(from, to)?;
         put(state, out, time)
     }
-    fn cuModuleLoadData hipModuleLoadData(state, out: *mut u64, image: *const u8) {
-        let module = state.load_module(image)?;
-        put(state, out, module)
-    }
     fn cuModuleUnload hipModuleUnload(state, module: u64) { state.unload_module(module) }
     fn cuModuleGetFunction hipModuleGetFunction(
         state, out: *mut u64, module: u64, name: *const c_char

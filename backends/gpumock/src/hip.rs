@@ -70,6 +70,10 @@ driver! { Hip:
         fill(ARCH_NAME, arch.as_bytes());
         put(state, out.cast::<[u8; PROPERTIES]>(), bytes)
     }
+    fn hipModuleLoadData(state, out: *mut u64, image: *const u8) {
+        let module = state.load_module(image)?;
+        put(state, out, module)
+    }
     fn hipDeviceEnablePeerAccess(state, peer: i32, _flags: u32) {
         let peer = state.ordinal(peer)?;
         enable_peer(state, peer)

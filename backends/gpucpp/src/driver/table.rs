@@ -116,8 +116,6 @@ table! {
         event_synchronize(Handle) = "cuEventSynchronize" / "hipEventSynchronize";
         /// (milliseconds, begin, end)
         event_elapsed(*mut f32, Handle, Handle) = "cuEventElapsedTime" / "hipEventElapsedTime";
-        /// (module, image)
-        module_load(*mut Handle, *const c_void) = "cuModuleLoadData" / "hipModuleLoadData";
         /// (module)
         module_unload(Handle) = "cuModuleUnload" / "hipModuleUnload";
         /// (function, module, name)
@@ -143,6 +141,9 @@ table! {
         context_set(Handle) = "cuCtxSetCurrent";
         /// (context)
         context_get(*mut Handle) = "cuCtxGetCurrent";
+        /// (module, image, how many options, options, their values, which it may write)
+        module_load(*mut Handle, *const c_void, c_uint, *mut c_int, *mut Handle) =
+            "cuModuleLoadDataEx";
         /// (function, attribute, value)
         function_set(Handle, c_int, c_int) = "cuFuncSetAttribute";
         /// (to, its context, from, its context, bytes, stream)
@@ -163,6 +164,8 @@ table! {
         device_set(c_int) = "hipSetDevice";
         /// (device)
         device_get(*mut c_int) = "hipGetDevice";
+        /// (module, image)
+        module_load(*mut Handle, *const c_void) = "hipModuleLoadData";
         /// (to, its device, from, its device, bytes, stream)
         copy_peer(Address, c_int, Address, c_int, usize, Handle) = "hipMemcpyPeerAsync";
     }

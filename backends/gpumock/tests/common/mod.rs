@@ -301,8 +301,15 @@ impl Api {
 
     pub fn module(&self, image: &[u8]) -> Result<u64, u32> {
         let mut module = 0u64;
-        let name = self.pick("cuModuleLoadData", "hipModuleLoadData");
-        let code = call!(name, &mut module => *mut u64, image.as_ptr() => *const u8);
+        let code = match self.hip {
+            true => call!(
+                "hipModuleLoadData", &mut module => *mut u64, image.as_ptr() => *const u8
+            ),
+            false => call!(
+                "cuModuleLoadDataEx", &mut module => *mut u64, image.as_ptr() => *const u8,
+                0 => u32, 0 => u64, 0 => u64
+            ),
+        };
         made(code, module)
     }
 
