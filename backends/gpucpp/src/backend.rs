@@ -127,6 +127,13 @@ impl GpuBackend {
         let driver = Driver::open(self.vendor, self.options.library.as_deref())?;
         let (mut usable, mut refused) = (Vec::new(), Vec::new());
         for found in driver.devices()? {
+            let found = match found {
+                Ok(found) => found,
+                Err(why) => {
+                    refused.push(why);
+                    continue;
+                }
+            };
             let name = found.name.clone();
             let offer = (self.offer)(&found);
             match offer.and_then(|offer| self.describe(driver, found, offer, usable.len())) {

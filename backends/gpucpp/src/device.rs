@@ -108,6 +108,10 @@ impl Device for GpuDevice {
         self.0.lanes.cost.read()
     }
 
+    fn notes(&self) -> Vec<String> {
+        self.0.gpu.note.get().cloned().into_iter().collect()
+    }
+
     fn setup_counts(&self) -> SetupCounts {
         let core = &self.0;
         SetupCounts {

@@ -145,6 +145,15 @@ enum Peers {
     Hip(HipPeers),
 }
 
+/// What became of a device of a driver in this process.
+#[derive(Default)]
+pub struct Opened {
+    /// How many have it open.
+    pub now: u32,
+    /// It was lost and did not work again yet.
+    pub is_lost: bool,
+}
+
 /// A driver that answers.
 pub struct Driver {
     /// Whose it is.
@@ -158,6 +167,8 @@ pub struct Driver {
     /// The library that was asked for instead of the usual one.
     pub path: Option<PathBuf>,
     start: Start,
+    /// Devices that this process opened, by number.
+    pub opened: Mutex<BTreeMap<c_int, Opened>>,
     /// `None` if the driver knows no such ways.
     peers: Option<Peers>,
     /// Where there are none, programs are replayed launch by launch.
@@ -201,29 +212,34 @@ impl Driver {
     }
 
     /// Whether `status` says that all is well, else that `what` failed, as a clause.
-    fn ask(&self, status: Status, what: &str) -> Result<()> {
+    fn ask(&self, status: Status, what: &str) -> std::result::Result<(), String> {
         match status {
             status::OK => Ok(()),
-            _ => Err(self.vendor.unavailable(format!(
+            _ => Err(format!(
                 "{what} failed with {}",
-                status::name(self.vendor, status)
-            ))),
+                status::told(self.vendor, status)
+            )),
         }
     }
 
-    /// The devices there are.
-    pub fn devices(&self) -> Result<Vec<Found>> {
+    /// The devices there are; of one that does not answer, why.
+    pub fn devices(&self) -> Result<Vec<std::result::Result<Found, String>>> {
         let mut count = 0;
         // SAFETY: `count` lives.
         let status = unsafe { (self.start.device_count)(&mut count) };
         if status == status::NO_DEVICE || (status == status::OK && count <= 0) {
             return Err(no_device(self.vendor));
         }
-        self.ask(status, "counting devices")?;
-        (0..count).map(|ordinal| self.found(ordinal)).collect()
+        self.ask(status, "counting devices")
+            .map_err(|why| self.vendor.unavailable(why))?;
+        let found = |ordinal| {
+            let name = |why| format!("device {ordinal} of the driver: {why}");
+            self.found(ordinal).map_err(name)
+        };
+        Ok((0..count).map(found).collect())
     }
 
-    fn found(&self, ordinal: c_int) -> Result<Found> {
+    fn found(&self, ordinal: c_int) -> std::result::Result<Found, String> {
         let calls = &self.calls;
         let (mut device, mut bytes, mut name) = (0, 0, [0 as c_char; 256]);
         // SAFETY: places for the answers live, and the name's length is told.
@@ -255,7 +271,11 @@ impl Driver {
         })
     }
 
-    fn capability(&self, own: &CudaCalls, device: c_int) -> Result<(Arch, bool)> {
+    fn capability(
+        &self,
+        own: &CudaCalls,
+        device: c_int,
+    ) -> std::result::Result<(Arch, bool), String> {
         const INTEGRATED: c_int = 18;
         const MAJOR: c_int = 75;
         const MINOR: c_int = 76;
@@ -274,7 +294,7 @@ impl Driver {
         Ok((arch, attribute(INTEGRATED).is_ok_and(|value| value != 0)))
     }
 
-    fn target(&self, own: &HipCalls, device: c_int) -> Result<(Arch, bool)> {
+    fn target(&self, own: &HipCalls, device: c_int) -> std::result::Result<(Arch, bool), String> {
         // `hipDeviceProp_tR0600` has 1472 bytes; versions to come may add to it.
         const INTEGRATED: usize = 396;
         const NAME: usize = 1160;
@@ -354,7 +374,7 @@ fn start(vendor: Vendor, library: &Library, name: &str, path: Option<&Path>) -> 
         other => {
             return Err(vendor.unavailable(format!(
                 "{name} could not be started, {}; restart the machine if the driver was updated, else {}",
-                status::name(vendor, other),
+                status::told(vendor, other),
                 vendor.cure()
             )));
         }
@@ -390,6 +410,7 @@ fn start(vendor: Vendor, library: &Library, name: &str, path: Option<&Path>) -> 
         version: (major, minor),
         path: path.map(Path::to_path_buf),
         start,
+        opened: Mutex::default(),
     })
 }
 

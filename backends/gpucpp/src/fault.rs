@@ -11,12 +11,16 @@ use crate::driver::table::Status;
 
 /// Whether and why a device was lost; for ever.
 #[derive(Default)]
-pub struct Faults(OnceLock<String>);
+pub struct Faults {
+    why: OnceLock<String>,
+    /// Only in the eyes of this crate.
+    on_purpose: AtomicBool,
+}
 
 impl Faults {
     /// `Err` if the device is lost.
     pub fn check(&self, device: &str) -> Result<()> {
-        match self.0.get() {
+        match self.why.get() {
             Some(why) => Err(Error::Lost {
                 device: device.into(),
                 why: why.clone(),
@@ -29,8 +33,19 @@ impl Faults {
     pub fn lose(&self, device: &str, why: impl FnOnce() -> String) -> Error {
         Error::Lost {
             device: device.into(),
-            why: self.0.get_or_init(why).clone(),
+            why: self.why.get_or_init(why).clone(),
         }
+    }
+
+    /// The device is lost from now on, though nothing is wrong with it.
+    pub fn lose_on_purpose(&self, device: &str) -> Error {
+        self.on_purpose.store(true, Ordering::Relaxed);
+        self.lose(device, || "an injected fault".into())
+    }
+
+    /// Whether the driver's device is lost.
+    pub fn is_broken(&self) -> bool {
+        self.why.get().is_some() && !self.on_purpose.load(Ordering::Relaxed)
     }
 
     /// What `status`, met while doing `what` on `device`, is. A loss is remembered. `bytes` is

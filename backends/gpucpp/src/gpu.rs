@@ -1,15 +1,16 @@
 //! One open device of a driver, and what the driver makes on it: everything goes as it came.
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_int, c_uint};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use hadal_device::{Error, Result};
 
 use crate::driver::status::{self, is_loss, is_refusal};
 use crate::driver::table::{Calls, GraphCalls, Handle, Status};
-use crate::driver::{Current, Driver, Own, Vendor};
+use crate::driver::{Current, Driver, Opened, Own, Vendor};
 use crate::fault::Faults;
 
 /// An open device.
@@ -26,6 +27,8 @@ pub struct Gpu {
     pub faults: Faults,
     /// Buffers made.
     pub made_buffers: AtomicU64,
+    /// The first thing that a library for products failed at, a sentence.
+    pub note: OnceLock<String>,
     /// Devices whose memory this one was to reach.
     peers: Mutex<Vec<Weak<Gpu>>>,
 }
@@ -63,14 +66,22 @@ impl Drop for Entered<'_> {
 impl Gpu {
     /// Opens the driver's device `ordinal`, which is called `name`.
     pub fn open(driver: &'static Driver, ordinal: usize, name: String) -> Result<Gpu> {
-        let unavailable = |status: Status| {
-            driver.vendor.unavailable(format!(
-                "{name} could not be opened: {}",
-                status::name(driver.vendor, status)
-            ))
-        };
         let ordinal = c_int::try_from(ordinal)
             .map_err(|_| driver.vendor.unavailable(format!("there is no {name}")))?;
+        // Held meanwhile, so that nobody resets the device.
+        let mut all = opened(driver);
+        let opened_before = all.entry(ordinal).or_default();
+        let was_lost = opened_before.is_lost;
+        let unavailable = |status: Status| {
+            let code = status::told(driver.vendor, status);
+            driver.vendor.unavailable(match was_lost {
+                true => format!(
+                    "{name} was lost and does not work again, {code}: close whatever else of this \
+                     process uses it, or restart the process"
+                ),
+                false => format!("{name} could not be opened: {code}"),
+            })
+        };
         let current = match &driver.own {
             Own::Cuda(own) => {
                 let mut context = null_mut();
@@ -83,17 +94,46 @@ impl Gpu {
             }
             Own::Hip(_) => Current::Number(ordinal),
         };
+        opened_before.now += 1;
+        drop(all);
         let gpu = Gpu {
             driver,
-            name,
+            name: name.clone(),
             ordinal,
             current,
             faults: Faults::default(),
             made_buffers: AtomicU64::new(0),
+            note: OnceLock::new(),
             peers: Mutex::default(),
         };
+        if was_lost {
+            let status = gpu.probe();
+            if status != status::OK {
+                // It is given back as one that is lost, if that is what it is.
+                gpu.error(status, "using it again", 0);
+                return Err(unavailable(status));
+            }
+            opened(driver).entry(ordinal).or_default().is_lost = false;
+        }
         gpu.enter()?;
         Ok(gpu)
+    }
+
+    /// Whether the device does anything.
+    fn probe(&self) -> Status {
+        const BYTES: usize = 256;
+        let (entered, status) = self.enter_lost();
+        if status != status::OK {
+            return status;
+        }
+        let (calls, mut address) = (entered.calls(), 0);
+        // SAFETY: the place lives, and what was allocated is freed.
+        unsafe {
+            match (calls.mem_alloc)(&mut address, BYTES) {
+                status::OK => (calls.mem_free)(address),
+                status => status,
+            }
+        }
     }
 
     /// Whose it is.
@@ -117,6 +157,19 @@ impl Gpu {
         match status {
             status::OK => Ok(()),
             _ => Err(self.error(status, what, 0)),
+        }
+    }
+
+    /// `Err` unless `status` says that `kernel` was put into a stream. Whether the device is lost
+    /// where HIP refuses a launch, the next wait tells.
+    pub fn launched(&self, status: Status, kernel: &str) -> Result<()> {
+        match (self.vendor(), status) {
+            (Vendor::Hip, status::LAUNCH_FAILED) => Err(Error::Invalid(format!(
+                "launching {kernel} on {}: {}",
+                self.name,
+                status::name(Vendor::Hip, status)
+            ))),
+            _ => self.done(status, "launching"),
         }
     }
 
@@ -165,11 +218,38 @@ impl Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        if let Own::Cuda(own) = &self.driver.own {
-            // SAFETY: it was retained once, and everything made in it is gone.
-            unsafe { (own.context_release)(self.ordinal) };
+        let mut all = opened(self.driver);
+        let opened = all.entry(self.ordinal).or_default();
+        opened.now = opened.now.saturating_sub(1);
+        opened.is_lost |= self.faults.is_broken();
+        let Own::Cuda(own) = &self.driver.own else {
+            return;
+        };
+        // SAFETY: it was retained once, and everything made in it is gone.
+        unsafe {
+            // Others than this crate may have retained the context, too, as the runtime in
+            // cuBLASLt does, and so would keep it as it is. Nobody can use it any more.
+            if opened.is_lost && opened.now == 0 {
+                (own.context_reset)(self.ordinal);
+            }
+            (own.context_release)(self.ordinal);
         }
     }
+}
+
+/// The devices that a driver opened.
+fn opened(driver: &Driver) -> MutexGuard<'_, BTreeMap<c_int, Opened>> {
+    driver.opened.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The version of a code object of AMD's that is too old. The driver would take it, but kernels
+/// read arguments that the driver adds at places of version 5.
+fn old_code_object(vendor: Vendor, image: &[u8]) -> Option<u8> {
+    // The header counts from version 2 on.
+    const ABI_VERSION: usize = 8;
+    let is_elf = vendor == Vendor::Hip && image.starts_with(b"\x7fELF");
+    let version = is_elf.then(|| image.get(ABI_VERSION)).flatten()?;
+    (*version < 3).then(|| version + 2)
 }
 
 /// How an object goes.

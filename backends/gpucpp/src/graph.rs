@@ -98,7 +98,10 @@ impl Nodes<'_> {
             Ok(caught) => caught,
             Err(lost @ Error::Lost { .. }) => return Err(lost),
             Err(error) if part.must => return Err(error),
-            Err(_) => return self.add(&part.kernel, &self.before),
+            Err(error) => {
+                native.note(&error);
+                return self.add(&part.kernel, &self.before);
+            }
         };
         let mut after = self.before.clone();
         let last = self.last_product.filter(|last| !after.contains(last));

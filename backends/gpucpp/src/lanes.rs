@@ -72,8 +72,7 @@ impl Lanes {
     ) -> Result<Ticket> {
         self.gpu.check()?;
         if self.fuse.blows(self.runs.fetch_add(1, Ordering::Relaxed)) {
-            let why = || "an injected fault".to_string();
-            return Err(self.gpu.faults.lose(&self.gpu.name, why));
+            return Err(self.gpu.faults.lose_on_purpose(&self.gpu.name));
         }
         let _order = self.order();
         let before = Instant::now();

@@ -127,7 +127,7 @@ impl Launch {
                 null_mut(),
             )
         };
-        gpu.done(status, "launching")
+        gpu.launched(status, &kernel.name)
     }
 }
 
@@ -156,7 +156,10 @@ impl Work {
                 // SAFETY: the caller's promise.
                 Ok(()) => return unsafe { part.behind.push(gpu, stream) },
                 Err(error) if part.must => return Err(error),
-                Err(_) => part.is_refused.store(true, Ordering::Relaxed),
+                Err(error) => {
+                    native.note(&error);
+                    part.is_refused.store(true, Ordering::Relaxed);
+                }
             }
         }
         // It reads nothing of what the library may have left behind.
@@ -266,7 +269,10 @@ impl Binding<'_> {
             Ok(ready) => ready,
             Err(lost @ Error::Lost { .. }) => return Err(lost),
             Err(error) if uses.must => return Err(error),
-            Err(_) => return Ok(Work::Kernel(kernel)),
+            Err(error) => {
+                native.note(&error);
+                return Ok(Work::Kernel(kernel));
+            }
         };
         let at = |place: usize| operands.get(place).copied().unwrap_or_default();
         let launch = |kernel: &Arc<Kernel>, groups, words| Launch {

@@ -4,6 +4,7 @@
 //! the compiled kernels. Where nothing could be measured the kernel is taken.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -75,6 +76,14 @@ impl Shape {
     }
 }
 
+/// What people are told of a library that fails.
+fn without(library: &BlasLt, why: impl Display) -> String {
+    format!(
+        "kernels do products that {} should do: {why}",
+        library.version
+    )
+}
+
 /// That the library does not do a product.
 fn refused(why: String) -> Error {
     Error::Unsupported {
@@ -97,8 +106,12 @@ impl Native {
         cache: Cache,
     ) -> Result<Option<Native>> {
         let entered = gpu.enter()?;
-        let Ok(handle) = library.start() else {
-            return Ok(None);
+        let handle = match library.start() {
+            Ok(handle) => handle,
+            Err(why) => {
+                gpu.note.get_or_init(|| without(library, &why));
+                return Ok(None);
+            }
         };
         let about = library.about(&handle);
         drop(entered);
@@ -124,6 +137,11 @@ impl Native {
         // Programs that were bound before keep the shorter one.
         let made = Arc::new(core.memory("products of a library", bytes)?);
         Ok(scratch.insert(made).clone())
+    }
+
+    /// Keeps the first failure of the library, after which kernels do what it should have done.
+    pub fn note(&self, why: &Error) {
+        self.gpu.note.get_or_init(|| without(self.library, why));
     }
 
     /// How the library does a product. It is chosen here, since recording takes launches alone.
@@ -160,7 +178,10 @@ impl Native {
                 }
                 Err(lost @ Error::Lost { .. }) => return Err(lost),
                 // Too little memory now may be enough for the next process.
-                Err(_) => false,
+                Err(error) => {
+                    self.note(&error);
+                    false
+                }
             },
         };
         lock(&self.known).insert(shape, answer);
@@ -214,7 +235,10 @@ impl Uses {
     /// Memory for them; `None` if there is too little and the kernels must do.
     pub fn scratch(&self, core: &Core, native: &Native) -> Result<Option<Arc<Memory>>> {
         match native.scratch(core, self.bytes) {
-            Err(Error::OutOfMemory { .. }) if !self.must => Ok(None),
+            Err(error @ Error::OutOfMemory { .. }) if !self.must => {
+                native.note(&error);
+                Ok(None)
+            }
             other => other.map(Some),
         }
     }

@@ -91,6 +91,10 @@ fn a_driver_that_is_too_old_or_has_no_device_is_no_panic() {
         let why = why(&mock.backend(vendor, GpuOptions::default()));
         assert!(why.contains("too old") && why.contains(version), "{why}");
     }
+    mock.configure("");
+    mock.fail_calls("cuInit", 1, 802);
+    let unready = why(&mock.backend(Vendor::Cuda, GpuOptions::default()));
+    assert!(unready.contains("start nvidia-fabricmanager"), "{unready}");
     mock.configure("devices=0");
     for vendor in VENDORS {
         let why = why(&mock.backend(vendor, GpuOptions::default()));

@@ -3,7 +3,9 @@
 
 mod mock;
 
-use hadal_device::{Access, BufferId, Device, Dispatch, Error, Operand, Program, Step, Ticket};
+use hadal_device::{
+    Access, Body, BufferId, Device, Dispatch, Error, Operand, Program, Step, Ticket,
+};
 use hadal_gpucpp::{GpuDevice, GpuOptions, Vendor, copy_between};
 
 use mock::session::{BYTES, bind, buffer, pattern, program, read, session, span, work};
@@ -109,6 +111,78 @@ fn programs_are_graphs_on_cuda_and_launches_in_order_on_hip() {
             }
             drop((executable, device));
             assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
+        }
+    }
+}
+
+#[test]
+fn a_launch_that_is_refused_loses_no_device() {
+    let mock = Mock::new("");
+    for vendor in VENDORS {
+        mock.configure("");
+        let device = mock
+            .backend(vendor, GpuOptions::default())
+            .open(0)
+            .expect("it opens");
+        let table = [0; 3].map(|_| buffer(&device, BYTES).expect("memory"));
+        let good = program(&device, 64).expect("kernels");
+        let mut bad = good.clone();
+        let Some(Step::Dispatch(dispatch)) = bad.steps.last_mut() else {
+            panic!("a dispatch");
+        };
+        let add = Body::Gpu {
+            file: "values",
+            entry: "add",
+            operands: "rrrw",
+        };
+        // It was compiled for half as many.
+        let wide = device.pipeline("add", &add, &[("THREADS", 512)]);
+        dispatch.pipeline = wide.expect("a kernel");
+        let mut executable = device.prepare(&bad).expect("a program");
+        let refused = executable.submit(&table);
+        assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+        let mut executable = device.prepare(&good).expect("a program");
+        let ticket = executable.submit(&table).expect("it goes on");
+        device.wait(ticket).expect("it is done");
+        let said = mock.complaints();
+        assert!(
+            said.lines().count() == 1 && said.contains("add has 256 threads"),
+            "{said}"
+        );
+        // From a wait the same code is a loss.
+        let [wait, code] = match vendor {
+            Vendor::Cuda => ["cuEventSynchronize", "CUDA_ERROR_LAUNCH_FAILED"],
+            Vendor::Hip => ["hipEventSynchronize", "hipErrorLaunchFailure"],
+        };
+        mock.fail_calls(wait, 1, 719);
+        let ticket = executable.submit(&table).expect("a submit");
+        let lost = device.wait(ticket).expect_err("it failed");
+        assert!(
+            matches!(&lost, Error::Lost { why, .. } if why.contains(code)),
+            "{lost}"
+        );
+    }
+}
+
+#[test]
+fn a_device_that_does_not_answer_leaves_the_others() {
+    let mock = Mock::new("");
+    for vendor in VENDORS {
+        let memory = match vendor {
+            Vendor::Cuda => "cuDeviceTotalMem_v2",
+            Vendor::Hip => "hipDeviceTotalMem",
+        };
+        mock.configure("devices=2");
+        let backend = mock.backend(vendor, GpuOptions::default());
+        mock.fail_calls(memory, 1, 1);
+        let devices = backend.devices().expect("the other one");
+        assert_eq!(devices.len(), 1);
+        assert_eq!(devices[0].ordinal, 0);
+        mock.fail_calls(memory, 2, 1);
+        let none = backend.devices().expect_err("none is left").to_string();
+        for ordinal in 0..2 {
+            let why = format!("device {ordinal} of the driver: asking for memory failed with");
+            assert!(none.contains(&why), "{none}");
         }
     }
 }

@@ -1,12 +1,59 @@
 //! Functions that the library exports beside the drivers', for tests that loaded it.
 
 use std::ffi::{CStr, c_char};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::codes::Vendor;
 use crate::config::VARIABLE;
-use crate::state::{control, restart, with};
+use crate::state::{restart, with};
 
 const VENDORS: [Vendor; 2] = [Vendor::Cuda, Vendor::Hip];
+
+/// Calls so far, and those that shall fail.
+#[derive(Default)]
+pub(crate) struct Control {
+    pub calls: u64,
+    /// Calls until one fails, and its code.
+    pub fail_at: Option<(u64, u32)>,
+    /// Names, calls of them until one fails, and its code.
+    pub fail_calls: Vec<(String, u64, u32)>,
+}
+
+static CONTROL: Mutex<Control> = Mutex::new(Control {
+    calls: 0,
+    fail_at: None,
+    fail_calls: Vec::new(),
+});
+
+/// The counters of calls.
+pub(crate) fn control() -> MutexGuard<'static, Control> {
+    CONTROL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Control {
+    /// Counts a call; the code that it shall fail with.
+    pub fn count(&mut self, name: &str) -> Option<u32> {
+        self.calls += 1;
+        let mut code = None;
+        if let Some((left, with)) = &mut self.fail_at {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                code = Some(*with);
+                self.fail_at = None;
+            }
+        }
+        for (called, left, with) in &mut self.fail_calls {
+            if called == name || called == "*" {
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    code = Some(*with);
+                }
+            }
+        }
+        self.fail_calls.retain(|fault| fault.1 > 0);
+        code
+    }
+}
 
 /// A C string's text.
 ///

@@ -129,7 +129,10 @@ both! {
     fn cublasLtCreate hipblasLtCreate(state, out: *mut u64) {
         match state.config.library {
             0 => Err(NOT_INITIALIZED),
-            _ => made(state, out, Described::Handle),
+            _ => {
+                retain(state)?;
+                made(state, out, Described::Handle)
+            }
         }
     }
     fn cublasLtDestroy hipblasLtDestroy(state, handle: u64) { gone(state, handle) }
@@ -270,6 +273,17 @@ fn made(state: &mut State, out: *mut u64, what: Described) -> Result {
     let device = state.device()?;
     let handle = state.library.add(device, what);
     put(state, out, handle)
+}
+
+/// The runtime in cuBLASLt retains the primary context of a device where it is first used.
+fn retain(state: &mut State) -> Result {
+    let device = state.device()?;
+    let device = &mut state.devices[device];
+    if state.vendor == Vendor::Cuda && !device.is_of_library {
+        device.is_of_library = true;
+        device.retained += 1;
+    }
+    Ok(())
 }
 
 fn gone(state: &mut State, handle: u64) -> Result {

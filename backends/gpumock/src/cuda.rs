@@ -7,7 +7,7 @@ use crate::codes::*;
 use crate::exports::{copy_peer, device_count, driver, enable_peer, put};
 use crate::image::sm;
 use crate::module::Request;
-use crate::state::State;
+use crate::state::{DeviceState, State};
 use crate::tensor::{Matrix, TensorMap};
 
 /// `CUDA_KERNEL_NODE_PARAMS`, first version.
@@ -75,14 +75,31 @@ driver! { Cuda:
     }
     fn cuDevicePrimaryCtxRelease_v2(state, device: i32) {
         let device = state.ordinal(device)?;
-        match state.devices[device].retained {
+        let is_of_library = u32::from(state.devices[device].is_of_library);
+        match state.devices[device].retained - is_of_library {
             0 => return state.refuse(INVALID_CONTEXT, "the context was not retained"),
-            1 => {
+            1 if is_of_library == 0 => {
                 state.drain(device);
                 state.end_context(device);
             }
+            1 => {
+                // It stays as it is, lost or not.
+                state.drain(device);
+                state.forget_objects(device);
+                state.devices[device].retained -= 1;
+            }
             _ => state.devices[device].retained -= 1,
         }
+        Ok(())
+    }
+    fn cuDevicePrimaryCtxReset_v2(state, device: i32) {
+        let device = state.ordinal(device)?;
+        let DeviceState { retained, is_of_library, .. } = state.devices[device];
+        state.drain(device);
+        state.end_context(device);
+        // Who retained it still has to give it back.
+        state.devices[device].retained = retained;
+        state.devices[device].is_of_library = is_of_library;
         Ok(())
     }
     fn cuCtxSetCurrent(state, context: u64) {

@@ -142,7 +142,12 @@ impl State {
                 "{name} has {} threads, and not {:?}",
                 kernel.threads, request.block
             );
-            return self.refuse(INVALID_VALUE, why);
+            let code = match self.vendor {
+                Vendor::Cuda => INVALID_VALUE,
+                // As where a kernel failed, but the device goes on.
+                Vendor::Hip => LAUNCH_FAILED,
+            };
+            return self.refuse(code, why);
         }
         let [x, y, z] = request.grid;
         if request.grid.contains(&0) || x > i32::MAX as u32 || y > 65535 || z > 65535 {

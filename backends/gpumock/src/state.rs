@@ -5,10 +5,11 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 
 use crate::codes::*;
 use crate::config::{Config, VARIABLE};
+use crate::control::control;
 use crate::cublaslt::Described;
 use crate::graph::{Exec, Graph};
 use crate::memory::{Memory, Place};
@@ -46,6 +47,8 @@ pub(crate) struct DeviceState {
     /// CUDA: the primary context while it is retained.
     pub context: Option<u64>,
     pub retained: u32,
+    /// One of these is the library's own, which it never gives back.
+    pub is_of_library: bool,
     /// The error that all calls give from now on.
     pub sticky: Option<u32>,
     /// Devices whose memory this one may read.
@@ -211,8 +214,8 @@ impl State {
             + of_device(&self.execs, device)
     }
 
-    /// Ends a CUDA context with everything in it.
-    pub fn end_context(&mut self, device: usize) {
+    /// Forgets all that is left of a program in a CUDA context that it gives back.
+    pub fn forget_objects(&mut self, device: usize) {
         let left = self.objects_of(device);
         if left > 0 {
             self.complain(format!("{left} objects are left in the context that ends"));
@@ -225,6 +228,11 @@ impl State {
         forget(&mut self.graphs, device);
         forget(&mut self.nodes, device);
         forget(&mut self.execs, device);
+    }
+
+    /// Ends a CUDA context with everything in it.
+    pub fn end_context(&mut self, device: usize) {
+        self.forget_objects(device);
         forget(&mut self.contexts, device);
         self.devices[device] = DeviceState::default();
         for other in &mut self.devices {
@@ -274,6 +282,12 @@ impl State {
         self.devices[device].sticky.map_or(Ok(()), Err)
     }
 
+    /// Contexts that more than the library retains.
+    fn retained_contexts(&self) -> usize {
+        let is_retained = |device: &&DeviceState| device.retained > u32::from(device.is_of_library);
+        self.devices.iter().filter(is_retained).count()
+    }
+
     /// Everything alive of the kind, by the names that `hadal_mock_live` takes.
     pub fn live(&self, kind: &str) -> u64 {
         if kind == "peers" {
@@ -284,7 +298,7 @@ impl State {
         let counts = [
             ("allocations", self.memory.count(false)),
             ("pinned", self.memory.count(true)),
-            ("contexts", self.contexts.items.len()),
+            ("contexts", self.retained_contexts()),
             (
                 "streams",
                 self.streams
@@ -355,52 +369,6 @@ type Key = std::thread::LocalKey<Cell<(u64, u64)>>;
 static CURRENT: [&Key; 2] = [&CURRENT_CUDA, &CURRENT_HIP];
 
 static DRIVERS: [Mutex<Option<State>>; 2] = [Mutex::new(None), Mutex::new(None)];
-
-/// Calls so far, and those that shall fail.
-#[derive(Default)]
-pub(crate) struct Control {
-    pub calls: u64,
-    /// Calls until one fails, and its code.
-    pub fail_at: Option<(u64, u32)>,
-    /// Names, calls of them until one fails, and its code.
-    pub fail_calls: Vec<(String, u64, u32)>,
-}
-
-static CONTROL: Mutex<Control> = Mutex::new(Control {
-    calls: 0,
-    fail_at: None,
-    fail_calls: Vec::new(),
-});
-
-/// The counters of calls.
-pub(crate) fn control() -> MutexGuard<'static, Control> {
-    CONTROL.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Control {
-    /// Counts a call; the code that it shall fail with.
-    fn count(&mut self, name: &str) -> Option<u32> {
-        self.calls += 1;
-        let mut code = None;
-        if let Some((left, with)) = &mut self.fail_at {
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                code = Some(*with);
-                self.fail_at = None;
-            }
-        }
-        for (called, left, with) in &mut self.fail_calls {
-            if called == name || called == "*" {
-                *left = left.saturating_sub(1);
-                if *left == 0 {
-                    code = Some(*with);
-                }
-            }
-        }
-        self.fail_calls.retain(|fault| fault.1 > 0);
-        code
-    }
-}
 
 /// Works on a vendor's driver, made from the environment when first used.
 pub(crate) fn with<T>(vendor: Vendor, work: impl FnOnce(&mut State) -> T) -> T {

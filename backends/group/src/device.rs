@@ -206,4 +206,13 @@ impl Device for Group {
             driver: sum.driver + it.driver,
         })
     }
+
+    fn notes(&self) -> Vec<String> {
+        let notes = self.members().iter().flat_map(|member| {
+            let id = member.info().id();
+            let named = move |note| format!("{id}: {note}");
+            member.notes().into_iter().map(named)
+        });
+        notes.collect()
+    }
 }

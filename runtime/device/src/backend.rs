@@ -115,6 +115,12 @@ pub trait Device: Send + Sync {
     fn submit_cost(&self) -> SubmitCost {
         SubmitCost::default()
     }
+
+    /// What people should know of the device that only came up while it was used, a sentence each:
+    /// a library that failed, so that slower kernels did its work.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Processor time spent in [`Executable::submit`], warm or not.

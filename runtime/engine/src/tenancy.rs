@@ -121,4 +121,8 @@ impl Device for Tenancy {
         self.device()
             .map_or(SubmitCost::default(), |it| it.submit_cost())
     }
+
+    fn notes(&self) -> Vec<String> {
+        self.device().map_or(Vec::new(), |it| it.notes())
+    }
 }

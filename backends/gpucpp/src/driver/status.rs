@@ -1,4 +1,8 @@
 //! What the drivers' codes mean. Nearly all are the same number in CUDA and HIP.
+//!
+//! Up to ROCm 6.3 a kernel that touches no memory of the device ends the whole process inside AMD's
+//! runtime, which writes "Memory access fault by GPU node": there is no code for it, no loss to be
+//! seen, and nothing to be done again. Later versions may answer with one of the codes below.
 
 use super::Vendor;
 use super::table::Status;
@@ -26,6 +30,10 @@ pub fn is_loss(status: Status) -> bool {
             ..=719 | 721 | 806 | 810 | 911 | 999 | 1052 | 1053
     )
 }
+
+/// What HIP answers to a launch that it refuses, such as one of a larger block than the kernel was
+/// compiled for, and what a wait answers where a kernel failed.
+pub const LAUNCH_FAILED: Status = 719;
 
 /// Whether the driver cannot use this image, so that another may serve.
 pub fn is_refusal(status: Status) -> bool {
@@ -93,6 +101,19 @@ pub fn name(vendor: Vendor, status: Status) -> String {
         (Vendor::Hip, Some([_, hip])) => format!("hipError{hip} ({status})"),
         (Vendor::Cuda, None) => format!("CUDA error {status}"),
         (Vendor::Hip, None) => format!("HIP error {status}"),
+    }
+}
+
+/// The same with what to do about it, where that is known.
+pub fn told(vendor: Vendor, status: Status) -> String {
+    let name = name(vendor, status);
+    match (vendor, status) {
+        // GPUs that NVSwitch connects do not start without it.
+        (Vendor::Cuda, 802) => format!(
+            "{name}; where GPUs are connected by NVSwitch, start nvidia-fabricmanager \
+             (`systemctl start nvidia-fabricmanager`)"
+        ),
+        _ => name,
     }
 }
 

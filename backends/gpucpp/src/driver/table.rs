@@ -137,6 +137,8 @@ table! {
         context_retain(*mut Handle, c_int) = "cuDevicePrimaryCtxRetain";
         /// (device)
         context_release(c_int) = "cuDevicePrimaryCtxRelease_v2";
+        /// (device)
+        context_reset(c_int) = "cuDevicePrimaryCtxReset_v2";
         /// (context)
         context_set(Handle) = "cuCtxSetCurrent";
         /// (context)

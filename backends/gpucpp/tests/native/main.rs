@@ -190,6 +190,7 @@ fn the_faster_one_is_taken_and_both_are_right() {
                 mock.configure(&format!("products={products},seed={seed}"));
                 let device = open(&mock, kind.vendor(), None).expect("it opens");
                 case.check(&device).expect("it works");
+                assert!(device.notes().is_empty(), "{:?}", device.notes());
                 assert_eq!(case.uses_library(&mock, &device), is_used, "{kind:?}");
                 drop(device);
                 assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
@@ -306,6 +307,11 @@ fn whatever_the_library_refuses_the_kernel_does() {
             mock.configure(&format!("products=fast,fail={call}:{nth}:15"));
             let device = open(&mock, kind.vendor(), None).expect("it opens");
             case.check(&device).expect(call);
+            let notes = device.notes();
+            let is_said = |note: &String| {
+                note.starts_with("kernels do products that") && note.contains("failed, code 15")
+            };
+            assert!(notes.len() == 1 && is_said(&notes[0]), "{call}: {notes:?}");
             drop(device);
             assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
         }
@@ -323,6 +329,40 @@ fn whatever_the_library_refuses_the_kernel_does() {
         .expect("it opens");
     case.check(&device).expect("it works");
     assert!(!case.uses_library(&mock, &device));
+    assert_eq!(device.notes().len(), 1);
+}
+
+#[test]
+fn a_device_that_was_lost_opens_again_though_the_library_holds_its_context() {
+    let mock = Mock::new("products=fast");
+    let case = Case::new(Kind::Codes, false);
+    let backend = mock.backend(Vendor::Cuda, GpuOptions::default());
+    let lose = || {
+        let device = backend.open(0).expect("it opens");
+        mock.fail_calls("cuMemGetInfo_v2", 1, 700);
+        let lost = device.alloc(&BufferDesc::new("a buffer", 64));
+        assert!(matches!(lost, Err(Error::Lost { .. })), "{lost:?}");
+    };
+    lose();
+    let device = backend.open(0).expect("it opens again");
+    case.check(&device).expect("it works");
+    drop(device);
+    let refused = || {
+        let why = backend.open(0).err().expect("it does not work").to_string();
+        assert!(why.contains("restart the process"), "{why}");
+    };
+    // What the first use meets.
+    lose();
+    mock.fail_calls("cuMemAlloc_v2", 1, 719);
+    refused();
+    let device = backend.open(0).expect("it opens again");
+    case.check(&device).expect("it works");
+    drop(device);
+    // Without this the library would keep the context as it is.
+    mock.fail_calls("cuDevicePrimaryCtxReset_v2", 1, 1);
+    lose();
+    refused();
+    assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
 }
 
 /// Lets calls fail, each `stride`th, while products are measured (no folder), or known.

@@ -151,6 +151,10 @@ pub fn run(args: &BenchArgs, console: &Console) -> Result<()> {
         true => kernels::measure(&engines, args, &interrupts.cancel)?,
         false => Vec::new(),
     };
+    for engine in &engines {
+        let notes = engine.device().notes().into_iter();
+        notes.for_each(|note| console.note(&format!("note: {note}")));
+    }
     // Before the memory is measured, whose buffers are not the engine's. The engine's threads
     // sleep by then.
     let peak = figures::peak_process_bytes();
