@@ -152,15 +152,17 @@ impl GpuBackend {
         &self,
         driver: &Driver,
         found: Found,
-        offer: Offer,
+        mut offer: Offer,
         ordinal: usize,
     ) -> std::result::Result<Usable, String> {
         let options = &self.options;
         let arch = offer.target.arch.clone();
         let folder = options.cache_folder.as_deref();
+        let target = offer.target.clone();
+        let compiler = Compiler::new(self.code, target, folder, options.no_images);
+        let (kernels, lacks) = compiler.describe(driver)?;
+        offer.features = offer.features.without(lacks);
         let (library, has_library) = self.library(driver, &offer);
-        let compiler = Compiler::new(self.code, offer.target, folder, options.no_images);
-        let kernels = compiler.describe(driver)?;
         let notes = [&offer.note, &has_library].into_iter();
         let notes = notes.filter(|note| !note.is_empty());
         let note: String = notes.map(|note| format!(", {note}")).collect();

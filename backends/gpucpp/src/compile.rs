@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use hadal_device::{Error, Result};
+use hadal_device::{Error, Features, Result};
 
 use crate::cache::{Cache, Key};
 use crate::code::{Code, Target};
@@ -61,27 +61,31 @@ impl Compiler {
     }
 
     /// How modules will be got on a device of `driver`, if nothing is wrong with the first
-    /// way there is.
+    /// way there is, and features that cannot be had that way.
     ///
     /// # Errors
     /// There is no way at all: why, and what to do.
-    pub fn describe(&self, driver: &Driver) -> std::result::Result<String, String> {
+    pub fn describe(&self, driver: &Driver) -> std::result::Result<(String, Features), String> {
         let archs = self.archs();
         let arch = &self.target.arch;
         if archs.contains(&arch.as_str()) {
-            return Ok("kernels made ahead".into());
+            return Ok(("kernels made ahead".into(), Features::NONE));
         }
         let why = match Rtc::open(driver.vendor, driver.path.as_deref(), driver.version) {
-            Ok(rtc) => return Ok(format!("kernels compiled by {}", rtc.version)),
+            Ok(rtc) => {
+                let how = format!("kernels compiled by {}", rtc.version);
+                return Ok((how, rtc.lacks()));
+            }
             Err(why) => why,
         };
-        match self.portable(&archs) {
+        let how = match self.portable(&archs) {
             Some(arch) => Ok(format!("kernels made ahead for {arch}")),
             None if self.cache.is_empty() => Err(format!(
                 "no kernels were made ahead for {arch}, and {why}; or use the vulkan backend for it"
             )),
             None => Ok(format!("only kernels compiled before: {why}")),
-        }
+        };
+        how.map(|how| (how, Features::NONE))
     }
 
     /// The architectures with images that may be used.

@@ -374,6 +374,11 @@ impl Object {
     /// The module in `image`: PTX or an object file for the device.
     pub fn module(gpu: &Arc<Gpu>, image: &[u8]) -> std::result::Result<Object, NotLoaded> {
         let is_elf = image.starts_with(b"\x7fELF");
+        if let Some(version) = old_code_object(gpu.vendor(), image) {
+            return Err(NotLoaded::Refused(format!(
+                "its code object version {version} is older than 5"
+            )));
+        }
         let text;
         // The driver is not told a length: an object file says its own, a text must end.
         let image = match is_elf || image.ends_with(&[0]) {

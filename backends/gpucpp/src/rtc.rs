@@ -8,10 +8,14 @@ use std::path::{Path, PathBuf};
 use std::ptr::{null, null_mut};
 use std::sync::{Mutex, PoisonError};
 
+use hadal_device::Features;
 use libloading::Library;
 
 use crate::driver::Vendor;
 use crate::driver::table::{Handle, RtcCalls, Status};
+
+/// The oldest NVRTC that compiles all kernels.
+const FP8_NVRTC: (c_int, c_int) = (12, 4);
 
 /// Bytes of a log that are shown.
 const LOG: usize = 4000;
@@ -21,7 +25,8 @@ pub struct Rtc {
     calls: RtcCalls,
     /// For people and for names of what it made: `NVRTC 12.9`.
     pub version: String,
-    major: c_int,
+    vendor: Vendor,
+    number: (c_int, c_int),
 }
 
 struct Loaded {
@@ -71,9 +76,14 @@ fn libraries(vendor: Vendor, on_windows: bool, driver: (c_int, c_int)) -> Vec<St
     // Each version of HIP has a name of its own there.
     let own = (vendor == Vendor::Hip && on_windows)
         .then(|| format!("hiprtc{:02}{:02}.dll", driver.0, driver.1));
-    own.into_iter()
-        .chain(known.iter().map(|name| name.to_string()))
-        .collect()
+    let names = own
+        .into_iter()
+        .chain(known.iter().map(|name| name.to_string()));
+    let mut names: Vec<String> = names.collect();
+    // What another major version makes the driver may not know.
+    let same = format!(".so.{}", driver.0);
+    names.sort_by_key(|name| vendor == Vendor::Hip && !on_windows && !name.ends_with(&same));
+    names
 }
 
 impl Rtc {
@@ -99,7 +109,7 @@ impl Rtc {
             .into_iter()
             .chain(usual.iter().map(Path::new))
             .filter_map(|name| load(vendor, name))
-            .find(|rtc| vendor == Vendor::Hip || rtc.major <= driver.0);
+            .find(|rtc| vendor == Vendor::Hip || rtc.number.0 <= driver.0);
         let Some(rtc) = found else {
             return Err(match vendor {
                 Vendor::Cuda => {
@@ -118,6 +128,15 @@ impl Rtc {
             rtc,
         });
         Ok(rtc)
+    }
+
+    /// Features whose kernels it cannot compile: older ones know neither products of E4M3 nor the
+    /// instructions of Hopper's.
+    pub fn lacks(&self) -> Features {
+        match self.vendor == Vendor::Cuda && self.number < FP8_NVRTC {
+            true => Features::HOPPER.with(Features::FP8_MMA),
+            false => Features::NONE,
+        }
     }
 
     /// Compiles `source`, which messages call `file`, to a module for the device. The error
@@ -173,11 +192,31 @@ fn load(vendor: Vendor, name: &Path) -> Option<Rtc> {
         Vendor::Cuda => "NVRTC",
         Vendor::Hip => "hipRTC",
     };
+    if vendor == Vendor::Cuda {
+        load_builtins(name, (major, minor));
+    }
     (status == 0).then(|| Rtc {
         calls,
         version: format!("{title} {major}.{minor}"),
-        major,
+        vendor,
+        number: (major, minor),
     })
+}
+
+/// NVRTC loads a second library by its name alone, when it first compiles. That does not find the
+/// one beside it in a folder that the loader does not know, such as a Python package's, unless it
+/// is there already.
+fn load_builtins(name: &Path, (major, minor): (c_int, c_int)) {
+    let folder = name
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let Some(folder) = folder.filter(|_| !cfg!(windows)) else {
+        return;
+    };
+    let path = folder.join(format!("libnvrtc-builtins.so.{major}.{minor}"));
+    // SAFETY: as for the compiler itself, which may use it for as long as the process lives. Where
+    // there is none, the compiler says what it misses.
+    let _stays = unsafe { Library::new(path) }.map(ManuallyDrop::new);
 }
 
 /// A program of the compiler's.
@@ -258,6 +297,9 @@ mod tests {
         let windows = |driver| libraries(Vendor::Hip, true, driver).swap_remove(0);
         assert_eq!(windows((6, 2)), "hiprtc0602.dll");
         assert_eq!(windows((7, 15)), "hiprtc0715.dll");
+        let linux = |driver| libraries(Vendor::Hip, false, driver);
+        assert_eq!(linux((6, 2))[..2], ["libhiprtc.so.6", "libamdhip64.so.6"]);
+        assert_eq!(linux((7, 0))[..2], ["libhiprtc.so.7", "libamdhip64.so.7"]);
     }
 
     #[test]

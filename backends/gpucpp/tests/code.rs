@@ -5,7 +5,7 @@ mod mock;
 
 use std::path::Path;
 
-use hadal_device::{Body, Device, Error, Result};
+use hadal_device::{Body, Device, Error, Features, Result};
 use hadal_gpucpp::{Code, GpuBackend, GpuOptions, ShaderCode, Vendor};
 
 use mock::{Mock, VENDORS};
@@ -28,6 +28,31 @@ impl Code for Damaged {
 
     fn image_compiler(&self) -> &str {
         "nobody"
+    }
+}
+
+/// Images for AMD's devices as compilers made them for ROCm 6.0: code objects of version 4.
+struct Older;
+
+impl Code for Older {
+    fn source(&self, file: &str) -> Option<String> {
+        ShaderCode.source(file)
+    }
+
+    fn image(&self, arch: &str, file: &str) -> Option<Vec<u8>> {
+        const ABI_VERSION: usize = 8;
+        let mut image = ShaderCode.image(arch, file)?;
+        assert_eq!(image[ABI_VERSION], 3, "that of version 5");
+        image[ABI_VERSION] = 2;
+        Some(image)
+    }
+
+    fn image_archs(&self) -> Vec<&'static str> {
+        ShaderCode.image_archs()
+    }
+
+    fn image_compiler(&self) -> &str {
+        "an old compiler"
     }
 }
 
@@ -184,6 +209,57 @@ fn what_the_driver_refuses_is_compiled_and_kept() {
         assert!(driver.contains("kernels compiled by"), "{driver}");
         assert_eq!(mock.live(), 0);
     }
+}
+
+#[test]
+fn an_older_code_object_is_not_loaded() {
+    let mock = Mock::new("");
+    let backend = || mock.backend_of(Vendor::Hip, &Older, GpuOptions::default());
+    compile(&backend()).expect("it is compiled");
+    mock.fail_calls("hiprtcCompileProgram", 9, 6);
+    let why = compile(&backend())
+        .expect_err("nothing is left")
+        .to_string();
+    let said = "made ahead by an old compiler: its code object version 4";
+    assert!(why.contains(said), "{why}");
+    assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
+}
+
+#[test]
+fn an_old_nvrtc_is_not_offered_the_kernels_that_it_cannot_compile() {
+    let mock = Mock::new("");
+    for (nvrtc, no_images, is_offered) in [
+        (12030, true, false),
+        (12040, true, true),
+        // It compiles nothing.
+        (12030, false, true),
+    ] {
+        mock.configure(&format!("nvrtc={nvrtc}"));
+        let options = GpuOptions {
+            no_images,
+            ..GpuOptions::default()
+        };
+        let info = mock.backend(Vendor::Cuda, options).devices();
+        let features = info.expect("devices")[0].features;
+        assert_eq!(features.has(Features::HOPPER), is_offered, "{nvrtc}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_nvrtc_needs_is_taken_from_its_own_folder() {
+    let mock = Mock::new("");
+    let folder = mock.path().parent().expect("a folder").to_path_buf();
+    // A library that was not loaded before; any one will do.
+    let builtins = folder.join("libnvrtc-builtins.so.13.0");
+    std::fs::copy(hadal_gpumock::library(), &builtins).expect("a copy");
+    let options = GpuOptions {
+        no_images: true,
+        ..GpuOptions::default()
+    };
+    compile(&mock.backend(Vendor::Cuda, options)).expect("it is compiled");
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("what is loaded");
+    assert!(maps.contains(&builtins.display().to_string()));
 }
 
 #[test]

@@ -46,6 +46,10 @@ impl Backend for RocmBackend {
     }
 }
 
+/// The version of code objects, of which hipRTC makes others by default (up to ROCm 6.3 4, from 6.4
+/// on 6). Kernels read how many blocks there are where this one keeps it.
+const CODE_OBJECT: &str = "-mcode-object-version=5";
+
 /// A target without its features: `gfx942` of `gfx942:sramecc+:xnack-`.
 fn bare(target: &str) -> &str {
     target.split(':').next().unwrap_or_default()
@@ -72,7 +76,11 @@ fn offer(found: &Found) -> std::result::Result<Offer, String> {
         target: Target {
             arch: arch.to_string(),
             portable: Vec::new(),
-            options: vec![format!("--offload-arch={target}"), "-std=c++17".into()],
+            options: vec![
+                format!("--offload-arch={target}"),
+                "-std=c++17".into(),
+                CODE_OBJECT.into(),
+            ],
         },
         features,
         wave: if is_gcn { 64 } else { 32 },
@@ -137,6 +145,8 @@ mod tests {
             // The compiler must know the features, which images leave open.
             let option = format!("--offload-arch={target}");
             assert!(offer.target.options.contains(&option));
+            let version = "-mcode-object-version=5".to_string();
+            assert!(offer.target.options.contains(&version));
         }
     }
 
