@@ -88,6 +88,12 @@ fn offer(found: &Found) -> std::result::Result<Offer, String> {
     })
 }
 
+/// RDNA 3 and 3.5, whose matrix units have one layout. Of other targets of this family nothing is
+/// known.
+const RDNA_3: [&str; 8] = [
+    "gfx1100", "gfx1101", "gfx1102", "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153",
+];
+
 /// The matrix units of an architecture, and which E4M3 theirs is: that of stored weights
 /// (E4M3FN), or one with another bias, without minus zero (E4M3FNUZ).
 fn units(arch: &str) -> (Features, &'static str) {
@@ -96,7 +102,7 @@ fn units(arch: &str) -> (Features, &'static str) {
         "gfx90a" => (mfma, ""),
         "gfx942" => (mfma.with(Features::FP8_MFMA_FNUZ), "E4M3FNUZ"),
         "gfx950" => (mfma.with(Features::FP8_MFMA), "E4M3FN"),
-        _ if arch.starts_with("gfx11") => (Features::WMMA, ""),
+        _ if RDNA_3.contains(&arch) => (Features::WMMA, ""),
         _ if arch.starts_with("gfx120") => (Features::WMMA_12.with(Features::FP8_WMMA), "E4M3FN"),
         _ => (Features::NONE, ""),
     }
@@ -136,6 +142,8 @@ mod tests {
             ("gfx1030", "gfx1030", none, 32, ""),
             ("gfx1100", "gfx1100", wmma, 32, ""),
             ("gfx1151", "gfx1151", wmma, 32, ""),
+            ("gfx1153", "gfx1153", wmma, 32, ""),
+            ("gfx1170", "gfx1170", none, 32, ""),
             ("gfx1201", "gfx1201", wmma12, 32, "E4M3FN"),
         ] {
             let offer = offer(&found(target)).expect("it is used");
