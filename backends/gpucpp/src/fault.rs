@@ -122,5 +122,9 @@ mod tests {
         assert_eq!(faults.check("cuda:0"), Err(lost.clone()));
         // The first reason is the true one.
         assert_eq!(error(719), lost);
+        assert!(faults.is_broken());
+        let faults = Faults::default();
+        faults.lose_on_purpose("cuda:0");
+        assert!(faults.check("cuda:0").is_err() && !faults.is_broken());
     }
 }

@@ -138,14 +138,13 @@ impl Work {
     /// What it touches lives until it is done, and so does this value; the stream is one of `gpu`,
     /// which is entered.
     pub unsafe fn push(&self, gpu: &Gpu, native: Option<&Native>, stream: Handle) -> Result<()> {
-        let part = match (self, native) {
+        let (part, native) = match (self, native) {
             // SAFETY: the caller's promise.
             (Work::Kernel(launch), _) => return unsafe { launch.push(gpu, stream) },
             (Work::Product(part), Some(native)) => (part, native),
             // SAFETY: the caller's promise.
             (Work::Product(part), None) => return unsafe { part.kernel.push(gpu, stream) },
         };
-        let (part, native) = part;
         if !part.is_refused.load(Ordering::Relaxed) {
             // SAFETY: the caller's promise.
             let multiplied = unsafe {

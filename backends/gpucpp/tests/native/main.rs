@@ -351,6 +351,11 @@ fn a_device_that_was_lost_opens_again_though_the_library_holds_its_context() {
         let why = backend.open(0).err().expect("it does not work").to_string();
         assert!(why.contains("restart the process"), "{why}");
     };
+    // What else is open there goes in its own time.
+    let other = backend.open(0).expect("it opens");
+    lose();
+    drop(other);
+    drop(backend.open(0).expect("it opens again"));
     // What the first use meets.
     lose();
     mock.fail_calls("cuMemAlloc_v2", 1, 719);
