@@ -222,6 +222,36 @@ DEVICE void weigh(const Params& p, const float* scores, u32 first, Range wanted,
     }
 }
 
+// The means of this lane's queries, of which `totals` has the sums of weights.
+template <class U, bool PART>
+DEVICE void write_means(const Params& p, const Block<QUERIES>& block, u32 part,
+                        const float* totals,
+                        const float (&mean)[MOST_LATENT / COLUMNS][MEAN_TILES][U::SUMS],
+                        float* y) {
+    UNROLL
+    for (u32 i = 0; i < U::SUMS; i++) {
+        const u32 query = own_line() * 16 + U::row(i);
+        if (!block.has(p, query) || totals[query] == 0.0f) {
+            continue;
+        }
+        float* const to = y + y_row(p, block.row(query)) +
+                          (u64)block.head(query) * p.y_head_stride +
+                          (PART ? (u64)part * p.latent : 0);
+        const float divisor = PART ? 1.0f : totals[query];
+        UNROLL
+        for (u32 chunk = 0; chunk < MOST_LATENT / COLUMNS; chunk++) {
+            if (chunk * COLUMNS >= p.latent) {
+                continue;
+            }
+            UNROLL
+            for (u32 n = 0; n < MEAN_TILES; n++) {
+                const u32 tile = own_share() * MEAN_TILES + n;
+                to[chunk * COLUMNS + tile * 16 + U::column(i)] = mean[chunk][n][i] / divisor;
+            }
+        }
+    }
+}
+
 template <class U, bool PART>
 DEVICE void attend_units(const Params& p, const u32* inputs, const float* q, const float* cache,
                          float* y, float* part_sums) {
@@ -271,10 +301,8 @@ DEVICE void attend_units(const Params& p, const u32* inputs, const float* q, con
                 }
                 columns.store(values);
                 barrier();
-                if (U::AHEAD) {
-                    // The next ones, or the first again.
-                    const u32 next_chunk = (chunk + 1) * COLUMNS < latent ? chunk + 1 : 0;
-                    columns.load(cache + next_chunk * COLUMNS, row_starts);
+                if (U::AHEAD && (chunk + 1) * COLUMNS < latent) {
+                    columns.load(cache + (chunk + 1) * COLUMNS, row_starts);
                 }
                 UNROLL
                 for (u32 i = 0; i < U::SUMS; i++) {
@@ -304,28 +332,7 @@ DEVICE void attend_units(const Params& p, const u32* inputs, const float* q, con
         }
     }
     barrier();
-    UNROLL
-    for (u32 i = 0; i < U::SUMS; i++) {
-        const u32 query = own_line() * 16 + U::row(i);
-        if (!block.has(p, query) || keeps[query] == 0.0f) {
-            continue;
-        }
-        float* const to = y + y_row(p, block.row(query)) +
-                          (u64)block.head(query) * p.y_head_stride +
-                          (PART ? (u64)part * p.latent : 0);
-        const float divisor = PART ? 1.0f : keeps[query];
-        UNROLL
-        for (u32 chunk = 0; chunk < MOST_LATENT / COLUMNS; chunk++) {
-            if (chunk * COLUMNS >= p.latent) {
-                continue;
-            }
-            UNROLL
-            for (u32 n = 0; n < MEAN_TILES; n++) {
-                const u32 tile = own_share() * MEAN_TILES + n;
-                to[chunk * COLUMNS + tile * 16 + U::column(i)] = mean[chunk][n][i] / divisor;
-            }
-        }
-    }
+    write_means<U, PART>(p, block, part, keeps, mean, y);
 }
 
 #define ATTEND_UNITS(NAME, U)                                                                  \

@@ -162,7 +162,6 @@ DEVICE void dots(const u8* const (&w)[OUTPUTS], const float* const (&s)[OUTPUTS]
     }
 }
 
-// Threads of a block whose waves have outputs of their own, and outputs of a wave: two that
-// share the activations, or one of each of two weights.
+// Threads of a block whose waves have outputs of their own.
 static const u32 DOT_THREADS = 128;
 static const u32 DOT_WAVES = DOT_THREADS / WAVE;

@@ -3,7 +3,7 @@
 // memory is named by its 32-bit addresses, as these instructions take them.
 //
 // A *group* is four waves that follow each other, 128 threads; it multiplies 64 lines of A by
-// 128 lines of B, both along the depth, 32 bytes of it at a time. The CPU's side of this file
+// 128 lines of B (or 32, or 64 columns of lines across), 32 bytes of A's depth at a time. The CPU's side of this file
 // is the mock's, written from the documentation of the instructions and not from the kernels.
 
 static const u32 GROUP = 128;
@@ -31,7 +31,7 @@ DEVICE u64 described(u32 address) {
 }
 
 // Of the 64 lines and 128 columns of a group: what sum `i` of this thread is (PTX ISA, "Register
-// Fragments for wgmma.mma_async.m64nNk32", D).
+// Fragments for wgmma.mma_async.m64nNk16" and "m64nNk32", D).
 DEVICE u32 unit_row(u32 i) { return wave() % 4 * 16 + lane() / 4 + i % 4 / 2 * 8; }
 DEVICE u32 unit_column(u32 i) { return i / 4 * 8 + lane() % 4 * 2 + i % 2; }
 

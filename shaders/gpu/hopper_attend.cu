@@ -93,7 +93,8 @@ struct Values {
         }
     }
 
-    // Puts zeros in place of what is no finite number; whether there was any.
+    // Puts zeros in place of what is no finite number; whether there was any. What is within half a
+    // unit of f32's largest becomes infinite by rounding; no model has such a value.
     DEVICE_METHOD u32 spare() {
         float zero = 0.0f;
         UNROLL

@@ -3,6 +3,13 @@
 // sixteen bytes); `UNIT` is a factor that is left out of them, for whoever sums to multiply
 // with once.
 
+// An instruction for codes of E4M3, which NVRTC knows from 12.1 on.
+#if defined(HADAL_CUDA) && __CUDA_ARCH__ >= 890
+#if !defined(__CUDACC_RTC__) || __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1201
+#define HADAL_DECODES_E4M3
+#endif
+#endif
+
 struct alignas(8) Pair {
     u32 word[2];
 };
@@ -73,7 +80,7 @@ struct Bf16 {
 struct F8 {
     static const u32 BYTES = 1, CODES = 16;
     static const bool SCALED = true;
-#if defined(HADAL_CUDA) && __CUDA_ARCH__ >= 890
+#if defined(HADAL_DECODES_E4M3)
     static constexpr float UNIT = 1.0f;
 #else
     static constexpr float UNIT = 256.0f;
@@ -90,7 +97,7 @@ struct F8 {
         decode(*(const u32*)((const u8*)codes + at), out);
     }
     DEVICE void decode(u32 word, float* out) {
-#if defined(HADAL_CUDA) && __CUDA_ARCH__ >= 890
+#if defined(HADAL_DECODES_E4M3)
         u32 low, high;
         asm("{ .reg .b16 lower, upper; mov.b32 {lower, upper}, %2; "
             "cvt.rn.f16x2.e4m3x2 %0, lower; cvt.rn.f16x2.e4m3x2 %1, upper; }"

@@ -149,7 +149,8 @@ pub fn rows() -> Vec<KernelRow> {
     rows
 }
 
-/// For more rows, of codes and of values: units of four waves, fed by copies that run ahead.
+/// For more rows, of codes and of values, and for attention: units of four waves, fed by copies or by
+/// other waves that run ahead.
 fn hopper_rows() -> Vec<KernelRow> {
     let codes = [
         plain!(Linear "hopper8" "linear_wgmma8", "rxmrw",
@@ -251,7 +252,7 @@ fn tile_rows() -> Vec<KernelRow> {
     .collect()
 }
 
-/// For few rows: a wave for each one or two outputs.
+/// For few rows: a wave for each one to four outputs.
 fn dot_rows() -> Vec<KernelRow> {
     [
         formats!(NormLinear "linear" "norm_linear" "_1", "rrrrw", "rrrrrw",

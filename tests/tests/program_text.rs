@@ -161,6 +161,7 @@ fn lowered(
         context: 128,
         moe: MoeForm::Auto,
         rough,
+        quantised: quantise.is_some(),
         limit,
     };
     let mut next = 0;
@@ -283,4 +284,30 @@ fn where_activations_may_be_rounded_routers_still_see_them_exactly() {
     }
     assert!(rounded > 10, "{rounded} products may be rounded");
     assert_eq!(routers, 1);
+}
+
+#[test]
+fn what_is_rounded_to_fp8_is_not_rounded_again() {
+    let lowered = lowered(
+        &plain_host(),
+        Family::V3Fp8,
+        (8, Form::Absorbed),
+        (Some(ActScale::F32), None),
+        true,
+    );
+    let (mut attended, mut coded) = (0, 0);
+    for step in &lowered.program.steps {
+        let Step::Dispatch(dispatch) = step else {
+            continue;
+        };
+        let rough = dispatch.params.flags & flags::ROUGH != 0;
+        let row = dispatch.label.split(' ').next().unwrap_or_default();
+        attended += u32::from(rough && row.contains("attend"));
+        if row.ends_with("_f8") {
+            coded += 1;
+            assert!(!rough, "{}", dispatch.label);
+        }
+    }
+    assert!(attended > 0, "attention may be rounded");
+    assert!(coded > 4, "{coded} products of FP8 weights");
 }

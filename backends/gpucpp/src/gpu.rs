@@ -72,9 +72,11 @@ impl Gpu {
         let mut all = opened(driver);
         let opened_before = all.entry(ordinal).or_default();
         let was_lost = opened_before.is_lost;
+        // Who has it open may have lost it and not given it back yet.
+        let is_shared = opened_before.now > 0;
         let unavailable = |status: Status| {
             let code = status::told(driver.vendor, status);
-            driver.vendor.unavailable(match was_lost {
+            driver.vendor.unavailable(match was_lost || is_shared {
                 true => format!(
                     "{name} was lost and does not work again, {code}: close whatever else of this \
                      process uses it, or restart the process"
@@ -106,7 +108,7 @@ impl Gpu {
             note: OnceLock::new(),
             peers: Mutex::default(),
         };
-        if was_lost {
+        if was_lost || is_shared {
             let status = gpu.probe();
             if status != status::OK {
                 // It is given back as one that is lost, if that is what it is.

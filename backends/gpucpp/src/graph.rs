@@ -141,8 +141,9 @@ impl Nodes<'_> {
         // SAFETY: what was begun is ended, whatever came between.
         let status = unsafe { (self.calls.capture_end)(stream, &mut graph) };
         let graph = (!graph.is_null()).then(|| Object::graph_of(self.gpu, self.calls, graph));
-        self.gpu.done(status, "recording a product")?;
-        multiplied?;
+        // Why the library failed says more than what that did to the recording.
+        let ended = self.gpu.done(status, "recording a product");
+        multiplied.and(ended)?;
         graph.ok_or_else(|| Error::Unsupported {
             what: "a product".into(),
             why: "nothing was recorded".into(),

@@ -1,9 +1,11 @@
 // Barriers with phases, and copies that arrive at them.
 #include "runner.h"
 
+#include <algorithm>
+
 namespace hadal_cpu {
 
-static const u32 QUAD = 16, NOBODY = ~0u;
+static const u32 QUAD = 16, WORD = 4, NOBODY = ~0u;
 static const u64 MAGIC = 0x6861646c20626f78;
 // Bytes that a phase may wait for (PTX ISA, "Size of the tx-count").
 static const int MOST_BYTES = (1 << 20) - 1;
@@ -29,8 +31,8 @@ u32 Async::address() {
         memory = (u8*)worker.shared(-1, bytes);
         // Tiles have to be aligned by whoever needs that.
         first = 1024 + QUAD * worker.random.below(64);
-        seen.assign(bytes / QUAD + 1, 0);
-        writer.assign(bytes / QUAD + 1, NOBODY);
+        seen.assign(bytes / WORD + 1, 0);
+        writer.assign(bytes / WORD + 1, NOBODY);
         unseen.assign(MAX_THREADS, {});
     }
     return first;
@@ -111,10 +113,11 @@ void Async::wait(u32 at, u32 parity) {
 // gives them work must not begin.
 void Async::store(u32 to, const void* from, u32 bytes) {
     std::memcpy(bytes_at(to, bytes), from, bytes);
-    const u32 quad = (to - first) / QUAD;
-    seen[quad] = NOBODY;
-    writer[quad] = place.thread;
-    unseen[place.thread].push_back(quad);
+    for (u32 word = (to - first) / WORD; word < (to - first + bytes) / WORD; word++) {
+        seen[word] = NOBODY;
+        writer[word] = place.thread;
+        unseen[place.thread].push_back(word);
+    }
 }
 
 void Async::fence_map(const void* map) { maps.insert({place.thread, map}); }
@@ -195,14 +198,14 @@ void Async::put(const Copy& copy) {
         const u32 to = copy.to + i, place = to ^ (to >> 7 & mixed) << 4;
         std::memcpy(bytes_at(place, QUAD), quad, QUAD);
         // Copies and units go the same way to block memory.
-        seen[(place - first) / QUAD] = 0;
+        std::fill_n(seen.begin() + (place - first) / WORD, QUAD / WORD, 0);
     }
 }
 
 void Async::fence() {
     clock++;
-    for (const u32 quad : unseen[place.thread]) {
-        seen[quad] = writer[quad] == place.thread ? clock : seen[quad];
+    for (const u32 word : unseen[place.thread]) {
+        seen[word] = writer[word] == place.thread ? clock : seen[word];
     }
     unseen[place.thread].clear();
     for (auto& barrier : barriers) {
@@ -213,7 +216,8 @@ void Async::fence() {
 
 bool Async::read(u32 at, u32 time, u8* to) {
     std::memcpy(to, bytes_at(at, QUAD), QUAD);
-    return seen[(at - first) / QUAD] <= time;
+    const auto begin = seen.begin() + (at - first) / WORD;
+    return *std::max_element(begin, begin + QUAD / WORD) <= time;
 }
 
 }  // namespace hadal_cpu

@@ -80,8 +80,8 @@ class Async {
     std::vector<Flight> flights;
     // Maps that a thread may use.
     std::set<std::pair<u32, const void*>> maps;
-    // By sixteen bytes of memory: since when the units may see them, and who wrote them last; by
-    // thread: what it wrote and let nobody see.
+    // By word of memory: since when the units may see it, and who wrote it last; by thread: what it
+    // wrote and let nobody see.
     std::vector<u32> seen, writer;
     std::vector<std::vector<u32>> unseen;
 };

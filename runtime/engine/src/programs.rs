@@ -108,6 +108,7 @@ impl Programs<'_> {
             context: self.context,
             moe: self.options.moe,
             rough: self.options.rough_activations,
+            quantised: self.options.quantise_activations,
             limit,
         }
     }

@@ -28,7 +28,7 @@ impl Lacking {
 
 impl Device for Lacking {
     pass_on!(device: alloc free write read pipeline prepare wait completed adopt setup_counts
-        gpu_time submit_cost);
+        gpu_time submit_cost notes);
 
     fn info(&self) -> &DeviceInfo {
         &self.info

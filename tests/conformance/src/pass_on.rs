@@ -80,6 +80,11 @@ macro_rules! pass_on {
             self.$inner.gpu_time(ticket)
         }
     };
+    (@notes $inner:tt) => {
+        fn notes(&self) -> Vec<String> {
+            self.$inner.notes()
+        }
+    };
     (@submit_cost $inner:tt) => {
         fn submit_cost(&self) -> hadal_device::SubmitCost {
             self.$inner.submit_cost()

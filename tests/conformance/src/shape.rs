@@ -98,4 +98,12 @@ impl Shape {
     pub fn bucket(&self) -> u32 {
         self.real + self.spare
     }
+
+    /// The same where products may be rounded.
+    pub fn rough(self) -> Shape {
+        Shape {
+            flags: self.flags | hadal_device::flags::ROUGH,
+            ..self
+        }
+    }
 }

@@ -205,13 +205,18 @@ pub fn options_for(args: &EngineArgs, model: &Model, tokens: usize) -> EngineOpt
     let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
     EngineOptions {
         least_context: tokens.clamp(1, model.config.max_position_embeddings),
-        ..engine_options(args, None)
+        ..engine_options(args, model, None)
     }
 }
 
 /// Options of the engine with a context of `context` where none was asked for; `None`: what
 /// fits.
-pub fn engine_options(args: &EngineArgs, context: Option<u32>) -> EngineOptions {
+pub fn engine_options(args: &EngineArgs, model: &Model, context: Option<u32>) -> EngineOptions {
+    let rough = match args.activations {
+        Some(ActivationsArg::Q8) => true,
+        Some(ActivationsArg::Fp8) => model.config.fp8.is_some(),
+        Some(ActivationsArg::F32) | None => false,
+    };
     EngineOptions {
         context: args.context.or(context),
         least_context: 1,
@@ -228,10 +233,7 @@ pub fn engine_options(args: &EngineArgs, context: Option<u32>) -> EngineOptions 
             Some(MoeArg::Grouped) => MoeForm::Grouped,
         },
         quantise_activations: matches!(args.activations, Some(ActivationsArg::Fp8)),
-        rough_activations: matches!(
-            args.activations,
-            Some(ActivationsArg::Q8 | ActivationsArg::Fp8)
-        ),
+        rough_activations: rough,
         dispatch_budget: Some(Duration::from_millis(args.dispatch_budget))
             .filter(|budget| !budget.is_zero()),
     }
@@ -244,13 +246,12 @@ const WORTH_A_BAR: u64 = 100_000_000;
 pub fn engine(
     model: Arc<Model>,
     chosen: Chosen,
-    mut options: EngineOptions,
+    options: EngineOptions,
     cancel: &Cancel,
     console: &Console,
 ) -> Result<Arc<Engine>> {
     if options.quantise_activations && model.config.fp8.is_none() {
         console.note("note: --activations fp8 changes nothing: this model has no FP8 weights");
-        options.rough_activations = false;
     }
     let bar = console.bar("loading", Unit::Bytes);
     let mut progress = |progress: hadal_engine::Progress| {

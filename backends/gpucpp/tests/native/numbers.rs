@@ -140,12 +140,15 @@ pub fn coded_rows(params: &Params) -> (Vec<u8>, Vec<f32>) {
     (rows, scales)
 }
 
-/// What is read, the other weight last, and the sum of a row and an output.
+/// The sum of a row and an output, and how far it may be off.
+type Sum = Box<dyn Fn(usize, usize) -> (f32, f32)>;
+
+/// What is read, the other weight last, and the sums.
 pub struct Numbers {
     pub rows: Vec<u8>,
     pub weight: Vec<Vec<u8>>,
     pub other: Vec<u8>,
-    pub sum: Box<dyn Fn(usize, usize) -> f32>,
+    pub sum: Sum,
 }
 
 pub fn codes(params: &Params) -> Numbers {
@@ -162,13 +165,21 @@ pub fn codes(params: &Params) -> Numbers {
         let depths = block * 128..(block + 1) * 128;
         let products = depths.map(|d| value(code(row * depth + d)) * value(codes[i * depth + d]));
         let scale = scales[(FIRST as usize + i) / 128 * blocks + block];
-        products.sum::<f32>() * scale * row_scales[row * blocks + block]
+        let scale = scale * row_scales[row * blocks + block];
+        products.fold((0.0, 0.0), |(sum, most), product: f32| {
+            (sum + product * scale, most + product.abs() * scale)
+        })
     };
     Numbers {
         rows,
         other: weight.iter().map(|code| code ^ 0x80).collect(),
         weight: vec![weight, scale_bytes],
-        sum: Box::new(move |row, i| (0..blocks).map(|block| dot(row, i, block)).sum()),
+        sum: Box::new(move |row, i| {
+            let dots = (0..blocks).map(|block| dot(row, i, block));
+            let (sum, most) = dots.fold((0.0, 0.0), |all, dot| (all.0 + dot.0, all.1 + dot.1));
+            // The units keep thirteen bits behind the largest of some products.
+            (sum, most / 512.0)
+        }),
     }
 }
 
@@ -194,7 +205,8 @@ pub fn values(params: &Params) -> Numbers {
         sum: Box::new(move |row, i| {
             let weight = |d: usize| f32::from_bits(u32::from(half(i * depth + d)) << 16);
             let products = (0..depth).map(|d| f64::from(input(row, d)) * f64::from(weight(d)));
-            products.sum::<f64>() as f32
+            // Rounded to bf16, values would be off by a hundred times as much.
+            (products.sum::<f64>() as f32, 2e-5)
         }),
     }
 }

@@ -149,6 +149,45 @@ pub(super) const FAULTS: &[Fault] = &[
     )
     .on(HOPPER),
     fault(
+        "sums_of_codes_begun_once",
+        "hopper8",
+        "units_multiply8(part, a + on, b + on, i > 0);",
+        "units_multiply8(part, a + on, b + on, depth + i > 0);",
+        "op.linear",
+        "wgmma8: rows",
+    )
+    .on(HOPPER),
+    fault(
+        "fence_of_queries_removed",
+        "hopper_attend",
+        "    fence_async();
+    barrier();",
+        "    barrier();",
+        "op.attend_latent",
+        "attend_latent_bf16: waiting: the device cuda:0 was lost",
+    )
+    .on(HOPPER),
+    fault(
+        "fence_of_positions_removed",
+        "hopper_attend",
+        "        fence_async();
+        phase_arrive(memory.full",
+        "        phase_arrive(memory.full",
+        "op.attend_latent",
+        "attend_latent_bf16: waiting: the device cuda:0 was lost",
+    )
+    .on(HOPPER),
+    fault(
+        "fence_of_weights_removed",
+        "hopper_attend",
+        "        fence_async();
+        both_groups();",
+        "        both_groups();",
+        "op.attend_latent",
+        "attend_latent_bf16: waiting: the device cuda:0 was lost",
+    )
+    .on(HOPPER),
+    fault(
         "means_taken_before_all_weights_are_there",
         "hopper_attend",
         "        both_groups();

@@ -248,6 +248,7 @@ impl Lower<'_> {
     ) -> hadal_device::Result<()> {
         let mut flags = params.flags | flags::format_bits(weight);
         use OpKind::*;
+        let attention = matches!(op, AttendLatent | AttendPart | AttendExpanded);
         let product = matches!(
             op,
             Linear
@@ -258,11 +259,9 @@ impl Lower<'_> {
                 | ExpertLinear
                 | ExpertGateUp
                 | NormLinear
-                | AttendLatent
-                | AttendPart
-                | AttendExpanded
         );
-        if self.request.rough && product && !self.exact {
+        let coded = self.request.quantised && weight == DType::F8E4M3;
+        if self.request.rough && !self.exact && (attention || product && !coded) {
             flags |= flags::ROUGH;
         }
         let params = Params { flags, ..params };

@@ -24,6 +24,8 @@ pub struct Request {
     pub moe: MoeForm,
     /// Activations may be rounded ([`hadal_device::flags::ROUGH`]), but for the router.
     pub rough: bool,
+    /// What FP8 weights are multiplied by is rounded to FP8 already, and no further.
+    pub quantised: bool,
     /// Dispatches of more work are cut where they can be; `None`: only where a binding's
     /// limit demands it.
     pub limit: Option<WorkLimit>,

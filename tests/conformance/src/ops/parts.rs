@@ -1,7 +1,7 @@
 //! Attention in parts of the positions, and putting the parts together: `attend_part`,
 //! `attend_merge`.
 
-use hadal_device::{Params, flags};
+use hadal_device::Params;
 use hadal_graph::reference::dot;
 
 use super::attention::{Cache, SCALE, attention_error, paged, score_error};
@@ -65,15 +65,11 @@ pub(super) fn shapes() -> Vec<Shape> {
             ..shape(18, 130, 4, 32, 8, 6, 8)
         },
         // Products that may be rounded: the true width, and parts without positions.
+        shape(1, 300, 66, 512, 64, 3, 64).rough(),
         Shape {
-            flags: flags::ROUGH,
-            ..shape(1, 300, 66, 512, 64, 3, 64)
-        },
-        Shape {
-            flags: flags::ROUGH,
             first: 3,
             gap: 4,
-            ..shape(18, 130, 4, 32, 8, 6, 8)
+            ..shape(18, 130, 4, 32, 8, 6, 8).rough()
         },
     ]
 }

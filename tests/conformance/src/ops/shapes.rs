@@ -361,24 +361,14 @@ fn attend_latent() -> Listed {
     // The true width, and several blocks of positions.
     list.extend(plain(&[wide(33, 3, 512, 64), wide(700, 6, 16, 4)]));
     // Sixty-four queries and more: heads of sixteen rows, not a power of two, the true width.
-    let many = Shape {
-        real: 31,
-        spare: 5,
-        gap: 4,
-        ..wide(70, 4, 32, 8)
-    };
+    let mut many = wide(70, 4, 32, 8);
+    (many.real, many.spare, many.gap) = (31, 5, 4);
     list.extend(plain(&[many, wide(130, 40, 64, 16), wide(65, 64, 512, 64)]));
-    // The same where products may be rounded, and a width that is no whole eights.
-    let rough = |shape: Shape| Shape {
-        flags: flags::ROUGH,
-        ..shape
-    };
-    let many_rough = rough(many);
-    let shapes = [wide(130, 40, 64, 12), wide(200, 64, 512, 64)];
-    list.extend(plain(&[many_rough]));
-    list.extend(plain(&shapes.map(rough)));
+    // Where products may be rounded, too, and of a width that is no whole eights.
+    let rough = [many, wide(130, 40, 64, 12), wide(200, 64, 512, 64)].map(Shape::rough);
+    list.extend(plain(&rough));
     // A NaN that only one of the tokens sees.
-    let seen_by_one = some[2..].iter().chain([&many, &many_rough]);
+    let seen_by_one = some[2..].iter().chain([&many, &rough[0]]);
     list.extend(seen_by_one.map(|shape| (*shape, Twist::Nan)));
     list
 }

@@ -210,7 +210,7 @@ fn engines(
     let context = deepest + args.prefill.max(args.decode + 2).max(1);
     let settings = EngineOptions {
         batch: args.batch.iter().max().copied().unwrap_or(1),
-        ..open::engine_options(&args.engine, Some(context))
+        ..open::engine_options(&args.engine, &model, Some(context))
     };
     let mut engines = Vec::new();
     for device in devices(&args.device) {
@@ -233,7 +233,7 @@ fn forecast(args: &BenchArgs, engine: &Engine, memory: &Bandwidth, depth: usize)
     let depth = u32::try_from(depth).ok()?;
     let options = EngineOptions {
         context: Some(depth.max(1)),
-        ..open::engine_options(&args.engine, None)
+        ..open::engine_options(&args.engine, engine.model(), None)
     };
     let ask = Ask {
         bandwidth: Some(bandwidth::Measured::given(memory.bytes_per_second)),

@@ -66,7 +66,7 @@ pub fn run(args: &ExplainArgs, console: &Console) -> Result<()> {
         let why = format!("a step has 1 to {most} tokens, not {}", args.tokens);
         return Err(Failure::usage(why).help("--chunk N allows larger steps"));
     }
-    let settings = open::engine_options(&args.engine, None);
+    let settings = open::engine_options(&args.engine, &model, None);
     let device = open::device(&args.device, console)?;
     let engine = open::engine(model, device, settings, &Cancel::new(), console)?;
     if args.graph || args.dot || args.svg {

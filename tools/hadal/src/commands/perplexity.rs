@@ -58,7 +58,7 @@ pub fn run(args: &PerplexityArgs, console: &Console) -> Result<()> {
     let interrupts = Interrupts::install()?;
     let model = open::model(&args.model)?;
     let context = args.window.or(Some(usual_window(&model)));
-    let settings = open::engine_options(&args.engine, context);
+    let settings = open::engine_options(&args.engine, &model, context);
     if let Some(few) = settings.context.filter(|context| *context < LEAST_CONTEXT) {
         let why = format!("a context of {few} tokens is too small to score a text");
         return Err(Failure::usage(why).help(format!("choose at least {LEAST_CONTEXT}")));

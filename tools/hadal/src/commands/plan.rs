@@ -72,7 +72,7 @@ pub fn run(args: &PlanArgs, console: &Console) -> Result<()> {
     let (model, described) = model(path)?;
     let options = EngineOptions {
         batch: args.batch,
-        ..open::engine_options(&args.engine, None)
+        ..open::engine_options(&args.engine, &model, None)
     };
     let ask = Ask {
         bandwidth,
