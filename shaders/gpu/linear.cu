@@ -8,7 +8,9 @@
 #include "dots.h"
 
 // Lines of weights that a wave reads side by side.
-constexpr int outputs_of(bool wide, int rows) { return wide && rows > 1 ? 4 : 2; }
+template <bool WIDE, int ROWS> struct Lines {
+    static const int COUNT = WIDE && ROWS > 1 ? 4 : 2;
+};
 
 // Row `r0 + r`, or the last one.
 template <int ROWS>
@@ -40,7 +42,7 @@ DEVICE void store_dots(const Params& p, const float (&sum)[OUTPUTS][ROWS], u32 o
 template <class W, bool WIDE, int ROWS>
 DEVICE void linear(const Params& p, const u32* inputs, const float* x, const u8* w, const float* s,
                    const float* residual, float* y) {
-    const int OUTPUTS = outputs_of(WIDE, ROWS);
+    const int OUTPUTS = Lines<WIDE, ROWS>::COUNT;
     const u32 rows = real_rows(p, inputs), r0 = group_z() * ROWS;
     const u64 first = spread_group() * (OUTPUTS * DOT_WAVES) + OUTPUTS * wave();
     if (r0 >= rows || first >= p.row_count) {
@@ -70,7 +72,7 @@ DEVICE void linear(const Params& p, const u32* inputs, const float* x, const u8*
 template <class W, bool WIDE, int ROWS>
 DEVICE void gate_up(const Params& p, const u32* inputs, const float* x, const u8* w,
                     const float* w_s, const u8* v, const float* v_s, float* y) {
-    const int OUTPUTS = outputs_of(WIDE, ROWS) / 2;
+    const int OUTPUTS = Lines<WIDE, ROWS>::COUNT / 2;
     const u32 rows = real_rows(p, inputs), r0 = group_z() * ROWS;
     const u64 first = spread_group() * (OUTPUTS * DOT_WAVES) + OUTPUTS * wave();
     if (r0 >= rows || first >= p.row_count) {

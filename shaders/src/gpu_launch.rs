@@ -79,6 +79,24 @@ pub fn grouped_codes(problem: &Problem) -> Option<&'static str> {
     grouped_tile_fits(problem).or_else(|| codes(problem))
 }
 
+/// Blocks of 128 rows, of which half are there: codes lose a little in these units that they do not
+/// lose in others, so that few rows are not worth it.
+fn half_a_block(problem: &Problem) -> Option<&'static str> {
+    unless(
+        problem.params.rows >= HOPPER_SIDE / 2,
+        "needs 64 rows or more",
+    )
+}
+
+/// The same with a quarter for an expert of average popularity.
+fn quarter_of_a_block(problem: &Problem) -> Option<&'static str> {
+    let p = &problem.params;
+    unless(
+        p.rows / (HOPPER_SIDE / 4) >= p.experts,
+        "needs 32 rows an expert",
+    )
+}
+
 /// Few rows leave most of the units idle, but a ring has more of the weight on its way than other
 /// kernels.
 fn enough_rows(problem: &Problem) -> Option<&'static str> {
@@ -102,7 +120,7 @@ fn split(problem: &Problem) -> Option<&'static str> {
 }
 
 pub fn hopper_codes(problem: &Problem) -> Option<&'static str> {
-    enough_rows(problem).or_else(|| codes(problem))
+    half_a_block(problem).or_else(|| codes(problem))
 }
 
 /// Shapes that cuBLASLt takes: its lists of scales have lines of four, and dimensions of codes
@@ -140,7 +158,7 @@ pub fn native_tiles(problem: &Problem) -> Option<&'static str> {
 }
 
 pub fn grouped_hopper_codes(problem: &Problem) -> Option<&'static str> {
-    enough_for_experts(problem).or_else(|| grouped_codes(problem))
+    quarter_of_a_block(problem).or_else(|| grouped_codes(problem))
 }
 
 pub fn hopper_split(problem: &Problem) -> Option<&'static str> {
