@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hadal_device::{
-    Backend, DeviceInfo, DeviceKind, Features, KernelRow, Limits, PipelineId, Problem, Step, flags,
-    select,
+    Backend, DeviceInfo, DeviceKind, Dispatch, Features, KernelRow, Limits, PipelineId, Problem,
+    Step, flags, select,
 };
 use hadal_graph::{
     ActScale, Dtypes, Form, Lowered, MoeForm, Request, Target, WorkLimit, lower, optimise,
@@ -261,6 +261,14 @@ fn a_step_of_codes_quantises_with_the_norm() {
     );
 }
 
+/// The dispatches of a program, and whether their activations may be rounded.
+fn dispatches(lowered: &Lowered) -> impl Iterator<Item = (&Dispatch, bool)> {
+    lowered.program.steps.iter().filter_map(|step| match step {
+        Step::Dispatch(dispatch) => Some((dispatch, dispatch.params.flags & flags::ROUGH != 0)),
+        _ => None,
+    })
+}
+
 #[test]
 fn where_activations_may_be_rounded_routers_still_see_them_exactly() {
     let lowered = lowered(
@@ -271,11 +279,7 @@ fn where_activations_may_be_rounded_routers_still_see_them_exactly() {
         true,
     );
     let (mut rounded, mut routers) = (0, 0);
-    for step in &lowered.program.steps {
-        let Step::Dispatch(dispatch) = step else {
-            continue;
-        };
-        let rough = dispatch.params.flags & flags::ROUGH != 0;
+    for (dispatch, rough) in dispatches(&lowered) {
         rounded += u32::from(rough);
         if dispatch.label.ends_with("mlp.gate") {
             routers += 1;
@@ -296,11 +300,7 @@ fn what_is_rounded_to_fp8_is_not_rounded_again() {
         true,
     );
     let (mut attended, mut coded) = (0, 0);
-    for step in &lowered.program.steps {
-        let Step::Dispatch(dispatch) = step else {
-            continue;
-        };
-        let rough = dispatch.params.flags & flags::ROUGH != 0;
+    for (dispatch, rough) in dispatches(&lowered) {
         let row = dispatch.label.split(' ').next().unwrap_or_default();
         attended += u32::from(rough && row.contains("attend"));
         if row.ends_with("_f8") {
