@@ -346,10 +346,7 @@ fn an_older_image_serves_where_there_is_no_other_way() {
 #[test]
 fn kernels_of_other_kinds_are_refused() {
     let mock = Mock::new("");
-    let device = mock
-        .backend(Vendor::Cuda, GpuOptions::default())
-        .open(0)
-        .expect("it opens");
+    let device = mock.device(Vendor::Cuda);
     let of = |file, entry, operands| Body::Gpu {
         file,
         entry,

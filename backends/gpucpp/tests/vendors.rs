@@ -28,10 +28,7 @@ fn a_warm_submit_sets_nothing_up_and_tables_are_kept() {
     let mock = Mock::new("");
     for vendor in VENDORS {
         mock.configure("");
-        let device = mock
-            .backend(vendor, GpuOptions::default())
-            .open(0)
-            .expect("it opens");
+        let device = mock.device(vendor);
         let made = || buffer(&device, BYTES).expect("memory");
         let tables: Vec<[BufferId; 3]> = (0..3).map(|_| [made(), made(), made()]).collect();
         let program = program(&device, 64).expect("kernels");
@@ -74,10 +71,7 @@ fn programs_are_graphs_on_cuda_and_launches_in_order_on_hip() {
     for vendor in VENDORS {
         for seed in 1..8 {
             mock.configure(&format!("seed={seed}"));
-            let device = mock
-                .backend(vendor, GpuOptions::default())
-                .open(0)
-                .expect("it opens");
+            let device = mock.device(vendor);
             let table = [0; 3].map(|_| buffer(&device, BYTES).expect("memory"));
             let values = 64;
             let program = program(&device, values).expect("kernels");
@@ -120,10 +114,7 @@ fn a_launch_that_is_refused_loses_no_device() {
     let mock = Mock::new("");
     for vendor in VENDORS {
         mock.configure("");
-        let device = mock
-            .backend(vendor, GpuOptions::default())
-            .open(0)
-            .expect("it opens");
+        let device = mock.device(vendor);
         let table = [0; 3].map(|_| buffer(&device, BYTES).expect("memory"));
         let good = program(&device, 64).expect("kernels");
         let mut bad = good.clone();
@@ -190,10 +181,7 @@ fn a_device_that_does_not_answer_leaves_the_others() {
 #[test]
 fn broken_programs_are_refused() {
     let mock = Mock::new("");
-    let device = mock
-        .backend(Vendor::Cuda, GpuOptions::default())
-        .open(0)
-        .expect("it opens");
+    let device = mock.device(Vendor::Cuda);
     let good = program(&device, 64).expect("kernels");
     let table = [0; 3].map(|_| buffer(&device, BYTES).expect("memory"));
     let broken: &[fn(&mut Dispatch)] = &[

@@ -8,10 +8,12 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hadal_device::Features;
-use hadal_gpucpp::{Arch, Code, Found, GpuBackend, GpuOptions, Offer, ShaderCode, Target, Vendor};
+use hadal_gpucpp::{
+    Arch, Code, Found, GpuBackend, GpuDevice, GpuOptions, Offer, ShaderCode, Target, Vendor,
+};
 use libloading::Library;
 use tempfile::TempDir;
 
@@ -150,6 +152,12 @@ impl Mock {
     ) -> GpuBackend {
         let library = options.library.clone().or(Some(self.path()));
         GpuBackend::new(vendor, offer, code, GpuOptions { library, ..options })
+    }
+
+    /// The first device of `vendor`, open, without any options.
+    pub fn device(&self, vendor: Vendor) -> Arc<GpuDevice> {
+        let backend = self.backend(vendor, GpuOptions::default());
+        backend.open(0).expect("it opens")
     }
 }
 
