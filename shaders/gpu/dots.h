@@ -15,7 +15,7 @@ template <class N> struct Normed {
     DEVICE_METHOD Floats four(u32 i) const {
         Floats values = *(const Floats*)(x + i);
         float weights[4];
-        N::four(n, i, weights);
+        four_codes<N>(n, i, weights);
         UNROLL
         for (u32 j = 0; j < 4; j++) {
             values.value[j] *= weights[j];

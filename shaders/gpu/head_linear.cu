@@ -66,7 +66,7 @@ DEVICE void transposed(const Params& p, const u32* inputs, const float* x, const
         const u64 at = (first + i) * p.n + c;
         float codes[4];
         if (COLUMNS == 4) {
-            W::four(w, at, codes);
+            four_codes<W>(w, at, codes);
         } else {
             codes[0] = W::one(w, at);
         }

@@ -34,6 +34,12 @@ template <u32 PARTS> DEVICE void store_parts(const float (&values)[4], u16* tile
     }
 }
 
+// A thread brings fours of neighbours along the depth: where the `step`th is in a tile.
+static const u32 STEPS = SIDE * DEPTH / 4 / THREADS;
+DEVICE u32 line_of(u32 step) { return (step * THREADS + thread_x()) / (DEPTH / 4); }
+DEVICE u32 depth_of(u32 step) { return (step * THREADS + thread_x()) % (DEPTH / 4) * 4; }
+DEVICE u32 place_of(u32 step) { return line_of(step) * PITCH + depth_of(step); }
+
 // One weight of the block: where rows `0 .. count` of it begin.
 template <class W> struct Weight {
     const u8* w;
@@ -41,17 +47,23 @@ template <class W> struct Weight {
     u64 first;
     u32 scale_first, count, k;
 
-    // Values `depth .. + DEPTH` of all rows, zeros for what is not there.
-    DEVICE_METHOD void load(u32 depth, u16* tile) const {
+    // A thread's codes of columns `depth .. + DEPTH`, zeros for what is not there.
+    DEVICE_METHOD void load(u32 depth, Quad (&codes)[STEPS]) const {
         UNROLL
-        for (u32 step = 0; step < SIDE * DEPTH / 4 / THREADS; step++) {
-            const u32 at = step * THREADS + thread_x();
-            const u32 row = at / (DEPTH / 4), i = at % (DEPTH / 4) * 4;
-            float codes[4] = {};
-            if (row < count && depth + i < k) {
-                W::four(w, (first + row) * k + depth + i, codes);
+        for (u32 step = 0; step < STEPS; step++) {
+            const u32 row = line_of(step), column = depth + depth_of(step);
+            codes[step] = {};
+            if (row < count && column < k) {
+                codes[step] = bytes_of_four<W>(w, (first + row) * k + column);
             }
-            store_parts<Parts<W>::COUNT>(codes, tile, row * PITCH + i);
+        }
+    }
+    DEVICE void store(const Quad (&codes)[STEPS], u16* tile) {
+        UNROLL
+        for (u32 step = 0; step < STEPS; step++) {
+            float values[4];
+            W::some(codes[step], 0, values);
+            store_parts<Parts<W>::COUNT>(values, tile, place_of(step));
         }
     }
     // Of the columns around `depth`; the block's rows share one, as they lie in one block.
@@ -60,28 +72,51 @@ template <class W> struct Weight {
     }
 };
 
-DEVICE void load_rows(const Params& p, const float* x, u32 r0, u32 count, u32 depth, u16* tile) {
-    UNROLL
-    for (u32 step = 0; step < SIDE * DEPTH / 4 / THREADS; step++) {
-        const u32 at = step * THREADS + thread_x();
-        const u32 row = at / (DEPTH / 4), i = at % (DEPTH / 4) * 4;
-        Floats four = {};
-        if (row < count && depth + i < p.k) {
-            four = *(const Floats*)(x + x_row(p, r0 + row) + depth + i);
+// What a thread brings of the tiles of a depth: activations, and the codes of one weight or two.
+template <class W, bool SECOND> struct Brought {
+    Floats rows[STEPS];
+    Quad gate[STEPS], up[STEPS];
+
+    DEVICE_METHOD void load(const Params& p, const float* x, u32 r0, u32 count, u32 depth,
+                            const Weight<W>& w, const Weight<W>& v) {
+        UNROLL
+        for (u32 step = 0; step < STEPS; step++) {
+            const u32 row = line_of(step), column = depth + depth_of(step);
+            rows[step] = {};
+            if (row < count && column < p.k) {
+                rows[step] = *(const Floats*)(x + x_row(p, r0 + row) + column);
+            }
         }
-        store_parts<X_PARTS>(four.value, tile, row * PITCH + i);
+        w.load(depth, gate);
+        if (SECOND) {
+            v.load(depth, up);
+        }
     }
-}
+    DEVICE_METHOD void store(u16* row_tile, u16* gate_tile, u16* up_tile) const {
+        UNROLL
+        for (u32 step = 0; step < STEPS; step++) {
+            store_parts<X_PARTS>(rows[step].value, row_tile, place_of(step));
+        }
+        Weight<W>::store(gate, gate_tile);
+        if (SECOND) {
+            Weight<W>::store(up, up_tile);
+        }
+    }
+};
 
 // The waves of a block: their tiles of 16 by 16 cover it, two beside each other and as many
 // below each other as there are too few waves.
 static const u32 COLUMNS = 2, LINES = SIDE / 16 * (SIDE / 16) / COLUMNS / (THREADS / WAVE);
 static const u32 WAVES_ACROSS = SIDE / 16 / COLUMNS;
 
-// Adds the products of the tiles, 32 deep.
+// Adds the products of the tiles, 32 deep, of which `count` lines have rows.
 template <class U, u32 PARTS>
-DEVICE void multiply_tiles(const u16* rows, const u16* weights, float (&sum)[LINES][COLUMNS][U::SUMS]) {
+DEVICE void multiply_tiles(const u16* rows, u32 count, const u16* weights,
+                           float (&sum)[LINES][COLUMNS][U::SUMS]) {
     const u32 line = wave() / WAVES_ACROSS * LINES, column = wave() % WAVES_ACROSS * COLUMNS;
+    if (line * 16 >= count) {
+        return;
+    }
     UNROLL
     for (u32 depth = 0; depth < DEPTH; depth += 16) {
         u32 a[LINES][X_PARTS][U::WORDS];
@@ -142,22 +177,26 @@ DEVICE void tile(const Params& p, const float* x, u32 r0, u32 end, const Weight<
     SHARED(u16, up, SECOND ? PARTS * TILE : 8);
     float sum[LINES][COLUMNS][U::SUMS] = {}, part[LINES][COLUMNS][U::SUMS] = {};
     float second[LINES][COLUMNS][U::SUMS] = {}, second_part[LINES][COLUMNS][U::SUMS] = {};
+    const u32 count = min_(end - r0, SIDE);
+    Brought<W, SECOND> brought;
+    brought.load(p, x, r0, count, 0, w, v);
     for (u32 depth = 0; depth < p.k; depth += DEPTH) {
         barrier();
-        load_rows(p, x, r0, min_(end - r0, SIDE), depth, rows);
-        w.load(depth, gate);
-        if (SECOND) {
-            v.load(depth, up);
-        }
+        brought.store(rows, gate, up);
         barrier();
-        multiply_tiles<U, PARTS>(rows, gate, part);
+        // On their way while the units multiply.
+        brought.load(p, x, r0, count, depth + DEPTH, w, v);
+        const bool whole = depth % BLOCK == BLOCK - DEPTH || depth + DEPTH >= p.k;
+        const float scale = whole ? w.scale(depth) : 0.0f;
+        const float second_scale = SECOND && whole ? v.scale(depth) : 0.0f;
+        multiply_tiles<U, PARTS>(rows, count, gate, part);
         if (SECOND) {
-            multiply_tiles<U, PARTS>(rows, up, second_part);
+            multiply_tiles<U, PARTS>(rows, count, up, second_part);
         }
-        if (depth % BLOCK == BLOCK - DEPTH || depth + DEPTH >= p.k) {
-            promote(sum, part, w.scale(depth));
+        if (whole) {
+            promote(sum, part, scale);
             if (SECOND) {
-                promote(second, second_part, v.scale(depth));
+                promote(second, second_part, second_scale);
             }
         }
     }

@@ -1,6 +1,6 @@
 // Products of E4M3 weights with activations that are codes themselves, for many rows: a block
-// computes 64 rows by 64 outputs, 64 deep at a time, and each 128 of the depth the units' sums
-// meet both scales in f32. DeepSeek-V3 report, section 3.3.2.
+// computes 64 rows by 64 outputs, 128 deep at a time, and the units' sums of these meet both
+// scales in f32. DeepSeek-V3 report, section 3.3.2.
 // Grid: x and y over blocks of outputs, z over blocks of rows; grouped: z over experts.
 
 #include "portable.h"
@@ -8,34 +8,47 @@
 #include "weights.h"
 #include "units8.h"
 
-static const u32 THREADS = 256, SIDE = 64, DEPTH = 64;
+static const u32 THREADS = 256, SIDE = 64, DEPTH = BLOCK;
 // A line of a tile in shared memory: padded, so that lines begin in different banks.
 static const u32 PITCH = DEPTH + 16;
 static const u32 TILE = SIDE * PITCH;
 
-// Lines of codes in memory: rows of an activation or of a weight.
+// Lines of codes in memory: rows of an activation or of a weight. A thread brings sixteen codes at a
+// time.
+static const u32 STEPS = SIDE * DEPTH / 16 / THREADS;
 struct Lines {
     const u8* codes;
     u64 stride;
     u32 count, k;
 
-    // Codes `depth .. + DEPTH` of all lines, sixteen a thread; zeros for what is not there.
-    template <class U> DEVICE_METHOD void load(u32 depth, u8* tile) const {
-        const u32 line = thread_x() / (DEPTH / 16), i = thread_x() % (DEPTH / 16) * 16;
-        u32 words[4] = {0, 0, 0, 0};
-        if (line < count && depth + i < k) {
-            const Quad loaded = *(const Quad*)(codes + line * stride + depth + i);
-            UNROLL
-            for (u32 j = 0; j < 4; j++) {
-                words[j] = U::FNUZ ? to_fnuz(loaded.word[j]) : loaded.word[j];
+    // A thread's codes of columns `depth .. + DEPTH`, zeros for what is not there.
+    DEVICE_METHOD void load(u32 depth, Quad (&quads)[STEPS]) const {
+        UNROLL
+        for (u32 step = 0; step < STEPS; step++) {
+            const u32 at = step * THREADS + thread_x();
+            const u32 line = at / (DEPTH / 16), column = depth + at % (DEPTH / 16) * 16;
+            quads[step] = {};
+            if (line < count && column < k) {
+                const Quad loaded = *(const Quad*)(codes + line * stride + column);
+                // Word by word: copied whole it would lie in memory, not in registers.
+                UNROLL
+                for (u32 j = 0; j < 4; j++) {
+                    quads[step].word[j] = loaded.word[j];
+                }
             }
         }
-        Quad quad;
+    }
+    template <class U> DEVICE void store(const Quad (&quads)[STEPS], u8* tile) {
         UNROLL
-        for (u32 j = 0; j < 4; j++) {
-            quad.word[j] = words[j];
+        for (u32 step = 0; step < STEPS; step++) {
+            const u32 at = step * THREADS + thread_x();
+            Quad quad = quads[step];
+            UNROLL
+            for (u32 j = 0; j < 4; j++) {
+                quad.word[j] = U::FNUZ ? to_fnuz(quad.word[j]) : quad.word[j];
+            }
+            *(Quad*)(tile + at / (DEPTH / 16) * PITCH + at % (DEPTH / 16) * 16) = quad;
         }
-        *(Quad*)(tile + line * PITCH + i) = quad;
     }
 };
 
@@ -44,11 +57,17 @@ struct Lines {
 static const u32 COLUMNS = 2, LINES = SIDE / 16 * (SIDE / 16) / COLUMNS / (THREADS / WAVE);
 static const u32 WAVES_ACROSS = SIDE / 16 / COLUMNS;
 
+// Adds the products of the tiles, of which `count` lines have rows.
 template <class U>
-DEVICE void multiply_tiles(const u8* rows, const u8* weights,
+DEVICE void multiply_tiles(const u8* rows, u32 count, const u8* weights,
                            float (&sum)[LINES][COLUMNS][U::SUMS]) {
     const u32 line = wave() / WAVES_ACROSS * LINES, column = wave() % WAVES_ACROSS * COLUMNS;
-    UNROLL
+    if (line * 16 >= count) {
+        return;
+    }
+    // Where halves stand in for these units (compute capability 9.0 and 10.0), a third of the
+    // registers would go to what is converted ahead.
+    NO_UNROLL
     for (u32 depth = 0; depth < DEPTH; depth += U::DEPTH) {
         u32 a[LINES][U::WORDS];
         UNROLL
@@ -96,6 +115,36 @@ struct Weight {
     }
 };
 
+// What a thread brings of the tiles of a depth: rows and their scales, and one weight or two.
+template <class U, bool SECOND> struct Brought {
+    Quad rows[STEPS], gate[STEPS], up[STEPS];
+    float row_scale;
+
+    DEVICE_METHOD void load(const Params& p, const float* x, const Lines& lines, u32 depth,
+                            const Weight& w, const Weight& v) {
+        lines.load(depth, rows);
+        w.lines.load(depth, gate);
+        if (SECOND) {
+            v.lines.load(depth, up);
+        }
+        row_scale = 0.0f;
+        if (thread_x() < lines.count && depth < p.k) {
+            const u64 scales = (u64)thread_x() * p.x_stride + coded_scales(p.k);
+            row_scale = x[scales + depth / BLOCK] * U::FACTOR;
+        }
+    }
+    DEVICE_METHOD void store(u8* row_tile, u8* gate_tile, u8* up_tile, float* row_scales) const {
+        Lines::store<U>(rows, row_tile);
+        Lines::store<U>(gate, gate_tile);
+        if (SECOND) {
+            Lines::store<U>(up, up_tile);
+        }
+        if (thread_x() < SIDE) {
+            row_scales[thread_x()] = row_scale;
+        }
+    }
+};
+
 // Rows `r0 .. end` (at most SIDE of them) by the outputs of `w`, and of `v` with `SECOND`,
 // to columns from `column` on.
 template <class U, bool SECOND>
@@ -108,32 +157,24 @@ DEVICE void tile(const Params& p, const float* x, u32 r0, u32 end, const Weight&
     u8* const row_tile = (u8*)row_quads;
     u8* const gate = (u8*)gate_quads;
     u8* const up = (u8*)up_quads;
-    const Lines rows = {(const u8*)(x + x_row(p, r0)), 4 * (u64)p.x_stride,
-                        min_(end - r0, SIDE), p.k};
+    const float* const first = x + x_row(p, r0);
+    const Lines rows = {(const u8*)first, 4 * (u64)p.x_stride, min_(end - r0, SIDE), p.k};
     float sum[LINES][COLUMNS][U::SUMS] = {}, part[LINES][COLUMNS][U::SUMS] = {};
     float second[LINES][COLUMNS][U::SUMS] = {}, second_part[LINES][COLUMNS][U::SUMS] = {};
+    Brought<U, SECOND> brought;
+    brought.load(p, first, rows, 0, w, v);
     for (u32 depth = 0; depth < p.k; depth += DEPTH) {
         barrier();
-        rows.load<U>(depth, row_tile);
-        w.lines.load<U>(depth, gate);
-        if (SECOND) {
-            v.lines.load<U>(depth, up);
-        }
-        if (thread_x() < SIDE) {
-            const u32 at = coded_scales(p.k) + depth / BLOCK;
-            row_scales[thread_x()] =
-                thread_x() < rows.count ? x[x_row(p, r0 + thread_x()) + at] * U::FACTOR : 0.0f;
-        }
+        brought.store(row_tile, gate, up, row_scales);
         barrier();
-        multiply_tiles<U>(row_tile, gate, part);
+        // On their way while the units multiply.
+        brought.load(p, first, rows, depth + DEPTH, w, v);
+        const float scale = w.scale(depth), second_scale = SECOND ? v.scale(depth) : 0.0f;
+        multiply_tiles<U>(row_tile, rows.count, gate, part);
+        promote<U>(sum, part, row_scales, scale);
         if (SECOND) {
-            multiply_tiles<U>(row_tile, up, second_part);
-        }
-        if (depth % BLOCK == BLOCK - DEPTH || depth + DEPTH >= p.k) {
-            promote<U>(sum, part, row_scales, w.scale(depth));
-            if (SECOND) {
-                promote<U>(second, second_part, row_scales, v.scale(depth));
-            }
+            multiply_tiles<U>(row_tile, rows.count, up, second_part);
+            promote<U>(second, second_part, row_scales, second_scale);
         }
     }
     const u32 line = wave() / WAVES_ACROSS * LINES, tile_column = wave() % WAVES_ACROSS * COLUMNS;

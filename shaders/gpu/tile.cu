@@ -25,7 +25,7 @@ template <class W> struct WeightTile {
             const u32 row = at / (DEPTH / 4), i = at % (DEPTH / 4) * 4;
             float codes[4] = {};
             if (row < count && depth + i < k) {
-                W::four(w, (first + row) * k + depth + i, codes);
+                four_codes<W>(w, (first + row) * k + depth + i, codes);
                 const float scale =
                     W::SCALED ? scale_at(s, scale_first + row, depth + i, k) * W::UNIT : 1.0f;
                 UNROLL

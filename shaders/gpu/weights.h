@@ -1,7 +1,6 @@
 // How the bytes of a weight become numbers. A format has `BYTES` a code, `one` (a code by its
-// index), `four` (codes from an index that is a multiple of four) and `some` (four of the codes of
-// sixteen bytes); `UNIT` is a factor that is left out of them, for whoever sums to multiply
-// with once.
+// index) and `some` (four of the codes of sixteen bytes); `UNIT` is a factor that is left out of
+// them, for whoever sums to multiply with once.
 
 // An instruction for codes of E4M3, which NVRTC knows from 12.1 on.
 #if defined(HADAL_CUDA) && __CUDA_ARCH__ >= 890
@@ -25,9 +24,6 @@ struct F32 {
             out[i] = float_of(quad.word[i]);
         }
     }
-    DEVICE void four(const void* codes, u64 at, float* out) {
-        some(*(const Quad*)((const float*)codes + at), 0, out);
-    }
 };
 
 struct F16 {
@@ -40,11 +36,6 @@ struct F16 {
     DEVICE void some(const Quad& quad, u32 i, float* out) {
         two(quad.word[i / 2], out);
         two(quad.word[i / 2 + 1], out + 2);
-    }
-    DEVICE void four(const void* codes, u64 at, float* out) {
-        const Pair pair = *(const Pair*)((const u16*)codes + at);
-        two(pair.word[0], out);
-        two(pair.word[1], out + 2);
     }
     DEVICE void two(u32 word, float* out) {
         out[0] = half_to_float((u16)word);
@@ -62,11 +53,6 @@ struct Bf16 {
     DEVICE void some(const Quad& quad, u32 i, float* out) {
         two(quad.word[i / 2], out);
         two(quad.word[i / 2 + 1], out + 2);
-    }
-    DEVICE void four(const void* codes, u64 at, float* out) {
-        const Pair pair = *(const Pair*)((const u16*)codes + at);
-        two(pair.word[0], out);
-        two(pair.word[1], out + 2);
     }
     DEVICE void two(u32 word, float* out) {
         out[0] = float_of(word << 16);
@@ -93,9 +79,6 @@ struct F8 {
         return half_to_float((u16)((code & 0x80) << 8 | (code & 0x7f) << 7)) * (256.0f / UNIT);
     }
     DEVICE void some(const Quad& quad, u32 i, float* out) { decode(quad.word[i / 4], out); }
-    DEVICE void four(const void* codes, u64 at, float* out) {
-        decode(*(const u32*)((const u8*)codes + at), out);
-    }
     DEVICE void decode(u32 word, float* out) {
 #if defined(HADAL_DECODES_E4M3)
         u32 low, high;
@@ -128,6 +111,26 @@ struct F8 {
 #endif
     }
 };
+
+// The bytes of four codes from an index on that is a multiple of four, as `some` reads the first.
+template <class W> DEVICE Quad bytes_of_four(const void* codes, u64 at) {
+    const u8* const from = (const u8*)codes + at * W::BYTES;
+    Quad quad = {};
+    if (W::BYTES == 4) {
+        quad = *(const Quad*)from;
+    } else if (W::BYTES == 2) {
+        const Pair pair = *(const Pair*)from;
+        quad.word[0] = pair.word[0];
+        quad.word[1] = pair.word[1];
+    } else {
+        quad.word[0] = *(const u32*)from;
+    }
+    return quad;
+}
+
+template <class W> DEVICE void four_codes(const void* codes, u64 at, float* out) {
+    W::some(bytes_of_four<W>(codes, at), 0, out);
+}
 
 // Rows and columns of a block that shares one scale.
 static const u32 BLOCK = 128;

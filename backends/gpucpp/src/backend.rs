@@ -15,6 +15,7 @@ use crate::fault::Fuse;
 use crate::gpu::Gpu;
 use crate::kernel::Kernels;
 use crate::lanes::Lanes;
+use crate::memory;
 use crate::native::Native;
 
 /// Blocks along an axis. Only the first axis could have more.
@@ -106,11 +107,14 @@ impl GpuBackend {
         }
         let Usable {
             found,
-            info,
+            mut info,
             compiler,
             library,
         } = usable.swap_remove(ordinal);
         let gpu = Arc::new(Gpu::open(driver, found.ordinal, info.id())?);
+        // Others may have some: what is left is what a plan can count on.
+        let free = memory::free(&gpu, &gpu.enter()?)? as u64;
+        info.memory_bytes = info.memory_bytes.map(|bytes| bytes.min(free));
         let lanes = Lanes::new(&gpu, self.fuse.clone())?;
         let memory_bytes = self.options.memory_bytes;
         let native = match library {

@@ -7,7 +7,7 @@ use hadal_device::{Error, Result};
 
 use crate::driver::status;
 use crate::driver::table::Address;
-use crate::gpu::Gpu;
+use crate::gpu::{Entered, Gpu};
 use crate::lanes::Marks;
 
 /// How much of the device's memory is in use, and may be.
@@ -39,6 +39,15 @@ impl Budget {
     }
 }
 
+/// Bytes that nobody has of the memory of `gpu`.
+pub fn free(gpu: &Gpu, entered: &Entered) -> Result<usize> {
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: the places live.
+    let status = unsafe { (entered.calls().mem_info)(&mut free, &mut total) };
+    gpu.done(status, "asking for free memory")?;
+    Ok(free)
+}
+
 /// An allocation.
 pub struct Memory {
     /// Where it begins.
@@ -61,12 +70,8 @@ impl Memory {
             wanted_bytes: bytes,
         };
         let length = usize::try_from(bytes.max(1)).map_err(|_| full())?;
-        let (mut free, mut total) = (0, 0);
-        // SAFETY: the places live.
-        let status = unsafe { (entered.calls().mem_info)(&mut free, &mut total) };
-        gpu.done(status, "asking for free memory")?;
         // Some drivers give more than there is and are slow from then on.
-        if length > free || !budget.take(bytes) {
+        if length > free(gpu, &entered)? || !budget.take(bytes) {
             return Err(full());
         }
         let mut address = 0;

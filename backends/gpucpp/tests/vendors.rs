@@ -263,6 +263,13 @@ fn memory_ends_with_an_error_that_leaves_the_rest_alone() {
         ));
         device.free(buffers[0]);
         buffer(&device, 1 << 20).expect("as much as was freed");
+        // Who opens it now is told what is left.
+        let gone = buffers.split_off(most / 4);
+        gone.into_iter().for_each(|id| device.free(id));
+        let other = mock.backend(Vendor::Hip, GpuOptions::default()).open(0);
+        let told = other.expect("it opens").info().memory_bytes;
+        let left = (64 - most as u64 / 4) << 20;
+        assert!(told.is_some_and(|told| told <= left), "{told:?} of {left}");
     }
     assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
 }

@@ -226,7 +226,8 @@ pub struct DeviceInfo {
     pub features: Features,
     /// What it can hold.
     pub limits: Limits,
-    /// Device memory in bytes where the driver tells.
+    /// Device memory in bytes where the driver tells; of an open device what of it was free then,
+    /// where the driver tells that, too.
     pub memory_bytes: Option<u64>,
     /// From how many tokens a step on the expanded form of attention is the faster one;
     /// `None`: never.
