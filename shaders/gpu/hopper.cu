@@ -16,8 +16,12 @@ DEVICE u32 own_line() { return thread_x() % GROUP / (LINE / 16); }
 DEVICE u32 own_quad() { return thread_x() % (LINE / 16); }
 
 struct Split {
-    static const u32 ROW_TILES = 3, STAGES = 3, BYTES = 2, ARRIVALS = GROUP + 1;
+    static const u32 ROW_TILES = 3, STAGES = 3, BYTES = 2, ARRIVALS = GROUP + 1, HALVES = 1;
     static const bool CODED_ROWS = false;
+
+    // All do with what they have.
+    DEVICE void take() {}
+    DEVICE void leave() {}
 
     // A quad of each part of eight values, to their tiles.
     DEVICE_METHOD static void store_parts(const Floats (&values)[2], u32 to) {
@@ -35,15 +39,15 @@ struct Split {
     }
 
     template <bool SECOND>
-    DEVICE_METHOD static void bring(const Params& p, const float* x, const Job& job, u32 r0,
-                                    u32 depth, const Ring<Split>& ring) {
+    DEVICE_METHOD static void bring(const Params& p, const float* x, const Job& job, u32 depth,
+                                    const Ring<Split>& ring) {
         const u32 line = own_line(), at = depth + own_quad() * 8;
         const u32 place = swizzled(line, own_quad());
         // Asked for before there is room for them.
         Floats values[ROWS / LINES][2];
         UNROLL
         for (u32 i = 0; i < ROWS / LINES; i++) {
-            const u32 r = r0 + line + i * LINES;
+            const u32 r = job.begin + line + i * LINES;
             values[i][0] = values[i][1] = {};
             if (r < job.end && at < p.k) {
                 const Floats* const from = (const Floats*)(x + x_row(p, r) + at);
@@ -66,8 +70,8 @@ struct Split {
 
     // Adds the products of a stage to `sum`: what the units add up loses a little with every sum.
     template <bool SECOND>
-    DEVICE_METHOD static void multiply(const Params&, const float*, const Job&, u32, u32,
-                                       const Ring<Split>& ring, float (&sum)[UNIT_SUMS],
+    DEVICE_METHOD static void multiply(const Params&, const float*, const Job&, u32,
+                                       const Ring<Split>& ring, float (&sum)[HALVES][UNIT_SUMS],
                                        float (&stage)[UNIT_SUMS]) {
         const u64 a = described(ring.rows() + group_row() * LINE), b = described(ring.weight());
         units_fence(stage);
@@ -84,7 +88,7 @@ struct Split {
         ring.leave();
         UNROLL
         for (u32 i = 0; i < UNIT_SUMS; i++) {
-            sum[i] += stage[i];
+            sum[0][i] += stage[i];
         }
     }
 };

@@ -9,29 +9,48 @@
 #include "ring.h"
 
 struct Codes {
-    static const u32 ROW_TILES = 1, STAGES = 6, BYTES = 1, ARRIVALS = 1;
+    static const u32 ROW_TILES = 2, STAGES = 4, BYTES = 1, ARRIVALS = 1, HALVES = 2;
     static const bool CODED_ROWS = true;
+
+    // Two halves' sums and the parts of one; who begins copies needs few registers.
+    DEVICE void take() { take_registers<232>(); }
+    DEVICE void leave() { leave_registers<40>(); }
 
     // Rows of another expert may come along: what they give is not written.
     template <bool SECOND>
-    DEVICE_METHOD static void bring(const Params&, const float*, const Job& job, u32 r0,
-                                    u32 depth, const Ring<Codes>& ring) {
-        const bool both = r0 + UNIT_ROWS < job.end;
+    DEVICE_METHOD static void bring(const Params&, const float*, const Job& job, u32 depth,
+                                    const Ring<Codes>& ring) {
+        const u32 boxes = divide_up(job.end - job.begin, BOX_LINES);
         phase_wait(ring.empty(), ring.parity ^ 1);
-        phase_expect(ring.full(), (both ? 4 : 3) * BOX);
-        copy_box(ring.rows(), job.rows, depth, r0, ring.full());
-        if (both) {
-            copy_box(ring.rows() + BOX, job.rows, depth, r0 + BOX_LINES, ring.full());
+        phase_expect(ring.full(), (boxes + 2) * BOX);
+        for (u32 i = 0; i < boxes; i++) {
+            copy_box(ring.rows() + i * BOX, job.rows, depth, job.begin + i * BOX_LINES, ring.full());
         }
         bring_weight<SECOND>(job, depth, ring.weight(), ring.full());
     }
 
-    // Adds the products of a stage to `sum`.
+    // Adds the products of a stage to `sum`, which the first half has of.
     template <bool SECOND>
-    DEVICE_METHOD static void multiply(const Params& p, const float* x, const Job& job, u32 r0,
-                                       u32 depth, const Ring<Codes>& ring,
-                                       float (&sum)[UNIT_SUMS], float (&part)[UNIT_SUMS]) {
-        const u64 a = described(ring.rows() + group_row() * LINE), b = described(ring.weight());
+    DEVICE_METHOD static void multiply(const Params& p, const float* x, const Job& job, u32 depth,
+                                       const Ring<Codes>& ring, float (&sum)[HALVES][UNIT_SUMS],
+                                       float (&part)[UNIT_SUMS]) {
+        UNROLL
+        for (u32 half = 0; half < HALVES; half++) {
+            const u32 line = half * ROWS + group_row(), next = job.begin + line + ROWS;
+            if (job.begin + line < job.end) {
+                multiply_half<SECOND>(p, x, job, line, depth, ring, sum[half], part,
+                                      half + 1 == HALVES || next >= job.end);
+            }
+        }
+    }
+
+    // The rows from `line` of the tile on; the stage is left by who reads it `last`.
+    template <bool SECOND>
+    DEVICE_METHOD static void multiply_half(const Params& p, const float* x, const Job& job,
+                                            u32 line, u32 depth, const Ring<Codes>& ring,
+                                            float (&sum)[UNIT_SUMS], float (&part)[UNIT_SUMS],
+                                            bool last) {
+        const u64 a = described(ring.rows() + line * LINE), b = described(ring.weight());
         units_fence(part);
         UNROLL
         for (u32 i = 0; i < LINE / UNIT_BYTES; i++) {
@@ -43,14 +62,16 @@ struct Codes {
         float factor[2][2];
         UNROLL
         for (u32 i = 0; i < 2; i++) {
-            const u32 r = r0 + group_row() + unit_row(2 * i);
+            const u32 r = job.begin + line + unit_row(2 * i);
             const u64 at = x_row(p, r) + coded_scales(p.k) + depth / BLOCK;
             const float scale = r < job.end ? x[at] : 0.0f;
             factor[0][i] = scale * job.gate.scales[depth / BLOCK];
             factor[1][i] = SECOND ? scale * job.up.scales[depth / BLOCK] : factor[0][i];
         }
         units_wait(part);
-        ring.leave();
+        if (last) {
+            ring.leave();
+        }
         UNROLL
         for (u32 i = 0; i < UNIT_SUMS; i++) {
             sum[i] = fma_(part[i], factor[i / (UNIT_SUMS / 2)][i % 4 / 2], sum[i]);

@@ -1,9 +1,11 @@
-// Products on the matrix units of compute capability 9.0: a block computes 128 rows by 128
-// outputs (or 64 of two weights). Two groups of four waves multiply, 64 rows each; a third, or one
-// thread of it, brings tiles to block memory, a ring of stages, ahead of who multiplies.
-// Grid: x and y over blocks of outputs, z over blocks of rows; grouped: z over experts.
+// Products on the matrix units of compute capability 9.0: a tile is 128 or 256 rows by 128 outputs
+// (or 64 of two weights). Two groups of four waves multiply, 64 rows each of every 128; a third, or
+// one thread of it, brings what they read to block memory, a ring of stages, ahead of who
+// multiplies and on into the next tile.
+// Grid: as many blocks along x as there are processors, or fewer.
 //
-// A format `F` says how deep a stage is and how it is brought and multiplied.
+// A format `F` says how deep a stage is, how many 128 rows a tile can have (`HALVES`), and how a
+// stage is brought and multiplied.
 
 static const u32 THREADS = 3 * GROUP, ROWS = 2 * UNIT_ROWS, OUTPUTS = 128;
 static const u32 TILE = 128 * LINE;
@@ -50,8 +52,8 @@ struct Weight {
     const float* scales;
 };
 
-// What a block computes: rows `begin .. end` by `count` outputs of each weight, from line `first`
-// of it on, to columns from `column` on. Rows of codes have a map too.
+// A tile: rows `begin .. end` by `count` outputs of each weight, from line `first` of it on, to
+// columns from `column` on. Rows of codes have a map too.
 struct Job {
     u32 begin, end, count, first, column;
     const TensorMap* rows;
@@ -70,25 +72,98 @@ DEVICE void bring_weight(const Job& job, u32 byte, u32 to, u32 full) {
              SECOND ? job.first : job.first + BOX_LINES, full);
 }
 
-template <class F, bool SECOND>
-DEVICE void bring_tiles(const Params& p, const float* x, const Job& job, Ring<F> ring) {
-    if (is_leader()) {
-        fence_map(job.gate.map);
-        if (SECOND) {
-            fence_map(job.up.map);
-        }
-        if (F::CODED_ROWS) {
-            fence_map(job.rows);
+// One weight for all rows, or each expert's for its own: then `offsets` says where the rows of the
+// first begin and those of all behind it, and scales are lists of where each one's lie.
+struct Product {
+    const u32* offsets;
+    u32 experts, rows, outputs, first_column;
+    const TensorMap *x_map, *w, *v;
+    const void *w_scales, *v_scales;
+
+    DEVICE_METHOD u32 begin(u32 expert) const { return offsets ? offsets[expert] : 0; }
+    DEVICE_METHOD u32 end(u32 expert) const { return offsets ? offsets[expert + 1] : rows; }
+    // Of the block of scales that line `row` lies in.
+    DEVICE_METHOD const float* scales(const void* all, u32 expert, u32 row, u32 k) const {
+        const float* const own = offsets ? (const float*)((const u64*)all)[expert] : (const float*)all;
+        return own + (u64)(row / BLOCK) * divide_up(k, BLOCK);
+    }
+};
+
+// The tiles of a product, and which of them this block has next. Blocks take them in turn, bands
+// of as many rows as `BAND` from one block of outputs to the next: what is under way at once shares
+// rows and weights, and the second-level cache holds them.
+template <class F, bool SECOND> struct Tiles {
+    static const u32 WIDTH = SECOND ? OUTPUTS / 2 : OUTPUTS, BAND = 2048;
+    // Blocks of outputs, rows of a tile; the next tile, its expert, and the tiles of those before it.
+    u32 columns, height, next_tile, expert, before;
+
+    DEVICE_METHOD explicit Tiles(const Product& product)
+        : columns(divide_up(product.outputs, WIDTH)), height(ROWS), next_tile(group_x()), expert(0),
+          before(0) {
+        const u32 rows = product.end(product.experts - 1) - product.begin(0);
+        // A tile of twice the rows takes half as long again, as its weight is read once.
+        if (F::HALVES == 2 && 3 * rounds(rows, 2 * ROWS) <= 2 * rounds(rows, ROWS)) {
+            height = 2 * ROWS;
         }
     }
-    for (u32 r0 = job.begin; r0 < job.end; r0 += ROWS) {
+    // How many tiles of so many rows the busiest block would have.
+    DEVICE_METHOD u32 rounds(u32 rows, u32 high) const {
+        return divide_up(divide_up(rows, high) * columns, groups_x());
+    }
+    DEVICE_METHOD bool next(const Params& p, const Product& product, Job& job) {
+        for (; expert < product.experts; expert++) {
+            const u32 begin = product.begin(expert), end = product.end(expert);
+            const u32 lines = divide_up(end - begin, height), at = next_tile - before;
+            if (at < lines * columns) {
+                const u32 a_band = BAND / height, band = at / (a_band * columns);
+                const u32 in_band = at % (a_band * columns);
+                const u32 beside = min_(a_band, lines - band * a_band);
+                job.begin = begin + (band * a_band + in_band % beside) * height;
+                job.end = min_(end, job.begin + height);
+                place(p, product, in_band / beside, job);
+                next_tile += groups_x();
+                return true;
+            }
+            before += lines * columns;
+        }
+        return false;
+    }
+    DEVICE_METHOD void place(const Params& p, const Product& product, u32 block, Job& job) const {
+        job.first = block * WIDTH;
+        job.count = min_(WIDTH, product.outputs - job.first);
+        job.column = product.first_column + job.first;
+        job.rows = product.x_map;
+        job.gate = {product.w + expert, 0};
+        job.up = {SECOND ? product.v + expert : 0, 0};
+        if (F::CODED_ROWS) {
+            job.gate.scales = product.scales(product.w_scales, expert, job.column, p.k);
+        }
+        if (F::CODED_ROWS && SECOND) {
+            job.up.scales = product.scales(product.v_scales, expert, job.column, p.k);
+        }
+    }
+};
+
+template <class F, bool SECOND>
+DEVICE void bring_tiles(const Params& p, const float* x, const Product& product, Ring<F> ring) {
+    Tiles<F, SECOND> tiles(product);
+    for (Job job; tiles.next(p, product, job);) {
+        if (is_leader()) {
+            fence_map(job.gate.map);
+            if (SECOND) {
+                fence_map(job.up.map);
+            }
+            if (F::CODED_ROWS) {
+                fence_map(job.rows);
+            }
+        }
         for (u32 depth = 0; depth < p.k; depth += LINE / F::BYTES, ring.next()) {
-            F::template bring<SECOND>(p, x, job, r0, depth, ring);
+            F::template bring<SECOND>(p, x, job, depth, ring);
         }
     }
 }
 
-// The rows of this group among those of the block.
+// The rows of this group among each 128 of the block.
 DEVICE u32 group_row() { return wave() / 4 * UNIT_ROWS; }
 
 template <bool SECOND>
@@ -96,7 +171,7 @@ DEVICE void write_sums(const Params& p, const Job& job, u32 r0, const float (&su
                        const float* residual, float* y) {
     UNROLL
     for (u32 i = 0; i < (SECOND ? UNIT_SUMS / 2 : UNIT_SUMS); i++) {
-        const u32 r = r0 + group_row() + unit_row(i), o = unit_column(i);
+        const u32 r = r0 + unit_row(i), o = unit_column(i);
         if (r >= job.end || o >= job.count) {
             continue;
         }
@@ -107,25 +182,30 @@ DEVICE void write_sums(const Params& p, const Job& job, u32 r0, const float (&su
 }
 
 template <class F, bool SECOND>
-DEVICE void multiply_tiles(const Params& p, const float* x, const Job& job, Ring<F> ring,
+DEVICE void multiply_tiles(const Params& p, const float* x, const Product& product, Ring<F> ring,
                            const float* residual, float* y) {
-    for (u32 r0 = job.begin; r0 < job.end; r0 += ROWS) {
-        float sum[UNIT_SUMS] = {}, part[UNIT_SUMS] = {};
+    Tiles<F, SECOND> tiles(product);
+    for (Job job; tiles.next(p, product, job);) {
+        const u32 first = job.begin + group_row();
+        float sum[F::HALVES][UNIT_SUMS] = {}, part[UNIT_SUMS] = {};
         for (u32 depth = 0; depth < p.k; depth += LINE / F::BYTES, ring.next()) {
             phase_wait(ring.full(), ring.parity);
             // The second group has nothing to do where there are few rows.
-            if (r0 + group_row() < job.end) {
-                F::template multiply<SECOND>(p, x, job, r0, depth, ring, sum, part);
+            if (first < job.end) {
+                F::template multiply<SECOND>(p, x, job, depth, ring, sum, part);
             } else {
                 ring.leave();
             }
         }
-        write_sums<SECOND>(p, job, r0, sum, residual, y);
+        UNROLL
+        for (u32 half = 0; half < F::HALVES; half++) {
+            write_sums<SECOND>(p, job, first + half * ROWS, sum[half], residual, y);
+        }
     }
 }
 
 template <class F, bool SECOND>
-DEVICE void compute(const Params& p, const float* x, const Job& job, const float* residual,
+DEVICE void compute(const Params& p, const float* x, const Product& product, const float* residual,
                     float* y) {
     const Ring<F> ring;
     if (thread_x() == 0) {
@@ -134,54 +214,30 @@ DEVICE void compute(const Params& p, const float* x, const Job& job, const float
     }
     barrier();
     if (thread_x() < 2 * GROUP) {
-        multiply_tiles<F, SECOND>(p, x, job, ring, residual, y);
-    } else if (!F::CODED_ROWS || is_leader()) {
-        bring_tiles<F, SECOND>(p, x, job, ring);
+        F::take();
+        multiply_tiles<F, SECOND>(p, x, product, ring, residual, y);
+    } else {
+        F::leave();
+        if (!F::CODED_ROWS || is_leader()) {
+            bring_tiles<F, SECOND>(p, x, product, ring);
+        }
     }
-}
-
-// The scales of row `row` of a weight.
-template <class F> DEVICE const float* scales(const Params& p, const float* s, u32 row) {
-    return F::CODED_ROWS ? s + (u64)(row / BLOCK) * divide_up(p.k, BLOCK) : s;
 }
 
 template <class F, bool SECOND>
 DEVICE void dense(const Params& p, const u32* inputs, const float* x, const TensorMap* x_map,
                   const TensorMap* w, const float* w_s, const TensorMap* v, const float* v_s,
                   const float* residual, float* y) {
-    const u32 outputs = SECOND ? OUTPUTS / 2 : OUTPUTS;
-    const u32 rows = real_rows(p, inputs), r0 = group_z() * ROWS;
-    const u64 at = spread_group() * outputs;
-    if (r0 >= rows || at >= p.row_count) {
-        return;
-    }
-    const u32 first = (u32)at, column = p.row_first + first;
-    Job job = {r0, min_(rows, r0 + ROWS), min_(outputs, p.row_count - first), first, column,
-               x_map, {w, scales<F>(p, w_s, column)}, {}};
-    if (SECOND) {
-        job.up = {v, scales<F>(p, v_s, column)};
-    }
-    compute<F, SECOND>(p, x, job, residual, y);
+    const u32 rows = real_rows(p, inputs);
+    const Product product = {0, 1, rows, p.row_count, p.row_first, x_map, w, v, w_s, v_s};
+    compute<F, SECOND>(p, x, product, residual, y);
 }
 
 template <class F, bool SECOND>
 DEVICE void grouped(const Params& p, const float* x, const TensorMap* x_map, const u32* offsets,
                     const TensorMap* w, const u64* w_s, const TensorMap* v, const u64* v_s,
                     float* y) {
-    const u32 outputs = SECOND ? OUTPUTS / 2 : OUTPUTS;
-    const u32 entry = group_z(), expert = p.expert_first + entry;
-    const u64 at = spread_group() * outputs;
-    const u32 begin = offsets[expert], end = offsets[expert + 1];
-    if (at >= p.n || begin >= end) {
-        return;
-    }
-    const u32 first = (u32)at;
-    const float* const gate_scales = F::CODED_ROWS ? (const float*)w_s[entry] : 0;
-    Job job = {begin, end, min_(outputs, p.n - first), first, first, x_map,
-               {w + entry, scales<F>(p, gate_scales, first)}, {}};
-    if (SECOND) {
-        const float* const up_scales = F::CODED_ROWS ? (const float*)v_s[entry] : 0;
-        job.up = {v + entry, scales<F>(p, up_scales, first)};
-    }
-    compute<F, SECOND>(p, x, job, 0, y);
+    const Product product = {offsets + p.expert_first, p.expert_count, 0, p.n, 0, x_map, w, v,
+                             w_s, v_s};
+    compute<F, SECOND>(p, x, product, 0, y);
 }

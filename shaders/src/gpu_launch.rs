@@ -17,7 +17,8 @@ pub const THREADS: u32 = 256;
 /// Rows and outputs of a tile (`SIDE`).
 const SIDE: u32 = 64;
 
-/// Rows and outputs of a block on Hopper's units (`ring.h`: `ROWS`, `OUTPUTS`), and its threads.
+/// Rows and outputs of a tile on Hopper's units (`ring.h`: `ROWS`, `OUTPUTS`), and threads of a
+/// block.
 const HOPPER_SIDE: u32 = 128;
 const HOPPER_THREADS: u32 = 384;
 
@@ -27,7 +28,7 @@ const fn ring_bytes(stages: u32, tiles: u32) -> u32 {
 }
 
 /// The rings of `hopper8.cu` and `hopper.cu`.
-const CODES_RING: u32 = ring_bytes(6, 2);
+const CODES_RING: u32 = ring_bytes(4, 3);
 const SPLIT_RING: u32 = ring_bytes(3, 4);
 
 /// Memory of `hopper_attend.cu`: what aligning takes, tiles of nine panels (the queries and two
@@ -360,21 +361,27 @@ pub fn launch_grouped_tile(problem: &Problem, info: &DeviceInfo) -> Launch {
     launch([x, y, p.expert_count], THREADS)
 }
 
-/// A ring for `codes` or for values. Two weights share a block's outputs.
+/// A ring for `codes` or for values. Two weights share a block's outputs. A block for each tile
+/// that there may be, but no more than stay on the device.
 fn launch_ring(problem: &Problem, info: &DeviceInfo, codes: bool) -> Launch {
     let p = &problem.params;
     let weights = match problem.op {
         OpKind::GateUp | OpKind::GroupedGateUp => 2,
         _ => 1,
     };
-    let (outputs, z) = match problem.op {
-        OpKind::GroupedLinear | OpKind::GroupedGateUp => (p.n, p.expert_count),
-        _ => (p.row_count, p.rows.div_ceil(HOPPER_SIDE)),
+    let blocks = p.rows.div_ceil(HOPPER_SIDE);
+    let (outputs, lines) = match problem.op {
+        // Each expert's last rows are a tile of their own.
+        OpKind::GroupedLinear | OpKind::GroupedGateUp => {
+            (p.n, p.rows.min(blocks.saturating_add(p.expert_count)))
+        }
+        _ => (p.row_count, blocks),
     };
-    let [x, y] = spread(outputs.div_ceil(HOPPER_SIDE / weights), info);
-    let mut made = launch([x, y, z], HOPPER_THREADS);
+    let columns = outputs.div_ceil(HOPPER_SIDE / weights);
+    let most = columns.saturating_mul(lines).min(info.limits.max_grid);
+    let mut made = launch([most, 1, 1], HOPPER_THREADS);
     let bytes = if codes { CODES_RING } else { SPLIT_RING };
-    made.constants.push(("SHARED", bytes));
+    made.constants.extend([("SHARED", bytes), ("STAYS", 1)]);
     made
 }
 

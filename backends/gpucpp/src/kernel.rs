@@ -24,6 +24,8 @@ pub struct Kernel {
     pub threads: u32,
     /// Dynamic shared memory of a block.
     pub shared: u32,
+    /// Blocks along x that it is launched with at most: those of others do their work.
+    pub most_blocks: u32,
     _module: Arc<Object>,
 }
 
@@ -102,9 +104,12 @@ impl Kernels {
                 "{name} has operands {operands:?}, which are not all of r, w, t, m, M and x"
             )));
         }
-        let [threads, shared] = sizes(name, constants, limits)?;
+        let [threads, shared, stays] = sizes(name, constants, limits)?;
         let module = self.module(gpu, file)?;
         let mut kernel = make(gpu, module, (name, entry, operands), threads, shared)?;
+        if stays != 0 {
+            kernel.most_blocks = processors(gpu)?;
+        }
         kernel.is_native = matches!(body, Body::Native { .. });
         let id = u32::try_from(self.list.len())
             .map(PipelineId)
@@ -136,13 +141,15 @@ impl Kernels {
     }
 }
 
-/// Threads and dynamic shared memory of a block.
-fn sizes(name: &str, constants: &[(&'static str, u32)], limits: &Limits) -> Result<[u32; 2]> {
-    let (mut threads, mut shared) = (0, 0);
+/// Threads and dynamic shared memory of a block, and whether blocks stay for as long as there is
+/// something to do, so that more of them than processors are of no use.
+fn sizes(name: &str, constants: &[(&'static str, u32)], limits: &Limits) -> Result<[u32; 3]> {
+    let (mut threads, mut shared, mut stays) = (0, 0, 0);
     for (constant, value) in constants {
         match *constant {
             "THREADS" => threads = *value,
             "SHARED" => shared = *value,
+            "STAYS" => stays = *value,
             other => {
                 return Err(Error::Invalid(format!(
                     "{name}: no C++ kernel has a constant {other}"
@@ -156,7 +163,7 @@ fn sizes(name: &str, constants: &[(&'static str, u32)], limits: &Limits) -> Resu
             limits.max_workgroup
         )));
     }
-    Ok([threads, shared])
+    Ok([threads, shared, stays])
 }
 
 fn make(
@@ -175,8 +182,22 @@ fn make(
         is_native: false,
         threads,
         shared,
+        most_blocks: u32::MAX,
         _module: module,
     })
+}
+
+/// Processors of a device of CUDA, each of which has a block with a ring; of others no kernel asks.
+fn processors(gpu: &Arc<Gpu>) -> Result<u32> {
+    const MULTIPROCESSORS: i32 = 16;
+    let Own::Cuda(own) = &gpu.driver.own else {
+        return Ok(u32::MAX);
+    };
+    let mut count = 0;
+    // SAFETY: `count` lives.
+    let status = unsafe { (own.device_attribute)(&mut count, MULTIPROCESSORS, gpu.ordinal) };
+    gpu.done(status, "counting processors")?;
+    Ok(u32::try_from(count).unwrap_or(0).max(1))
 }
 
 /// CUDA gives more than 48 KiB only to kernels that say so before.

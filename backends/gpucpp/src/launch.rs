@@ -204,10 +204,11 @@ impl Binding<'_> {
             [blocks as u32, 1, 1]
         };
         let (groups, arguments) = match step {
-            Step::Dispatch(dispatch) => (
-                dispatch.groups,
-                self.arguments(dispatch, kernel.operands, lists),
-            ),
+            Step::Dispatch(dispatch) => {
+                let [x, y, z] = dispatch.groups;
+                let groups = [x.min(kernel.most_blocks), y, z];
+                (groups, self.arguments(dispatch, kernel.operands, lists))
+            }
             Step::Copy { from, to } => (
                 spread(to.bytes),
                 Arguments {

@@ -9,7 +9,8 @@ pub(crate) const VARIABLE: &str = "HADAL_MOCK";
 type Model = (&'static str, &'static str, i32, u32);
 
 const CUDA_MODELS: &[Model] = &[
-    ("sm_90a", "Mock H200", 132, 32),
+    // Few processors, so that blocks that stay have several tiles each.
+    ("sm_90a", "Mock H200", 5, 32),
     ("sm_75", "Mock T4", 40, 32),
     ("sm_80", "Mock A100", 108, 32),
     ("sm_86", "Mock RTX 3090", 82, 32),

@@ -78,7 +78,7 @@ impl Kind {
         };
         match self {
             Kind::Codes => {
-                let shared = 1024 + 6 * (2 * 128 * 128 + 16);
+                let shared = 1024 + 4 * (3 * 128 * 128 + 16);
                 let constants = vec![("THREADS", 384), ("SHARED", shared)];
                 (body, constants, [OUTPUTS.div_ceil(128), 1, 1])
             }

@@ -124,7 +124,7 @@ pub(super) const FAULTS: &[Fault] = &[
     fault(
         "bytes_of_a_box_not_expected",
         "hopper8",
-        "(both ? 4 : 3) * BOX",
+        "(boxes + 2) * BOX",
         "3 * BOX",
         "op.linear",
         "wgmma8",
@@ -133,8 +133,8 @@ pub(super) const FAULTS: &[Fault] = &[
     fault(
         "first_map_of_an_expert_for_all",
         "hopper8",
-        "{w + entry, ",
-        "{w, ",
+        "{product.w + expert, ",
+        "{product.w, ",
         "op.grouped_linear",
         "wgmma8: rows",
     )
@@ -142,8 +142,8 @@ pub(super) const FAULTS: &[Fault] = &[
     fault(
         "sums_of_earlier_stages_forgotten",
         "hopper",
-        "sum[i] += stage[i];",
-        "sum[i] = stage[i];",
+        "sum[0][i] += stage[i];",
+        "sum[0][i] = stage[i];",
         "op.linear",
         "wgmma_bf16: rows",
     )
@@ -155,6 +155,60 @@ pub(super) const FAULTS: &[Fault] = &[
         "units_multiply8(part, a + on, b + on, depth + i > 0);",
         "op.linear",
         "wgmma8: rows",
+    )
+    .on(HOPPER),
+    fault(
+        "stage_left_before_its_second_half_is_read",
+        "hopper8",
+        "half + 1 == HALVES || next >= job.end",
+        "true",
+        "op.linear",
+        "wgmma8",
+    )
+    .on(HOPPER),
+    fault(
+        "second_half_not_multiplied",
+        "hopper8",
+        "if (job.begin + line < job.end) {",
+        "if (half == 0) {",
+        "op.linear",
+        "wgmma8",
+    )
+    .on(HOPPER),
+    fault(
+        "tile_left_out",
+        "hopper8",
+        "next_tile += groups_x();",
+        "next_tile += groups_x() + 1;",
+        "op.linear",
+        "wgmma8: rows",
+    )
+    .on(HOPPER),
+    fault(
+        "tiles_of_earlier_experts_not_counted",
+        "hopper8",
+        "before += lines * columns;",
+        "before += lines;",
+        "op.grouped_linear",
+        "wgmma8: rows",
+    )
+    .on(HOPPER),
+    fault(
+        "last_band_as_high_as_the_others",
+        "hopper8",
+        "min_(a_band, lines - band * a_band)",
+        "a_band",
+        "op.linear",
+        "wgmma8",
+    )
+    .on(HOPPER),
+    fault(
+        "rows_behind_a_tile_written",
+        "hopper8",
+        "job.end = min_(end, job.begin + height);",
+        "job.end = end;",
+        "op.linear",
+        "wgmma8",
     )
     .on(HOPPER),
     fault(

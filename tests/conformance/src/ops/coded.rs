@@ -37,6 +37,8 @@ pub fn shapes(op: OpKind) -> Vec<Shape> {
                 after: 3,
                 ..dense(140, 3, 136, 1680, 4)
             },
+            // Tiles of 256 rows and of fewer, and several for a block that stays.
+            dense(330, 2, 400, 656, 0),
             // As a vendor's library wants it.
             Shape {
                 first: 128,
