@@ -154,14 +154,17 @@ DEVICE void attend_tile(const Params& p, const u32* inputs, const float* q, cons
 
 KERNEL(TILE_THREADS, attend_latent_quads, Params p, const u32* inputs, const float* q,
        const float* cache, float* y) {
+    wait_for_kernels();
     attend_tile<false, true>(p, inputs, q, cache, y, 0);
 }
 KERNEL(TILE_THREADS, attend_latent_tile, Params p, const u32* inputs, const float* q,
        const float* cache, float* y) {
+    wait_for_kernels();
     attend_tile<false, false>(p, inputs, q, cache, y, 0);
 }
 KERNEL(TILE_THREADS, attend_part, Params p, const u32* inputs, const float* q,
        const float* cache, float* mix, float* sums) {
+    wait_for_kernels();
     attend_tile<true, true>(p, inputs, q, cache, mix, sums);
 }
 
@@ -172,6 +175,7 @@ static const u32 MERGE_THREADS = 128, MOST_PARTS = 4096;
 
 KERNEL(MERGE_THREADS, attend_merge, Params p, const u32* inputs, const float* x,
        const float* part_sums, float* y) {
+    wait_for_kernels();
     SHARED(float, factors, MOST_PARTS);
     const u32 a = group_x(), r = group_y();
     if (r >= real_rows(p, inputs)) {
@@ -249,6 +253,7 @@ DEVICE float attend_one(const Params& p, const u32* inputs, const float* cache, 
 
 KERNEL(ONE_THREADS, attend_latent, Params p, const u32* inputs, const float* q,
        const float* cache, float* y) {
+    wait_for_kernels();
     SHARED(float, query, MOST_WIDTH_OF_ONE);
     SHARED(float, mean, MOST_WIDTH_OF_ONE);
     const u32 a = group_x(), r = group_y();
@@ -305,11 +310,13 @@ DEVICE void attend_expanded(const Params& p, const u32* inputs, const float* q,
 #define EXPANDED(NAME, W)                                                                      \
     KERNEL(ONE_THREADS, attend_expanded_##NAME, Params p, const u32* inputs, const float* q,   \
            const float* cache, const u8* w, float* y) {                                        \
+        wait_for_kernels();                                                                    \
         attend_expanded<W>(p, inputs, q, cache, w, 0, y);                                      \
     }
 FOR_UNSCALED(EXPANDED)
 
 KERNEL(ONE_THREADS, attend_expanded_f8, Params p, const u32* inputs, const float* q,
        const float* cache, const u8* w, const float* s, float* y) {
+    wait_for_kernels();
     attend_expanded<F8>(p, inputs, q, cache, w, s, y);
 }

@@ -338,10 +338,12 @@ DEVICE void attend_units(const Params& p, const u32* inputs, const float* q, con
 #define ATTEND_UNITS(NAME, U)                                                                  \
     KERNEL(THREADS, attend_latent_##NAME, Params p, const u32* inputs, const float* q,         \
            const float* cache, float* y) {                                                     \
+        wait_for_kernels();                                                                    \
         attend_units<U, false>(p, inputs, q, cache, y, 0);                                     \
     }                                                                                          \
     KERNEL(THREADS, attend_part_##NAME, Params p, const u32* inputs, const float* q,           \
            const float* cache, float* mix, float* sums) {                                      \
+        wait_for_kernels();                                                                    \
         attend_units<U, true>(p, inputs, q, cache, mix, sums);                                 \
     }
 

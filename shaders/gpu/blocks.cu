@@ -154,10 +154,12 @@ DEVICE void direct(const Params& p, const u32* inputs, const float* x, const u32
 #define LINEAR(NAME, ROWS)                                                                     \
     KERNEL(DOT_THREADS, linear_##NAME, Params p, const u32* inputs, const float* x,            \
            const u8* w, float* y) {                                                            \
+        wait_for_kernels();                                                                    \
         linear<1, ROWS>(p, inputs, x, w, 0, 0, y);                                             \
     }                                                                                          \
     KERNEL(DOT_THREADS, linear_residual_##NAME, Params p, const u32* inputs, const float* x,   \
            const u8* w, const float* residual, float* y) {                                     \
+        wait_for_kernels();                                                                    \
         linear<1, ROWS>(p, inputs, x, w, 0, residual, y);                                      \
     }
 LINEAR(blocks_1, 1)
@@ -166,23 +168,28 @@ LINEAR(blocks, 4)
 // A row at a time: with two weights the registers of more would not do.
 KERNEL(DOT_THREADS, gate_up_blocks, Params p, const u32* inputs, const float* x, const u8* w,
        const u8* v, float* y) {
+    wait_for_kernels();
     linear<2, 1>(p, inputs, x, w, v, 0, y);
 }
 
 KERNEL(DOT_THREADS, grouped_linear_blocks, Params p, const u32*, const float* x,
        const u32* offsets, const u64* w, float* y) {
+    wait_for_kernels();
     grouped<1>(p, x, offsets, w, 0, y);
 }
 KERNEL(DOT_THREADS, grouped_gate_up_blocks, Params p, const u32*, const float* x,
        const u32* offsets, const u64* w, const u64* v, float* y) {
+    wait_for_kernels();
     grouped<2>(p, x, offsets, w, v, y);
 }
 KERNEL(DOT_THREADS, expert_linear_blocks, Params p, const u32* inputs, const float* x,
        const u32* idx, const u64* w, float* y) {
+    wait_for_kernels();
     direct<1>(p, inputs, x, idx, w, 0, y);
 }
 KERNEL(DOT_THREADS, expert_gate_up_blocks, Params p, const u32* inputs, const float* x,
        const u32* idx, const u64* w, const u64* v, float* y) {
+    wait_for_kernels();
     direct<2>(p, inputs, x, idx, w, v, y);
 }
 
@@ -190,6 +197,7 @@ KERNEL(DOT_THREADS, expert_gate_up_blocks, Params p, const u32* inputs, const fl
 // blocks of four rows.
 KERNEL(DOT_THREADS, head_linear_blocks, Params p, const u32* inputs, const float* x, const u8* w,
        float* y) {
+    wait_for_kernels();
     const u32 rows = real_rows(p, inputs), r0 = group_z() * ROWS_AT_ONCE, a = group_y();
     const u32 o = group_x() * DOT_WAVES + wave(), format = p.flags >> FORMAT_SHIFT;
     if (r0 >= rows || o >= p.n) {
@@ -216,6 +224,7 @@ KERNEL(DOT_THREADS, head_linear_blocks, Params p, const u32* inputs, const float
 // over heads, z over rows.
 KERNEL(DOT_THREADS, head_linear_transposed_blocks, Params p, const u32* inputs, const float* x,
        const u8* w, float* y) {
+    wait_for_kernels();
     const u32 r = group_z(), a = group_y(), at = group_x() * DOT_THREADS + thread_x();
     if (r >= real_rows(p, inputs) || at >= p.n / 16) {
         return;
@@ -243,6 +252,7 @@ KERNEL(DOT_THREADS, head_linear_transposed_blocks, Params p, const u32* inputs, 
 // The numbers of a weight's rows, a head at a time; transposed: with rows and columns exchanged.
 // Grid: x over blocks of threads with sixteen values of a row each, y over heads.
 KERNEL(DOT_THREADS, unpack_heads_blocks, Params p, const u32* inputs, const u8* w, float* y) {
+    wait_for_kernels();
     const u32 a = group_y(), at = group_x() * DOT_THREADS + thread_x(), sixteens = p.k / 16;
     const u32 i = at / sixteens, c = at % sixteens;
     if (a >= real_rows(p, inputs) || i >= p.head_rows) {
@@ -263,6 +273,7 @@ KERNEL(DOT_THREADS, unpack_heads_blocks, Params p, const u32* inputs, const u8* 
 
 // Grid: x over blocks of threads with sixteen values each, y over rows.
 KERNEL(DOT_THREADS, embed_blocks, Params p, const u32* inputs, const u8* w, float* y) {
+    wait_for_kernels();
     const u32 at = group_x() * DOT_THREADS + thread_x(), r = group_y();
     if (r >= real_rows(p, inputs) || at >= p.n / 16) {
         return;

@@ -112,37 +112,45 @@ DEVICE void direct(const Params& p, const u32* inputs, const float* x, const u32
 #define EXPERTS(NAME, W, WIDE)                                                                 \
     KERNEL(DOT_THREADS, grouped_linear_##NAME, Params p, const u32*, const float* x,           \
            const u32* offsets, const u64* w, float* y) {                                       \
+        wait_for_kernels();                                                                    \
         grouped<W, WIDE, false>(p, x, offsets, w, 0, 0, 0, y);                                 \
     }                                                                                          \
     KERNEL(DOT_THREADS, grouped_gate_up_##NAME, Params p, const u32*, const float* x,          \
            const u32* offsets, const u64* w, const u64* v, float* y) {                         \
+        wait_for_kernels();                                                                    \
         grouped<W, WIDE, true>(p, x, offsets, w, 0, v, 0, y);                                  \
     }                                                                                          \
     KERNEL(DOT_THREADS, expert_linear_##NAME, Params p, const u32* inputs, const float* x,     \
            const u32* idx, const u64* w, float* y) {                                           \
+        wait_for_kernels();                                                                    \
         direct<W, WIDE, false>(p, inputs, x, idx, w, 0, 0, 0, y);                              \
     }                                                                                          \
     KERNEL(DOT_THREADS, expert_gate_up_##NAME, Params p, const u32* inputs, const float* x,    \
            const u32* idx, const u64* w, const u64* v, float* y) {                             \
+        wait_for_kernels();                                                                    \
         direct<W, WIDE, true>(p, inputs, x, idx, w, 0, v, 0, y);                               \
     }
 #define SCALED_EXPERTS(NAME, WIDE)                                                             \
     KERNEL(DOT_THREADS, grouped_linear_##NAME, Params p, const u32*, const float* x,           \
            const u32* offsets, const u64* w, const u64* s, float* y) {                         \
+        wait_for_kernels();                                                                    \
         grouped<F8, WIDE, false>(p, x, offsets, w, s, 0, 0, y);                                \
     }                                                                                          \
     KERNEL(DOT_THREADS, grouped_gate_up_##NAME, Params p, const u32*, const float* x,          \
            const u32* offsets, const u64* w, const u64* w_s, const u64* v, const u64* v_s,     \
            float* y) {                                                                         \
+        wait_for_kernels();                                                                    \
         grouped<F8, WIDE, true>(p, x, offsets, w, w_s, v, v_s, y);                             \
     }                                                                                          \
     KERNEL(DOT_THREADS, expert_linear_##NAME, Params p, const u32* inputs, const float* x,     \
            const u32* idx, const u64* w, const u64* s, float* y) {                             \
+        wait_for_kernels();                                                                    \
         direct<F8, WIDE, false>(p, inputs, x, idx, w, s, 0, 0, y);                             \
     }                                                                                          \
     KERNEL(DOT_THREADS, expert_gate_up_##NAME, Params p, const u32* inputs, const float* x,    \
            const u32* idx, const u64* w, const u64* w_s, const u64* v, const u64* v_s,         \
            float* y) {                                                                         \
+        wait_for_kernels();                                                                    \
         direct<F8, WIDE, true>(p, inputs, x, idx, w, w_s, v, v_s, y);                          \
     }
 #define ALL_EXPERTS(NAME, W) EXPERTS(NAME##_wide, W, true) EXPERTS(NAME, W, false)

@@ -121,42 +121,52 @@ DEVICE void unpack(const Params& p, const u32* inputs, const u8* w, const float*
 #define HEAD_LINEAR(NAME, W)                                                                   \
     KERNEL(DOT_THREADS, head_linear_##NAME##_wide, Params p, const u32* inputs,                \
            const float* x, const u8* w, float* y) {                                            \
+        wait_for_kernels();                                                                    \
         plain<W, true>(p, inputs, x, w, 0, y);                                                 \
     }                                                                                          \
     KERNEL(DOT_THREADS, head_linear_##NAME, Params p, const u32* inputs, const float* x,       \
            const u8* w, float* y) {                                                            \
+        wait_for_kernels();                                                                    \
         plain<W, false>(p, inputs, x, w, 0, y);                                                \
     }                                                                                          \
     KERNEL(THREADS, head_linear_transposed_##NAME##_packed, Params p, const u32* inputs,       \
            const float* x, const u8* w, float* y) {                                            \
+        wait_for_kernels();                                                                    \
         transposed<W, 4>(p, inputs, x, w, 0, y);                                               \
     }                                                                                          \
     KERNEL(THREADS, head_linear_transposed_##NAME, Params p, const u32* inputs,                \
            const float* x, const u8* w, float* y) {                                            \
+        wait_for_kernels();                                                                    \
         transposed<W, 1>(p, inputs, x, w, 0, y);                                               \
     }                                                                                          \
     KERNEL(THREADS, unpack_heads_##NAME, Params p, const u32* inputs, const u8* w, float* y) { \
+        wait_for_kernels();                                                                    \
         unpack<W>(p, inputs, w, 0, y);                                                         \
     }
 FOR_UNSCALED(HEAD_LINEAR)
 
 KERNEL(DOT_THREADS, head_linear_f8_wide, Params p, const u32* inputs, const float* x, const u8* w,
        const float* s, float* y) {
+    wait_for_kernels();
     plain<F8, true>(p, inputs, x, w, s, y);
 }
 KERNEL(DOT_THREADS, head_linear_f8, Params p, const u32* inputs, const float* x, const u8* w,
        const float* s, float* y) {
+    wait_for_kernels();
     plain<F8, false>(p, inputs, x, w, s, y);
 }
 KERNEL(THREADS, head_linear_transposed_f8_packed, Params p, const u32* inputs, const float* x,
        const u8* w, const float* s, float* y) {
+    wait_for_kernels();
     transposed<F8, 4>(p, inputs, x, w, s, y);
 }
 KERNEL(THREADS, head_linear_transposed_f8, Params p, const u32* inputs, const float* x,
        const u8* w, const float* s, float* y) {
+    wait_for_kernels();
     transposed<F8, 1>(p, inputs, x, w, s, y);
 }
 KERNEL(THREADS, unpack_heads_f8, Params p, const u32* inputs, const u8* w, const float* s,
        float* y) {
+    wait_for_kernels();
     unpack<F8>(p, inputs, w, s, y);
 }

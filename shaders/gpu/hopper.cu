@@ -96,22 +96,27 @@ struct Split {
 #if (defined(HADAL_CUDA) && __CUDA_ARCH__ == 900) || (defined(HADAL_CPU) && HADAL_WAVE == 32)
 KERNEL(THREADS, linear_wgmma_bf16, Params p, const u32* inputs, const float* x,
        const TensorMap* w, float* y) {
+    wait_for_kernels();
     dense<Split, false>(p, inputs, x, 0, w, 0, 0, 0, 0, y);
 }
 KERNEL(THREADS, linear_residual_wgmma_bf16, Params p, const u32* inputs, const float* x,
        const TensorMap* w, const float* residual, float* y) {
+    wait_for_kernels();
     dense<Split, false>(p, inputs, x, 0, w, 0, 0, 0, residual, y);
 }
 KERNEL(THREADS, gate_up_wgmma_bf16, Params p, const u32* inputs, const float* x,
        const TensorMap* w, const TensorMap* v, float* y) {
+    wait_for_kernels();
     dense<Split, true>(p, inputs, x, 0, w, 0, v, 0, 0, y);
 }
 KERNEL(THREADS, grouped_linear_wgmma_bf16, Params p, const u32*, const float* x,
        const u32* offsets, const TensorMap* w, float* y) {
+    wait_for_kernels();
     grouped<Split, false>(p, x, 0, offsets, w, 0, 0, 0, y);
 }
 KERNEL(THREADS, grouped_gate_up_wgmma_bf16, Params p, const u32*, const float* x,
        const u32* offsets, const TensorMap* w, const TensorMap* v, float* y) {
+    wait_for_kernels();
     grouped<Split, true>(p, x, 0, offsets, w, 0, v, 0, y);
 }
 #endif

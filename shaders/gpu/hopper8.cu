@@ -82,25 +82,30 @@ struct Codes {
 #if (defined(HADAL_CUDA) && __CUDA_ARCH__ == 900) || (defined(HADAL_CPU) && HADAL_WAVE == 32)
 KERNEL(THREADS, linear_wgmma8, Params p, const u32* inputs, const float* x,
        const TensorMap* x_map, const TensorMap* w, const float* s, float* y) {
+    wait_for_kernels();
     dense<Codes, false>(p, inputs, x, x_map, w, s, 0, 0, 0, y);
 }
 KERNEL(THREADS, linear_residual_wgmma8, Params p, const u32* inputs, const float* x,
        const TensorMap* x_map, const TensorMap* w, const float* s, const float* residual,
        float* y) {
+    wait_for_kernels();
     dense<Codes, false>(p, inputs, x, x_map, w, s, 0, 0, residual, y);
 }
 KERNEL(THREADS, gate_up_wgmma8, Params p, const u32* inputs, const float* x,
        const TensorMap* x_map, const TensorMap* w, const float* w_s, const TensorMap* v,
        const float* v_s, float* y) {
+    wait_for_kernels();
     dense<Codes, true>(p, inputs, x, x_map, w, w_s, v, v_s, 0, y);
 }
 KERNEL(THREADS, grouped_linear_wgmma8, Params p, const u32*, const float* x,
        const TensorMap* x_map, const u32* offsets, const TensorMap* w, const u64* s, float* y) {
+    wait_for_kernels();
     grouped<Codes, false>(p, x, x_map, offsets, w, s, 0, 0, y);
 }
 KERNEL(THREADS, grouped_gate_up_wgmma8, Params p, const u32*, const float* x,
        const TensorMap* x_map, const u32* offsets, const TensorMap* w, const u64* w_s,
        const TensorMap* v, const u64* v_s, float* y) {
+    wait_for_kernels();
     grouped<Codes, true>(p, x, x_map, offsets, w, w_s, v, v_s, y);
 }
 #endif

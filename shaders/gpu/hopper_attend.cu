@@ -391,10 +391,12 @@ DEVICE void attend_bf16(const Params& p, const u32* inputs, const float* q, cons
 #if (defined(HADAL_CUDA) && __CUDA_ARCH__ == 900) || (defined(HADAL_CPU) && HADAL_WAVE == 32)
 KERNEL(THREADS, attend_latent_bf16, Params p, const u32* inputs, const float* q,
        const float* cache, float* y) {
+    wait_for_kernels();
     attend_bf16<false>(p, inputs, q, cache, y, 0);
 }
 KERNEL(THREADS, attend_part_bf16, Params p, const u32* inputs, const float* q,
        const float* cache, float* mix, float* sums) {
+    wait_for_kernels();
     attend_bf16<true>(p, inputs, q, cache, mix, sums);
 }
 #endif

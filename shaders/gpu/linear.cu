@@ -160,27 +160,33 @@ DEVICE void norm_linear(const Params& p, const u32* inputs, const float* x, cons
 #define LINEAR(NAME, W, WIDE, ROWS)                                                            \
     KERNEL(DOT_THREADS, linear_##NAME, Params p, const u32* inputs, const float* x,            \
            const u8* w, float* y) {                                                            \
+        wait_for_kernels();                                                                    \
         linear<W, WIDE, ROWS>(p, inputs, x, w, 0, 0, y);                                       \
     }                                                                                          \
     KERNEL(DOT_THREADS, linear_residual_##NAME, Params p, const u32* inputs, const float* x,   \
            const u8* w, const float* residual, float* y) {                                     \
+        wait_for_kernels();                                                                    \
         linear<W, WIDE, ROWS>(p, inputs, x, w, 0, residual, y);                                \
     }                                                                                          \
     KERNEL(DOT_THREADS, gate_up_##NAME, Params p, const u32* inputs, const float* x,           \
            const u8* w, const u8* v, float* y) {                                               \
+        wait_for_kernels();                                                                    \
         gate_up<W, WIDE, ROWS>(p, inputs, x, w, 0, v, 0, y);                                   \
     }
 #define SCALED_LINEAR(NAME, WIDE, ROWS)                                                        \
     KERNEL(DOT_THREADS, linear_##NAME, Params p, const u32* inputs, const float* x,            \
            const u8* w, const float* s, float* y) {                                            \
+        wait_for_kernels();                                                                    \
         linear<F8, WIDE, ROWS>(p, inputs, x, w, s, 0, y);                                      \
     }                                                                                          \
     KERNEL(DOT_THREADS, linear_residual_##NAME, Params p, const u32* inputs, const float* x,   \
            const u8* w, const float* s, const float* residual, float* y) {                     \
+        wait_for_kernels();                                                                    \
         linear<F8, WIDE, ROWS>(p, inputs, x, w, s, residual, y);                               \
     }                                                                                          \
     KERNEL(DOT_THREADS, gate_up_##NAME, Params p, const u32* inputs, const float* x,           \
            const u8* w, const float* w_s, const u8* v, const float* v_s, float* y) {           \
+        wait_for_kernels();                                                                    \
         gate_up<F8, WIDE, ROWS>(p, inputs, x, w, w_s, v, v_s, y);                              \
     }
 #define LINEARS(NAME, W)                                                                       \
@@ -195,11 +201,13 @@ SCALED_LINEAR(f8, false, 4)
 #define NORM_LINEAR(NAME, W, N, ROWS)                                                          \
     KERNEL(DOT_THREADS, NAME, Params p, const u32* inputs, const float* x, const u8* n,        \
            const u8* w, float* y) {                                                            \
+        wait_for_kernels();                                                                    \
         norm_linear<W, N, ROWS>(p, inputs, x, n, w, 0, y);                                     \
     }
 #define SCALED_NORM_LINEAR(NAME, N, ROWS)                                                      \
     KERNEL(DOT_THREADS, NAME, Params p, const u32* inputs, const float* x, const u8* n,        \
            const u8* w, const float* s, float* y) {                                            \
+        wait_for_kernels();                                                                    \
         norm_linear<F8, N, ROWS>(p, inputs, x, n, w, s, y);                                    \
     }
 #define NORM_LINEARS(NAME, W)                                                                  \

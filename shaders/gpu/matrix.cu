@@ -260,44 +260,54 @@ DEVICE void grouped(const Params& p, const float* x, const u32* offsets, const u
 #define MATRIX(NAME, U, W)                                                                     \
     KERNEL(THREADS, linear_##NAME, Params p, const u32* inputs, const float* x, const u8* w,   \
            float* y) {                                                                         \
+        wait_for_kernels();                                                                    \
         dense<U, W, false>(p, inputs, x, w, 0, 0, 0, 0, y);                                    \
     }                                                                                          \
     KERNEL(THREADS, linear_residual_##NAME, Params p, const u32* inputs, const float* x,       \
            const u8* w, const float* residual, float* y) {                                     \
+        wait_for_kernels();                                                                    \
         dense<U, W, false>(p, inputs, x, w, 0, 0, 0, residual, y);                             \
     }                                                                                          \
     KERNEL(THREADS, gate_up_##NAME, Params p, const u32* inputs, const float* x, const u8* w,  \
            const u8* v, float* y) {                                                            \
+        wait_for_kernels();                                                                    \
         dense<U, W, true>(p, inputs, x, w, 0, v, 0, 0, y);                                     \
     }                                                                                          \
     KERNEL(THREADS, grouped_linear_##NAME, Params p, const u32*, const float* x,               \
            const u32* offsets, const u64* w, float* y) {                                       \
+        wait_for_kernels();                                                                    \
         grouped<U, W, false>(p, x, offsets, w, 0, 0, 0, y);                                    \
     }                                                                                          \
     KERNEL(THREADS, grouped_gate_up_##NAME, Params p, const u32*, const float* x,              \
            const u32* offsets, const u64* w, const u64* v, float* y) {                         \
+        wait_for_kernels();                                                                    \
         grouped<U, W, true>(p, x, offsets, w, 0, v, 0, y);                                     \
     }
 #define SCALED_MATRIX(NAME, U)                                                                 \
     KERNEL(THREADS, linear_##NAME, Params p, const u32* inputs, const float* x, const u8* w,   \
            const float* s, float* y) {                                                         \
+        wait_for_kernels();                                                                    \
         dense<U, F8, false>(p, inputs, x, w, s, 0, 0, 0, y);                                   \
     }                                                                                          \
     KERNEL(THREADS, linear_residual_##NAME, Params p, const u32* inputs, const float* x,       \
            const u8* w, const float* s, const float* residual, float* y) {                     \
+        wait_for_kernels();                                                                    \
         dense<U, F8, false>(p, inputs, x, w, s, 0, 0, residual, y);                            \
     }                                                                                          \
     KERNEL(THREADS, gate_up_##NAME, Params p, const u32* inputs, const float* x, const u8* w,  \
            const float* w_s, const u8* v, const float* v_s, float* y) {                        \
+        wait_for_kernels();                                                                    \
         dense<U, F8, true>(p, inputs, x, w, w_s, v, v_s, 0, y);                                \
     }                                                                                          \
     KERNEL(THREADS, grouped_linear_##NAME, Params p, const u32*, const float* x,               \
            const u32* offsets, const u64* w, const u64* s, float* y) {                         \
+        wait_for_kernels();                                                                    \
         grouped<U, F8, false>(p, x, offsets, w, s, 0, 0, y);                                   \
     }                                                                                          \
     KERNEL(THREADS, grouped_gate_up_##NAME, Params p, const u32*, const float* x,              \
            const u32* offsets, const u64* w, const u64* w_s, const u64* v, const u64* v_s,     \
            float* y) {                                                                         \
+        wait_for_kernels();                                                                    \
         grouped<U, F8, true>(p, x, offsets, w, w_s, v, v_s, y);                                \
     }
 #define UNIT_KERNELS(NAME, U)                                                                  \

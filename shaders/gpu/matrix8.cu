@@ -235,23 +235,28 @@ DEVICE void grouped(const Params& p, const float* x, const u32* offsets, const u
 #define MATRIX8(NAME, ...)                                                                     \
     KERNEL(THREADS, linear_##NAME, Params p, const u32* inputs, const float* x, const u8* w,   \
            const float* s, float* y) {                                                         \
+        wait_for_kernels();                                                                    \
         dense<__VA_ARGS__, false>(p, inputs, x, w, s, 0, 0, 0, y);                             \
     }                                                                                          \
     KERNEL(THREADS, linear_residual_##NAME, Params p, const u32* inputs, const float* x,       \
            const u8* w, const float* s, const float* residual, float* y) {                     \
+        wait_for_kernels();                                                                    \
         dense<__VA_ARGS__, false>(p, inputs, x, w, s, 0, 0, residual, y);                      \
     }                                                                                          \
     KERNEL(THREADS, gate_up_##NAME, Params p, const u32* inputs, const float* x, const u8* w,  \
            const float* w_s, const u8* v, const float* v_s, float* y) {                        \
+        wait_for_kernels();                                                                    \
         dense<__VA_ARGS__, true>(p, inputs, x, w, w_s, v, v_s, 0, y);                          \
     }                                                                                          \
     KERNEL(THREADS, grouped_linear_##NAME, Params p, const u32*, const float* x,               \
            const u32* offsets, const u64* w, const u64* s, float* y) {                         \
+        wait_for_kernels();                                                                    \
         grouped<__VA_ARGS__, false>(p, x, offsets, w, s, 0, 0, y);                             \
     }                                                                                          \
     KERNEL(THREADS, grouped_gate_up_##NAME, Params p, const u32*, const float* x,              \
            const u32* offsets, const u64* w, const u64* w_s, const u64* v, const u64* v_s,     \
            float* y) {                                                                         \
+        wait_for_kernels();                                                                    \
         grouped<__VA_ARGS__, true>(p, x, offsets, w, w_s, v, v_s, y);                          \
     }
 

@@ -10,6 +10,7 @@
 static const u32 THREADS = 256;
 
 KERNEL(THREADS, fill_bytes, u8* to, u64 bytes, u32 value) {
+    wait_for_kernels();
     const u64 step = (u64)groups_x() * THREADS;
     u64 at = (u64)group_x() * THREADS + thread_x();
     // Words where the range begins and ends with one.
@@ -25,6 +26,7 @@ KERNEL(THREADS, fill_bytes, u8* to, u64 bytes, u32 value) {
 }
 
 KERNEL(THREADS, copy_bytes, u8* to, const u8* from, u64 bytes) {
+    wait_for_kernels();
     const u64 step = (u64)groups_x() * THREADS;
     u64 at = (u64)group_x() * THREADS + thread_x();
     if ((((u64)to | (u64)from | bytes) & 15) == 0) {
@@ -41,6 +43,7 @@ KERNEL(THREADS, copy_bytes, u8* to, const u8* from, u64 bytes) {
 // The scales of all rows of codes, those of a depth beside each other. Grid: x over rows, y over
 // scales of a row.
 KERNEL(THREADS, product_scales, Params p, const float* x, float* scales) {
+    wait_for_kernels();
     const u32 r = group_x() * THREADS + thread_x(), depth = group_y();
     if (r < p.rows) {
         scales[(u64)depth * p.rows + r] = x[x_row(p, r) + coded_scales(p.k) + depth];
@@ -50,6 +53,7 @@ KERNEL(THREADS, product_scales, Params p, const float* x, float* scales) {
 // Values of rows as three bf16 each: all rows' first parts, then what these leave. Grid: x over
 // values of a row, y over rows.
 KERNEL(THREADS, product_parts, Params p, const float* x, u16* parts) {
+    wait_for_kernels();
     const u32 i = group_x() * THREADS + thread_x(), r = group_y();
     if (i >= p.k) {
         return;
@@ -65,6 +69,7 @@ KERNEL(THREADS, product_parts, Params p, const float* x, u16* parts) {
 // outputs, y over rows.
 KERNEL(THREADS, product_rows, Params p, const u32* inputs, const float* product,
        const float* residual, float* y) {
+    wait_for_kernels();
     const u32 i = group_x() * THREADS + thread_x(), r = group_y();
     if (r >= real_rows(p, inputs) || i >= p.row_count) {
         return;

@@ -106,6 +106,14 @@ SPECIAL(group_z, "ctaid.z")
 SPECIAL(groups_x, "nctaid.x")
 #undef SPECIAL
 
+// First of all in every kernel: until those before it in a program have ended and what they wrote is
+// there. Blocks may be on the device before that, from when all of the kernel before are (PTX ISA,
+// `griddepcontrol`); a launch that does not ask for it begins after them anyway.
+DEVICE void wait_for_kernels() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait; griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 DEVICE void barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
 DEVICE void wave_barrier() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
 DEVICE u32 shuffle_xor(u32 value, u32 mask) {
@@ -198,6 +206,8 @@ DEVICE float half_to_float(u16 bits) { return (float)__builtin_bit_cast(_Float16
 #endif
 
 #if !defined(HADAL_CUDA)
+// A kernel begins when those before it have ended.
+DEVICE void wait_for_kernels() {}
 DEVICE u32 bits_of(float value) {
     u32 bits;
     __builtin_memcpy(&bits, &value, 4);

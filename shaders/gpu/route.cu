@@ -105,11 +105,13 @@ DEVICE void route_rows(const Params& p, const u32* inputs, const float* logits, 
 
 KERNEL(THREADS, route, Params p, const u32* inputs, const float* logits, u32* idx,
        float* weight) {
+    wait_for_kernels();
     route_rows<F32>(p, inputs, logits, 0, idx, weight);
 }
 #define ROUTE(NAME, B)                                                                         \
     KERNEL(THREADS, route_bias_##NAME, Params p, const u32* inputs, const float* logits,       \
            const u8* bias, u32* idx, float* weight) {                                          \
+        wait_for_kernels();                                                                    \
         route_rows<B>(p, inputs, logits, bias, idx, weight);                                        \
     }
 FOR_UNSCALED(ROUTE)
@@ -120,6 +122,7 @@ FOR_UNSCALED(ROUTE)
 // atomics. A choice that names no expert gets no place. Grid: x over experts.
 KERNEL(THREADS, expert_offsets, Params p, const u32* inputs, const u32* idx, u32* offsets,
        u32* order, u32* place) {
+    wait_for_kernels();
     SHARED(u32, lower, THREADS);
     SHARED(u32, own, THREADS);
     const u32 e = group_x(), t = thread_x(), choices = real_rows(p, inputs) * p.top_k;
@@ -157,6 +160,7 @@ KERNEL(THREADS, expert_offsets, Params p, const u32* inputs, const u32* idx, u32
 // Grid: x over values, y over choices.
 KERNEL(THREADS, permute, Params p, const u32* inputs, const float* x, const u32* order,
        float* y) {
+    wait_for_kernels();
     const u32 i = group_x() * THREADS + thread_x(), q = group_y();
     if (q < real_rows(p, inputs) && i < p.n) {
         y[y_row(p, q) + i] = x[x_row(p, order[q] / p.top_k) + i];
@@ -166,6 +170,7 @@ KERNEL(THREADS, permute, Params p, const u32* inputs, const float* x, const u32*
 // The sum over a token's choices, in their order. Grid: x over values, y over rows.
 KERNEL(THREADS, combine, Params p, const u32* inputs, const float* x, const float* weight,
        const u32* place, const float* base, float* y) {
+    wait_for_kernels();
     const u32 i = group_x() * THREADS + thread_x(), r = group_y();
     if (r >= real_rows(p, inputs) || i >= p.n) {
         return;

@@ -145,43 +145,53 @@ DEVICE void grouped(const Params& p, const float* x, const u32* offsets, const u
 #define TILE(NAME, W)                                                                          \
     KERNEL(THREADS, linear_tile_##NAME, Params p, const u32* inputs, const float* x,           \
            const u8* w, float* y) {                                                            \
+        wait_for_kernels();                                                                    \
         dense<W, false>(p, inputs, x, w, 0, 0, 0, 0, y);                                       \
     }                                                                                          \
     KERNEL(THREADS, linear_residual_tile_##NAME, Params p, const u32* inputs, const float* x,  \
            const u8* w, const float* residual, float* y) {                                     \
+        wait_for_kernels();                                                                    \
         dense<W, false>(p, inputs, x, w, 0, 0, 0, residual, y);                                \
     }                                                                                          \
     KERNEL(THREADS, gate_up_tile_##NAME, Params p, const u32* inputs, const float* x,          \
            const u8* w, const u8* v, float* y) {                                               \
+        wait_for_kernels();                                                                    \
         dense<W, true>(p, inputs, x, w, 0, v, 0, 0, y);                                        \
     }                                                                                          \
     KERNEL(THREADS, grouped_linear_tile_##NAME, Params p, const u32*, const float* x,          \
            const u32* offsets, const u64* w, float* y) {                                       \
+        wait_for_kernels();                                                                    \
         grouped<W, false>(p, x, offsets, w, 0, 0, 0, y);                                       \
     }                                                                                          \
     KERNEL(THREADS, grouped_gate_up_tile_##NAME, Params p, const u32*, const float* x,         \
            const u32* offsets, const u64* w, const u64* v, float* y) {                         \
+        wait_for_kernels();                                                                    \
         grouped<W, true>(p, x, offsets, w, 0, v, 0, y);                                        \
     }
 FOR_UNSCALED(TILE)
 
 KERNEL(THREADS, linear_tile_f8, Params p, const u32* inputs, const float* x, const u8* w,
        const float* s, float* y) {
+    wait_for_kernels();
     dense<F8, false>(p, inputs, x, w, s, 0, 0, 0, y);
 }
 KERNEL(THREADS, linear_residual_tile_f8, Params p, const u32* inputs, const float* x, const u8* w,
        const float* s, const float* residual, float* y) {
+    wait_for_kernels();
     dense<F8, false>(p, inputs, x, w, s, 0, 0, residual, y);
 }
 KERNEL(THREADS, gate_up_tile_f8, Params p, const u32* inputs, const float* x, const u8* w,
        const float* w_s, const u8* v, const float* v_s, float* y) {
+    wait_for_kernels();
     dense<F8, true>(p, inputs, x, w, w_s, v, v_s, 0, y);
 }
 KERNEL(THREADS, grouped_linear_tile_f8, Params p, const u32*, const float* x, const u32* offsets,
        const u64* w, const u64* s, float* y) {
+    wait_for_kernels();
     grouped<F8, false>(p, x, offsets, w, s, 0, 0, y);
 }
 KERNEL(THREADS, grouped_gate_up_tile_f8, Params p, const u32*, const float* x, const u32* offsets,
        const u64* w, const u64* w_s, const u64* v, const u64* v_s, float* y) {
+    wait_for_kernels();
     grouped<F8, true>(p, x, offsets, w, w_s, v, v_s, y);
 }

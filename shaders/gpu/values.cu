@@ -72,19 +72,23 @@ DEVICE void latent_append(const Params& p, const u32* inputs, const float* x, co
 
 #define WEIGHTED(NAME, W)                                                                      \
     KERNEL(THREADS, embed_##NAME, Params p, const u32* inputs, const u8* w, float* y) {        \
+        wait_for_kernels();                                                                    \
         embed<W>(p, inputs, w, 0, y);                                                          \
     }                                                                                          \
     KERNEL(THREADS, norm_##NAME, Params p, const u32* inputs, const float* x, const u8* w,     \
            float* y) {                                                                         \
+        wait_for_kernels();                                                                    \
         norm<W>(p, inputs, x, w, y);                                                           \
     }                                                                                          \
     KERNEL(THREADS, latent_append_##NAME, Params p, const u32* inputs, const float* x,         \
            const u8* w, const float* angles, float* cache) {                                   \
+        wait_for_kernels();                                                                    \
         latent_append<W>(p, inputs, x, w, angles, cache);                                      \
     }
 FOR_UNSCALED(WEIGHTED)
 
 KERNEL(THREADS, embed_f8, Params p, const u32* inputs, const u8* w, const float* s, float* y) {
+    wait_for_kernels();
     embed<F8>(p, inputs, w, s, y);
 }
 
@@ -92,6 +96,7 @@ KERNEL(THREADS, embed_f8, Params p, const u32* inputs, const u8* w, const float*
 // place. DeepSeek-V3 report, equations 3 and 8. Grid: x over pairs, y over rows, z over heads.
 KERNEL(THREADS, rope, Params p, const u32* inputs, const float* x, const float* angles,
        float* y) {
+    wait_for_kernels();
     const u32 i = 2 * (group_x() * THREADS + thread_x()), r = group_y(), a = group_z();
     if (r >= real_rows(p, inputs) || i + 1 >= p.rope) {
         return;
@@ -106,6 +111,7 @@ KERNEL(THREADS, rope, Params p, const u32* inputs, const float* x, const float* 
 
 // Grid of the rest, unless said otherwise: x over values, y over rows.
 KERNEL(THREADS, cache_append, Params p, const u32* inputs, const float* x, float* cache) {
+    wait_for_kernels();
     const u32 i = group_x() * THREADS + thread_x(), r = group_y();
     if (r >= real_rows(p, inputs) || i >= p.n) {
         return;
@@ -115,6 +121,7 @@ KERNEL(THREADS, cache_append, Params p, const u32* inputs, const float* x, float
 }
 
 KERNEL(THREADS, swiglu, Params p, const u32* inputs, const float* a, const float* b, float* y) {
+    wait_for_kernels();
     const u32 i = group_x() * THREADS + thread_x(), r = group_y();
     if (r < real_rows(p, inputs) && i < p.n) {
         y[y_row(p, r) + i] = silu(a[x_row(p, r) + i]) * b[b_row(p, r) + i];
@@ -122,6 +129,7 @@ KERNEL(THREADS, swiglu, Params p, const u32* inputs, const float* a, const float
 }
 
 KERNEL(THREADS, add, Params p, const u32* inputs, const float* a, const float* b, float* y) {
+    wait_for_kernels();
     const u32 i = group_x() * THREADS + thread_x(), r = group_y();
     if (r < real_rows(p, inputs) && i < p.n) {
         y[y_row(p, r) + i] = a[x_row(p, r) + i] + b[b_row(p, r) + i];
@@ -130,6 +138,7 @@ KERNEL(THREADS, add, Params p, const u32* inputs, const float* a, const float* b
 
 // Grid: z over heads. Values are moved as bits.
 KERNEL(THREADS, copy, Params p, const u32* inputs, const u32* x, u32* y) {
+    wait_for_kernels();
     const u32 i = group_x() * THREADS + thread_x(), r = group_y(), a = group_z();
     if (r < real_rows(p, inputs) && i < p.n) {
         y[y_row(p, r) + (u64)a * p.y_head_stride + i] =
@@ -138,6 +147,7 @@ KERNEL(THREADS, copy, Params p, const u32* inputs, const u32* x, u32* y) {
 }
 
 KERNEL(THREADS, gather, Params p, const u32* inputs, const u32* x, u32* y) {
+    wait_for_kernels();
     const u32 i = group_x() * THREADS + thread_x(), r = group_y();
     if (r < real_rows(p, inputs) && i < p.n) {
         y[y_row(p, r) + i] = x[x_row(p, logit_row(inputs, r)) + i];
@@ -156,6 +166,7 @@ DEVICE u32 key(u32 bits) {
 
 // Grid: x over rows.
 KERNEL(THREADS, argmax, Params p, const u32* inputs, const u32* x, u32* y) {
+    wait_for_kernels();
     SHARED(u32, keys, THREADS);
     SHARED(u32, places, THREADS);
     const u32 r = group_x(), t = thread_x();
@@ -240,6 +251,7 @@ DEVICE void put_quantised(const Params& p, float* row, u32 i, float value, float
 
 // Grid: x over groups of 128 values, y over rows; a thread a value.
 KERNEL(GROUP, act_quant, Params p, const u32* inputs, const float* x, float* y) {
+    wait_for_kernels();
     const u32 r = group_y(), i = group_x() * GROUP + thread_x();
     if (r >= real_rows(p, inputs)) {
         return;
@@ -283,6 +295,7 @@ DEVICE void norm_quant(const Params& p, const u32* inputs, const float* x, const
 #define NORM_QUANT(NAME, W)                                                                    \
     KERNEL(THREADS, norm_quant_##NAME, Params p, const u32* inputs, const float* x,            \
            const u8* w, float* y) {                                                            \
+        wait_for_kernels();                                                                    \
         norm_quant<W>(p, inputs, x, w, y);                                                     \
     }
 FOR_UNSCALED(NORM_QUANT)

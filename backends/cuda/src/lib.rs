@@ -89,6 +89,7 @@ fn offer(found: &Found) -> std::result::Result<Offer, String> {
             portable: older.map(|(_, arch)| *arch).collect(),
             options: vec![format!("--gpu-architecture={arch}"), "--std=c++17".into()],
             arch,
+            waits: capability >= (9, 0),
         },
         features,
         wave: WARP,

@@ -21,6 +21,14 @@ pub struct Compiler {
     skips_images: bool,
 }
 
+/// A module on a device.
+pub struct Module {
+    /// The driver's.
+    pub object: Object,
+    /// Its kernels wait for those before them ([`Target::waits`]).
+    pub waits: bool,
+}
+
 /// The ways tried without success, and why each failed.
 #[derive(Default)]
 struct Tried(Vec<String>);
@@ -102,21 +110,24 @@ impl Compiler {
     }
 
     /// The module of kernel file `file`.
-    pub fn module(&self, gpu: &Arc<Gpu>, file: &str) -> Result<Object> {
+    pub fn module(&self, gpu: &Arc<Gpu>, file: &str) -> Result<Module> {
         let mut tried = Tried::default();
         let archs = self.archs();
-        if let Some(module) = self.ahead(gpu, file, &archs, &mut tried)? {
-            return Ok(module);
-        }
-        if let Some(module) = self.now(gpu, file, &mut tried)? {
-            return Ok(module);
+        let own = match self.ahead(gpu, file, &archs, &mut tried)? {
+            None => self.now(gpu, file, &mut tried)?,
+            ahead => ahead,
+        };
+        if let Some(object) = own {
+            let waits = self.target.waits;
+            return Ok(Module { object, waits });
         }
         let older = self.target.portable.iter();
         for arch in older.filter(|arch| **arch != self.target.arch && archs.contains(arch)) {
             if let Some(image) = self.code.image(arch, file)
-                && let Some(module) = tried.load(gpu, &format!("made ahead for {arch}"), &image)?
+                && let Some(object) = tried.load(gpu, &format!("made ahead for {arch}"), &image)?
             {
-                return Ok(module);
+                let waits = false;
+                return Ok(Module { object, waits });
             }
         }
         Err(Error::Unsupported {

@@ -19,7 +19,9 @@ use hadal_device::{Error, Result};
 use libloading::Library;
 
 pub use self::own::{Current, Own};
-use self::table::{Calls, CudaCalls, CudaPeers, GraphCalls, HipCalls, HipPeers, Start, Status};
+use self::table::{
+    Calls, CudaCalls, CudaPeers, EdgeCalls, GraphCalls, HipCalls, HipPeers, Start, Status,
+};
 
 /// Whose driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -173,6 +175,8 @@ pub struct Driver {
     peers: Option<Peers>,
     /// Where there are none, programs are replayed launch by launch.
     pub graphs: Option<GraphCalls>,
+    /// Where there are none, each kernel of a graph begins when those before it have ended.
+    pub edges: Option<EdgeCalls>,
 }
 
 /// A library that was loaded. It stays for the process: drivers start threads, and their code
@@ -403,6 +407,10 @@ fn start(vendor: Vendor, library: &Library, name: &str, path: Option<&Path>) -> 
         peers: peers.ok(),
         graphs: match vendor.has_graphs() {
             true => Some(GraphCalls::load(library, vendor).map_err(lacks)?),
+            false => None,
+        },
+        edges: match vendor.has_graphs() {
+            true => EdgeCalls::load(library, vendor).ok(),
             false => None,
         },
         calls: Calls::load(library, vendor).map_err(lacks)?,

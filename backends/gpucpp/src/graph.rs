@@ -1,13 +1,15 @@
 //! The launches of a program as a graph of CUDA's: a kernel node each. Every node of a level
-//! waits for all nodes of the level before.
+//! waits for all nodes of the level before. Where kernels do that themselves, their blocks are sent
+//! to the device before: between kernels of a few microseconds the way there is a part of the time.
 
+use std::cell::Cell;
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
 
 use hadal_device::{Error, Result};
 
-use crate::driver::nodes::Node;
-use crate::driver::table::{GraphCalls, Handle};
+use crate::driver::nodes::{Edge, Node};
+use crate::driver::table::{EdgeCalls, GraphCalls, Handle};
 use crate::gpu::{Gpu, Object};
 use crate::launch::{Launch, Part, Work};
 use crate::native::Native;
@@ -20,11 +22,36 @@ pub unsafe fn graph(
     gpu: &Arc<Gpu>,
     calls: &GraphCalls,
     native: Option<&Native>,
-    (works, levels): (&[Work], &[u32]),
+    leveled: (&[Work], &[u32]),
 ) -> Result<Object> {
+    let edges = gpu.driver.edges.as_ref();
+    // SAFETY: the caller's promise.
+    let (made, ahead) = unsafe { nodes(gpu, calls, edges, native, leveled)? };
+    match Object::executable(gpu, calls, &made) {
+        Err(error) if ahead && !matches!(error, Error::Lost { .. }) => {
+            // SAFETY: as above.
+            let (made, _) = unsafe { nodes(gpu, calls, None, native, leveled)? };
+            Object::executable(gpu, calls, &made)
+        }
+        executable => executable,
+    }
+}
+
+/// The same before it is made ready, and whether kernels are sent ahead in it by `edges`.
+///
+/// # Safety
+/// As of [`graph`].
+unsafe fn nodes(
+    gpu: &Arc<Gpu>,
+    calls: &GraphCalls,
+    edges: Option<&EdgeCalls>,
+    native: Option<&Native>,
+    (works, levels): (&[Work], &[u32]),
+) -> Result<(Object, bool)> {
     let mut nodes = Nodes {
         gpu,
         calls,
+        edges: Cell::new(edges.map(|edges| (edges, Edge::AHEAD))),
         graph: Object::graph(gpu, calls)?,
         before: Vec::new(),
         last_product: None,
@@ -44,26 +71,47 @@ pub unsafe fn graph(
             (Work::Product(part), None) => nodes.add(&part.kernel, &nodes.before)?,
         });
     }
-    Object::executable(gpu, calls, &nodes.graph)
+    let ahead = nodes
+        .edges
+        .get()
+        .is_some_and(|(_, says)| says == Edge::AHEAD);
+    Ok((nodes.graph, ahead))
 }
 
 /// A graph that is being made.
 struct Nodes<'g> {
     gpu: &'g Arc<Gpu>,
     calls: &'g GraphCalls,
+    /// Where there are such, and what they say.
+    edges: Cell<Option<(&'g EdgeCalls, Edge)>>,
     graph: Object,
     /// Nodes of the level before.
-    before: Vec<Handle>,
+    before: Vec<Made>,
     /// The end of the last product of a library: they share their memory.
-    last_product: Option<Handle>,
+    last_product: Option<Made>,
     /// A library's launches are caught in it, and none of it ever runs.
     stream: Option<Object>,
 }
 
+/// A node, and whether it is a kernel's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Made {
+    node: Handle,
+    is_kernel: bool,
+}
+
 impl Nodes<'_> {
     /// A node that launches a kernel after others.
-    fn add(&self, launch: &Launch, after: &[Handle]) -> Result<Handle> {
+    fn add(&self, launch: &Launch, after: &[Made]) -> Result<Made> {
         let kernel = launch.kernel();
+        let ahead = self.edges.get().filter(|_| {
+            kernel.waits && !after.is_empty() && after.iter().all(|made| made.is_kernel)
+        });
+        let waited_for: Vec<Handle> = after.iter().map(|made| made.node).collect();
+        let after = match ahead {
+            Some(_) => &[],
+            None => waited_for.as_slice(),
+        };
         let mut places = launch.places();
         let node = Node {
             function: kernel.function,
@@ -84,7 +132,37 @@ impl Nodes<'_> {
             let node = (&raw const node).cast();
             (self.calls.add_kernel)(&mut made, self.graph.handle(), first, after.len(), node)
         };
-        self.gpu.done(status, "recording").map(|()| made)
+        self.gpu.done(status, "recording")?;
+        if let Some((edges, says)) = ahead
+            && let Err(error) = self.connect(edges, &waited_for, made, says)
+        {
+            if matches!(error, Error::Lost { .. }) || says == Edge::AFTER {
+                return Err(error);
+            }
+            self.edges.set(Some((edges, Edge::AFTER)));
+            self.connect(edges, &waited_for, made, Edge::AFTER)?;
+        }
+        Ok(Made {
+            node: made,
+            is_kernel: true,
+        })
+    }
+
+    /// Edges from each of some nodes to another.
+    fn connect(&self, edges: &EdgeCalls, from: &[Handle], to: Handle, says: Edge) -> Result<()> {
+        let (to, says) = (vec![to; from.len()], vec![says; from.len()]);
+        // SAFETY: all are nodes of this graph, and the lists are as long as is said.
+        let status = unsafe {
+            let (count, graph) = (from.len(), self.graph.handle());
+            (edges.add)(
+                graph,
+                from.as_ptr(),
+                to.as_ptr(),
+                says.as_ptr().cast(),
+                count,
+            )
+        };
+        self.gpu.done(status, "recording")
     }
 
     /// The last node of a product by the library, or by its kernel if that may and the other
@@ -92,7 +170,7 @@ impl Nodes<'_> {
     ///
     /// # Safety
     /// As of [`graph`].
-    unsafe fn product(&mut self, native: &Native, part: &Part) -> Result<Handle> {
+    unsafe fn product(&mut self, native: &Native, part: &Part) -> Result<Made> {
         // SAFETY: the caller's promise.
         let caught = match unsafe { self.caught(native, part) } {
             Ok(caught) => caught,
@@ -112,9 +190,13 @@ impl Nodes<'_> {
         // now.
         let status = unsafe {
             let (to, from) = (self.graph.handle(), caught.handle());
-            (self.calls.add_graph)(&mut made, to, &before, 1, from)
+            (self.calls.add_graph)(&mut made, to, &before.node, 1, from)
         };
         self.gpu.done(status, "recording a product")?;
+        let made = Made {
+            node: made,
+            is_kernel: false,
+        };
         let behind = self.add(&part.behind, &[made])?;
         self.last_product = Some(behind);
         Ok(behind)

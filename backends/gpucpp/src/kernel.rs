@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use hadal_device::{Body, Error, Limits, PipelineId, Result};
 
-use crate::compile::Compiler;
+use crate::compile::{Compiler, Module};
 use crate::driver::table::Handle;
 use crate::driver::{Own, status};
-use crate::gpu::{Gpu, Object};
+use crate::gpu::Gpu;
 
 /// A kernel ready to be launched.
 pub struct Kernel {
@@ -26,7 +26,9 @@ pub struct Kernel {
     pub shared: u32,
     /// Blocks along x that it is launched with at most: those of others do their work.
     pub most_blocks: u32,
-    _module: Arc<Object>,
+    /// Whether it waits itself for those before it.
+    pub waits: bool,
+    _module: Arc<Module>,
 }
 
 // SAFETY: the handle is the driver's, which takes calls from any thread.
@@ -39,7 +41,7 @@ type Constants = Vec<(&'static str, u32)>;
 /// Kernels of a device.
 pub struct Kernels {
     compiler: Compiler,
-    modules: HashMap<&'static str, Arc<Object>>,
+    modules: HashMap<&'static str, Arc<Module>>,
     known: HashMap<(Body, Constants), PipelineId>,
     list: Vec<Arc<Kernel>>,
     own: HashMap<&'static str, Arc<Kernel>>,
@@ -131,7 +133,7 @@ impl Kernels {
         Ok(kernel)
     }
 
-    fn module(&mut self, gpu: &Arc<Gpu>, file: &'static str) -> Result<Arc<Object>> {
+    fn module(&mut self, gpu: &Arc<Gpu>, file: &'static str) -> Result<Arc<Module>> {
         if let Some(known) = self.modules.get(file) {
             return Ok(known.clone());
         }
@@ -168,12 +170,12 @@ fn sizes(name: &str, constants: &[(&'static str, u32)], limits: &Limits) -> Resu
 
 fn make(
     gpu: &Arc<Gpu>,
-    module: Arc<Object>,
+    module: Arc<Module>,
     (name, entry, operands): (&str, &str, &'static str),
     threads: u32,
     shared: u32,
 ) -> Result<Kernel> {
-    let function = module.function(entry)?;
+    let function = module.object.function(entry)?;
     allow_shared(gpu, name, function, shared)?;
     Ok(Kernel {
         name: name.to_string(),
@@ -183,6 +185,7 @@ fn make(
         threads,
         shared,
         most_blocks: u32::MAX,
+        waits: module.waits,
         _module: module,
     })
 }

@@ -84,6 +84,8 @@ fn programs_are_graphs_on_cuda_and_launches_in_order_on_hip() {
             device.wait(ticket).expect("done");
             let is_graph = u64::from(vendor == Vendor::Cuda);
             assert_eq!((mock.count("execs"), mock.count("graphs")), (is_graph, 0));
+            // Each of the three kernels but the first, one after the other.
+            assert_eq!(mock.count("ahead"), 2 * is_graph);
             let sums = read(&device, table[2], 4 * u64::from(values)).expect("a read");
             // The sum reads what the copy wrote, which another order would not.
             let expected: Vec<u8> = (0..values)
@@ -107,6 +109,35 @@ fn programs_are_graphs_on_cuda_and_launches_in_order_on_hip() {
             assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
         }
     }
+}
+
+#[test]
+fn kernels_are_sent_ahead_where_they_wait_and_the_driver_can() {
+    let mock = Mock::new("");
+    let ahead = |settings: &str, failing: &[(&str, u64, u32)]| {
+        mock.configure(settings);
+        let device = mock.device(Vendor::Cuda);
+        for (call, count, code) in failing {
+            mock.fail_calls(call, *count, *code);
+        }
+        let table = [0; 3].map(|_| buffer(&device, BYTES).expect("memory"));
+        let program = program(&device, 64).expect("kernels");
+        let mut executable = device.prepare(&program).expect("a program");
+        let ticket = executable.submit(&table).expect("a submit");
+        device.wait(ticket).expect("done");
+        assert_eq!(mock.count("execs"), 1, "{settings}");
+        mock.count("ahead")
+    };
+    assert_eq!(ahead("arch=sm_90a", &[]), 2);
+    assert_eq!(ahead("arch=sm_100a", &[]), 2);
+    // Kernels made for older devices do not wait, wherever they are.
+    assert_eq!(ahead("arch=sm_80", &[]), 0);
+    let compiler = ("nvrtcCompileProgram", 9, 6);
+    assert_eq!(ahead("arch=sm_100a", &[compiler]), 0);
+    // Where the driver does not take such edges, or nothing with them, it gets others.
+    assert_eq!(ahead("", &[("cuGraphAddDependencies_v2", 1, 801)]), 0);
+    assert_eq!(ahead("", &[("cuGraphInstantiateWithFlags", 1, 801)]), 0);
+    assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
 }
 
 #[test]

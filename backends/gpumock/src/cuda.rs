@@ -171,6 +171,19 @@ driver! { Cuda:
         let node = state.add_node(graph, after, &request)?;
         put(state, out, node)
     }
+    fn cuGraphAddDependencies_v2(
+        state, graph: u64, from: *const u64, to: *const u64, says: *const [u8; 8], count: usize
+    ) {
+        if from.is_null() || to.is_null() || says.is_null() {
+            return state.refuse(INVALID_VALUE, "an edge without ends, or that says nothing");
+        }
+        for i in 0..count {
+            // SAFETY: the caller's word: lists of so many.
+            let edge = unsafe { (*from.add(i), *to.add(i), *says.add(i)) };
+            state.add_edge(graph, edge)?;
+        }
+        Ok(())
+    }
     fn cuStreamBeginCapture_v2(state, stream: u64, mode: i32) {
         state.begin_recording(stream, mode)
     }

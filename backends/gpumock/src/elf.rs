@@ -133,6 +133,7 @@ fn cubin(file: &[u8], sections: &[Section]) -> Result<Image, Refusal> {
             file: None,
             threads,
             wave: None,
+            waits: arch >= 90,
         });
     }
     Ok(Image {
@@ -244,5 +245,6 @@ fn amd_kernel(kernel: &Value) -> Option<ImageKernel> {
         file: None,
         threads: count(".max_flat_workgroup_size"),
         wave: count(".wavefront_size"),
+        waits: false,
     })
 }

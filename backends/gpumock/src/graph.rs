@@ -32,6 +32,8 @@ impl Work {
 pub(crate) struct Node {
     pub work: Work,
     after: Vec<usize>,
+    /// How many of them it may be sent ahead of.
+    ahead: u64,
     /// Nodes that come after this one; known once the graph is executable.
     then: Vec<usize>,
 }
@@ -61,6 +63,13 @@ pub(crate) struct Run {
     /// Launches before this one, and how many have ended.
     before: u64,
     finished: Arc<AtomicU64>,
+}
+
+impl Exec {
+    /// Edges by which a kernel is sent ahead.
+    pub fn edges_ahead(&self) -> u64 {
+        self.nodes.iter().map(|node| node.ahead).sum()
+    }
 }
 
 impl Run {
@@ -154,9 +163,34 @@ impl State {
         of.nodes.push(Node {
             work,
             after: indices,
+            ahead: 0,
             then: Vec::new(),
         });
         Ok(handle)
+    }
+
+    /// Lets a node come after another, or a kernel's blocks go to the device ahead of the end of a
+    /// kernel before it, for whose end it waits itself.
+    pub fn add_edge(&mut self, graph: u64, (from, to, says): (u64, u64, [u8; 8])) -> Result {
+        let device = self.device()?;
+        let of = object!(self.graphs[graph], device);
+        let index = |node: u64| of.handles.iter().position(|known| *known == node);
+        let (Some(from), Some(to)) = (index(from), index(to)) else {
+            return self.refuse(INVALID_VALUE, "an edge to no node of the graph");
+        };
+        let waits = matches!(&of.nodes[to].work, Work::Launch(launch) if launch.waits);
+        let is_kernel = matches!(of.nodes[from].work, Work::Launch(_));
+        let ahead = says == [1, 0, 1, 0, 0, 0, 0, 0];
+        if says != [0; 8] && !(ahead && is_kernel && waits) {
+            let why = format!("an edge that says {says:?} to what does not wait by itself");
+            return self.refuse(INVALID_VALUE, why);
+        }
+        if of.nodes[to].after.contains(&from) || from >= to {
+            return self.refuse(INVALID_VALUE, "an edge twice, or back");
+        }
+        of.nodes[to].after.push(from);
+        of.nodes[to].ahead += u64::from(ahead);
+        Ok(())
     }
 
     pub fn instantiate(&mut self, graph: u64, flags: u64) -> Result<u64> {

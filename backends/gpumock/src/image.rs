@@ -32,6 +32,8 @@ pub(crate) struct ImageKernel {
     pub threads: Option<u32>,
     /// Threads of a wave, where the image says so.
     pub wave: Option<u32>,
+    /// Whether it waits itself for kernels before it, where the image says so.
+    pub waits: bool,
 }
 
 /// What kind of image it is, and what for.
@@ -217,6 +219,7 @@ fn ptx_kernel(text: &str) -> Result<ImageKernel, Refusal> {
         file: None,
         threads,
         wave: None,
+        waits: text.contains("griddepcontrol.wait"),
     })
 }
 
@@ -246,6 +249,8 @@ fn mock(text: &str) -> Result<Image, Refusal> {
             file: Some(file.to_string()),
             threads: None,
             wave: None,
+            // What NVRTC is told to compile for later devices has the instruction.
+            waits: sm(&target) >= 90,
         });
     }
     Ok(Image {

@@ -26,6 +26,7 @@ pub(crate) struct Function {
     module: u64,
     /// Dynamic block memory that launches may ask for.
     max_shared: u32,
+    waits: bool,
 }
 
 /// A launch as it was asked for.
@@ -33,6 +34,8 @@ pub(crate) struct Function {
 pub(crate) struct Launch {
     kernel: &'static Kernel,
     pub module: u64,
+    /// Whether it may be sent ahead of the end of those before it.
+    pub waits: bool,
     grid: [u32; 3],
     shared: u32,
     arguments: Vec<u64>,
@@ -112,6 +115,7 @@ impl State {
             kernel,
             module: handle,
             max_shared: STATIC_SHARED,
+            waits: entry.waits,
         };
         let made = self.functions.add(device, function);
         object!(self.modules[handle], device).functions.push(made);
@@ -136,6 +140,7 @@ impl State {
         let device = self.device()?;
         let function = object!(self.functions[request.function], device);
         let (kernel, module, max) = (function.kernel, function.module, function.max_shared);
+        let waits = function.waits;
         let name = &kernel.name;
         if request.block != [kernel.threads, 1, 1] {
             let why = format!(
@@ -165,6 +170,7 @@ impl State {
             Ok(arguments) => Ok(Launch {
                 kernel,
                 module,
+                waits,
                 grid: request.grid,
                 shared: request.shared,
                 arguments,

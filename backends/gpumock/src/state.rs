@@ -295,6 +295,10 @@ impl State {
             let peers = self.devices.iter().map(|device| device.peers.len());
             return peers.sum::<usize>() as u64;
         }
+        if kind == "ahead" {
+            let execs = self.execs.items.values();
+            return execs.map(|(_, exec)| exec.edges_ahead()).sum();
+        }
         let counts = [
             ("allocations", self.memory.count(false)),
             ("pinned", self.memory.count(true)),

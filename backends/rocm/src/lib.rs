@@ -81,6 +81,7 @@ fn offer(found: &Found) -> std::result::Result<Offer, String> {
                 "-std=c++17".into(),
                 CODE_OBJECT.into(),
             ],
+            waits: false,
         },
         features,
         wave: if is_gcn { 64 } else { 32 },

@@ -87,6 +87,10 @@ pub fn complaints(arch: &Arch, file: &str, module: &[u8]) -> io::Result<Vec<Stri
     if HOPPER.contains(&file) {
         found.extend(lacking(&String::from_utf8_lossy(module), &RING));
     }
+    // Compute capability 9.0, 10.0, 12.0.
+    if arch.name.starts_with("sm_9") || arch.name.starts_with("sm_1") {
+        found.extend(early(&String::from_utf8_lossy(module)));
+    }
     if COPIED.contains(&file) {
         found.extend(lacking(&String::from_utf8_lossy(module), &COPIES));
     }
@@ -144,6 +148,23 @@ const RING: [&str; 7] = [
     "wgmma.commit_group.sync.aligned",
     "wgmma.wait_group.sync.aligned",
 ];
+
+/// Kernels of PTX for 9.0 and later that do anything with memory before they have waited for the
+/// kernels before them, as `Target::waits` of backends/gpucpp says.
+pub fn early(text: &str) -> Vec<String> {
+    const MEMORY: [&str; 6] = ["\tld.", "\tst.", "\tatom.", "\tred.", "\tcp.", "\tprefetch"];
+    let is_early = |part: &&str| {
+        let (before, wait) = part
+            .split_once("griddepcontrol.wait;")
+            .unwrap_or((part, ""));
+        let mut lines = before.lines().filter(|line| !line.contains("\tld.param."));
+        wait.is_empty() || lines.any(|line| MEMORY.iter().any(|word| line.contains(word)))
+    };
+    let kernels = kernels_of(text).filter(|(_, part)| is_early(part));
+    kernels
+        .map(|(name, _)| format!("{name}: does not wait first"))
+        .collect()
+}
 
 /// Kernels of PTX, or of a code object taken apart, that lack one of these instructions.
 pub fn lacking(text: &str, words: &[&str]) -> Vec<String> {

@@ -70,6 +70,21 @@ fn each_kernel_must_have_its_instructions() {
 }
 
 #[test]
+fn a_kernel_must_wait_before_it_touches_memory() {
+    let ptx = |body: &str| format!(".visible .entry one(\n.param .u64 a\n)\n{{\n{body}}}\n");
+    let wait = "\tld.param.u64 %rd1, [a];\n\t// begin inline asm\n\tgriddepcontrol.wait; \n";
+    let load = "\tld.global.u32 %r1, [%rd1];\n";
+    assert_eq!(gates::early(&ptx(&format!("{wait}{load}"))), [""; 0]);
+    for wrong in [
+        load.to_string(),
+        format!("{load}{wait}"),
+        format!("\tst.shared.u32 [%r1], 0;\n{wait}{load}"),
+    ] {
+        assert_eq!(gates::early(&ptx(&wrong)), ["one: does not wait first"]);
+    }
+}
+
+#[test]
 fn notes_of_a_code_object_are_read() {
     let notes = "amdhsa.kernels:
   - .agpr_count:     0

@@ -220,6 +220,15 @@ table! {
 }
 
 table! {
+    /// Edges of CUDA's graphs that say more than that one node follows another; from 12.3 on.
+    EdgeCalls {
+        /// (graph, from each, to each, what each says: `super::nodes`, how many)
+        add(Handle, *const Handle, *const Handle, *const c_void, usize) =
+            "cuGraphAddDependencies_v2";
+    }
+}
+
+table! {
     /// The version of cuBLASLt.
     CudaLtVersion {
         /// (which part of it, value)

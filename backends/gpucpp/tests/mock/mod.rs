@@ -210,6 +210,7 @@ fn offer(found: &Found) -> Result<Offer, String> {
                 false => vec![],
             },
             options: vec![option],
+            waits: matches!(found.arch, Arch::Cuda { major: 9.., .. }),
             arch,
         },
         features: match found.arch {
