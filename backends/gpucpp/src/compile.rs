@@ -164,11 +164,7 @@ impl Compiler {
             tried.0.push(format!("compiled: there is no source {file}"));
             return Ok(None);
         };
-        let options = self.target.options.iter().map(String::as_str);
-        // hipRTC's own version says little; it comes with the driver.
-        let driver = format!("{:?}", gpu.driver.version);
-        let parts = [driver.as_str(), &self.target.arch, &source];
-        let key = Key::of(parts.into_iter().chain(options));
+        let key = key(gpu.driver.version, &self.target, &source);
         let rtc = Rtc::open(gpu.vendor(), gpu.driver.path.as_deref(), gpu.driver.version);
         let kept = self.cache.read(&key);
         if let Some((compiler, module)) = kept.as_deref().and_then(unmark)
@@ -200,6 +196,18 @@ impl Compiler {
     }
 }
 
+/// What a compiled module depends on, but for its compiler, whose name stands in it. hipRTC's own
+/// version says little; it comes with the driver.
+fn key(driver: (i32, i32), target: &Target, source: &str) -> Key {
+    let driver = format!("{driver:?}");
+    let parts = [driver.as_str(), &target.arch, source];
+    Key::of(
+        parts
+            .into_iter()
+            .chain(target.options.iter().map(String::as_str)),
+    )
+}
+
 /// A module with the name of its compiler, as it is kept.
 fn mark(compiler: &str, module: &[u8]) -> Vec<u8> {
     [compiler.as_bytes(), b"\n", module].concat()
@@ -209,4 +217,31 @@ fn mark(compiler: &str, module: &[u8]) -> Vec<u8> {
 fn unmark(kept: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = kept.iter().position(|byte| *byte == b'\n')?;
     Some((&kept[..end], &kept[end + 1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Target, key};
+
+    #[test]
+    fn a_compiled_module_is_that_of_its_driver_architecture_source_and_options() {
+        let target = |arch: &str, options: &[&str]| Target {
+            arch: arch.into(),
+            portable: Vec::new(),
+            options: options.iter().map(|option| option.to_string()).collect(),
+            waits: false,
+        };
+        let keys = [
+            key((12, 4), &target("sm_90a", &["-a"]), "source"),
+            key((12, 5), &target("sm_90a", &["-a"]), "source"),
+            key((12, 4), &target("sm_90", &["-a"]), "source"),
+            key((12, 4), &target("sm_90a", &["-b"]), "source"),
+            key((12, 4), &target("sm_90a", &["-a", ""]), "source"),
+            key((12, 4), &target("sm_90a", &["-a"]), "sources"),
+        ];
+        for (number, one) in keys.iter().enumerate() {
+            assert!(keys[..number].iter().all(|other| other != one), "{number}");
+        }
+        assert!(keys[0] == key((12, 4), &target("sm_90a", &["-a"]), "source"));
+    }
 }

@@ -67,11 +67,10 @@ impl Op {
     fn touches(&self, start: u64, end: u64) -> bool {
         let within = |at: u64, bytes: usize| at < end && at + bytes as u64 > start;
         match self {
-            Op::Upload {
-                from: Source::Pinned(at),
-                bytes,
-                ..
-            } => within(*at, *bytes),
+            Op::Upload { to, from, bytes } => {
+                let is_from = matches!(from, Source::Pinned(at) if within(*at, *bytes));
+                is_from || within(*to, *bytes)
+            }
             Op::Copy { to, from, bytes } => within(*to, *bytes) || within(*from, *bytes),
             _ => false,
         }

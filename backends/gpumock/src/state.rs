@@ -265,7 +265,9 @@ impl State {
         let owner = self.memory.find(address).map(|block| match block.place {
             Place::Device(d) | Place::Pinned(d) => d,
         });
-        if let Some(owner) = owner.filter(|_| pinned) {
+        // Where the device is lost, nothing of them runs any more.
+        let runs = |owner: &usize| pinned || self.devices[*owner].sticky.is_none();
+        if let Some(owner) = owner.filter(runs) {
             let bytes = self.memory.find(address).map_or(0, |block| block.bytes);
             if self.copies_touch(owner, address, bytes as u64) {
                 self.complain(format!(

@@ -123,6 +123,72 @@ impl Mock {
         }
     }
 
+    /// Makes the second device of `vendor` the calling thread's, as a program around the library may
+    /// have, and says what [`Mock::current`] tells then.
+    pub fn at_second_device(&self, vendor: Vendor) -> u64 {
+        // SAFETY: declared as in the vendors' headers.
+        unsafe {
+            match vendor {
+                Vendor::Cuda => {
+                    let retain = self
+                        .library
+                        .get::<extern "C" fn(*mut u64, i32) -> i32>("cuDevicePrimaryCtxRetain")
+                        .expect("a function");
+                    let set = self
+                        .library
+                        .get::<extern "C" fn(u64) -> i32>("cuCtxSetCurrent")
+                        .expect("a function");
+                    let mut context = 0;
+                    assert_eq!((retain(&mut context, 1), set(context)), (0, 0));
+                }
+                Vendor::Hip => {
+                    let set = self
+                        .library
+                        .get::<extern "C" fn(i32) -> i32>("hipSetDevice")
+                        .expect("a function");
+                    assert_eq!(set(1), 0);
+                }
+            }
+        }
+        self.current(vendor)
+    }
+
+    /// Gives it back.
+    pub fn leave_second_device(&self, vendor: Vendor) {
+        if vendor == Vendor::Cuda {
+            // SAFETY: declared as in the vendor's header.
+            unsafe {
+                let set = self
+                    .library
+                    .get::<extern "C" fn(u64) -> i32>("cuCtxSetCurrent")
+                    .expect("a function");
+                let release = self
+                    .library
+                    .get::<extern "C" fn(i32) -> i32>("cuDevicePrimaryCtxRelease_v2")
+                    .expect("a function");
+                assert_eq!((set(0), release(1)), (0, 0));
+            }
+        }
+    }
+
+    /// The calling thread's context, or the number of its device.
+    pub fn current(&self, vendor: Vendor) -> u64 {
+        let mut current = 0;
+        // SAFETY: declared as in the vendors' headers; HIP's number has four bytes.
+        unsafe {
+            let name = match vendor {
+                Vendor::Cuda => "cuCtxGetCurrent",
+                Vendor::Hip => "hipGetDevice",
+            };
+            let get = self
+                .library
+                .get::<extern "C" fn(*mut u64) -> i32>(name)
+                .expect("a function");
+            assert_eq!(get(&mut current), 0);
+        }
+        current
+    }
+
     /// What the drivers had to say of their caller.
     pub fn complaints(&self) -> String {
         let mut text = vec![0u8; 1 << 16];

@@ -244,6 +244,7 @@ fn a_library_that_is_missing_or_old_is_no_error() {
     assert!(!has && !driver.contains("product"), "{driver}");
     // One that is newer than the driver.
     let (has, driver) = info("driver=12040");
+    assert!(!driver.contains("cuBLASLt 13.0.2"), "{driver}");
     if driver.contains("cuBLASLt 1") {
         eprintln!("NOT RUN: a_library_that_is_missing_or_old_is_no_error, there is another one");
         return;
