@@ -7,7 +7,7 @@
 #   tools/gpu.sh --pack FOLDER      the programs it needs, for a machine without Rust
 #
 # Results go to FOLDER (default: tools/results/NAME-OF-THE-DEVICE) for keeping in the
-# repository. --small: small shapes, for trying this script on a software adapter. Needs 16 GB
+# repository. --small: small shapes, for trying this script on a software adapter. Needs 20 GB
 # of device memory without it. HADAL_GOLDEN=DIR names the golden cases. HADAL_PACK=FOLDER
 # names programs that were packed elsewhere: nothing is built then.
 set -uo pipefail
@@ -36,10 +36,10 @@ fi
 
 configs=models/fixtures/configs
 profile=v3-full config=$configs/v3_layer.json prompt=4096 stack=$configs/deepseek_v3.json together=32,128
-grouped=$configs/v3_grouped.json deep=32000
+grouped=$configs/v3_grouped.json deep=32000 depths=0,4096
 if [ "${1:-}" = --small ]; then
     profile=core config=$configs/v3_narrow.json prompt=64 stack=$config together=2,4
-    grouped=$config deep=200
+    grouped=$config deep=200 depths=0,200
     shift
 fi
 export NODEVICE_SELECT=1
@@ -47,9 +47,13 @@ hadal=${HADAL_PACK:-${CARGO_TARGET_DIR:-target}/release}/hadal
 status=0
 
 note() { printf '\n==> %s\n' "$*"; }
+failed() {
+    status=1
+    echo "FAILED: $*"
+}
 run() {
     note "$*"
-    "$@" || { status=1; echo "FAILED: $*"; }
+    "$@" || failed "$@"
 }
 
 [ -n "${HADAL_PACK:-}" ] || cargo build --release --package hadal-cli || exit 1
@@ -82,17 +86,17 @@ bench() {
     local name=$1
     shift
     note "$name"
-    "$hadal" bench --json "$@" > "$folder/$name.json" || status=1
-    "$hadal" bench "$@" | tee "$folder/$name.txt" || status=1
+    "$hadal" bench --json "$@" > "$folder/$name.json" || failed bench --json "$@"
+    "$hadal" bench "$@" 2>&1 | tee "$folder/$name.txt" || failed bench "$@"
 }
 all=${gpus// /,}
-bench layer --dummy-weights $config --device "$all" --rows --depth 0,4096 --repeat 5 \
+bench layer --dummy-weights $config --device "$all" --rows --depth $depths --repeat 5 \
     --prefill $prompt --chunk $prompt --decode 64
 bench layer-fp8-activations --dummy-weights $config --device "$all" --rows --depth 0 --repeat 5 \
     --prefill $prompt --chunk $prompt --decode 64 --activations fp8
 bench layer-without-matrix-units --dummy-weights $config --device "${all%,wgpu}" --kernels --depth 0 \
     --repeat 5 --prefill $prompt --chunk $prompt --decode 64 \
-    --without cooperative-matrix,cooperative-bf16,cooperative-e4m3,cooperative-int8,mma-sync,mfma,wmma,wmma-12
+    --without cooperative-matrix,cooperative-bf16,cooperative-e4m3,cooperative-int8,mma-sync,fp8-mma,hopper,mfma,wmma,wmma-12
 bench layer-together --dummy-weights $config --device "$all" --depth 128 --prefill 0 --decode 32 \
     --repeat 3 --batch $together
 # What others publish figures of. Grouped products: four groups of 4,096 rows, the most that a step
@@ -103,7 +107,8 @@ bench latent --dummy-weights $grouped --device "${gpus%% *}" --rows --depth $dee
     --prefill 0 --decode 64
 bench latent-rounded --dummy-weights $grouped --device "${gpus%% *}" --rows --depth $deep --repeat 5 \
     --prefill 0 --decode 64 --activations fp8
-# The dense products of layer-fp8-activations, where cuBLASLt's row stands beside the kernels, by Triton.
+# The dense products of layer-fp8-activations, below whose table cuBLASLt's times stand beside the
+# kernels', by Triton.
 if python3 -c 'import torch, triton; assert torch.cuda.is_available()' 2> /dev/null; then
     note triton
     tools/triton_fp8.py --json > "$folder/triton.json" || status=1
@@ -120,12 +125,12 @@ found = {b["backend"]: b.get("devices") or [] for b in json.load(sys.stdin)["bac
 gpus = found[sys.argv[1]]
 memory = gpus[0].get("memory_bytes") or 0
 print(max(4, min(61, 3 + int((memory - 20e9) // 11.6e9))), len(gpus))' "${gpus%% *}")"
-bench stack --dummy-weights $stack --layers "$layers" --device "${gpus%% *}" --depth 0,4096 \
+bench stack --dummy-weights $stack --layers "$layers" --device "${gpus%% *}" --depth $depths \
     --prefill 0 --decode 64 --repeat 3
 if [ "$several" -gt 1 ]; then
     run "$hadal" conformance --device "${gpus%% *}:all" --report "$folder/conformance-all.md"
     bench stack-all --dummy-weights $stack --layers "$layers" --device "${gpus%% *}:all" \
-        --depth 0,4096 --prefill 0 --decode 64 --repeat 3
+        --depth $depths --prefill 0 --decode 64 --repeat 3
 else
     echo "NOT RUN: a model on several GPUs; there is one"
 fi

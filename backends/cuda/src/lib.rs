@@ -89,6 +89,10 @@ fn offer(found: &Found) -> std::result::Result<Offer, String> {
             portable: older.map(|(_, arch)| *arch).collect(),
             options: vec![format!("--gpu-architecture={arch}"), "--std=c++17".into()],
             arch,
+            images_from: match capability >= (8, 9) {
+                true => FP8_DRIVER,
+                false => (12, 0),
+            },
             waits: capability >= (9, 0),
         },
         features,

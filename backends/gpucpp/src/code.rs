@@ -46,6 +46,8 @@ pub struct Target {
     pub portable: Vec<&'static str>,
     /// Options of the driver's compiler, the exact architecture among them.
     pub options: Vec<String>,
+    /// The oldest driver that takes the image for this architecture.
+    pub images_from: (i32, i32),
     /// Kernels made for exactly this architecture wait themselves until those before them have
     /// ended (`wait_for_kernels` in `shaders/gpu/portable.h`): their blocks may be sent ahead.
     pub waits: bool,

@@ -76,7 +76,7 @@ impl Compiler {
     pub fn describe(&self, driver: &Driver) -> std::result::Result<(String, Features), String> {
         let archs = self.archs();
         let arch = &self.target.arch;
-        if archs.contains(&arch.as_str()) {
+        if archs.contains(&arch.as_str()) && driver.version >= self.target.images_from {
             return Ok(("kernels made ahead".into(), Features::NONE));
         }
         let why = match Rtc::open(driver.vendor, driver.path.as_deref(), driver.version) {
@@ -88,12 +88,21 @@ impl Compiler {
         };
         let how = match self.portable(&archs) {
             Some(arch) => Ok(format!("kernels made ahead for {arch}")),
-            None if self.cache.is_empty() => Err(format!(
+            None if self.compiled_before(driver) => {
+                Ok(format!("only kernels compiled before: {why}"))
+            }
+            None => Err(format!(
                 "no kernels were made ahead for {arch}, and {why}; or use the vulkan backend for it"
             )),
-            None => Ok(format!("only kernels compiled before: {why}")),
         };
         how.map(|how| (how, Features::NONE))
+    }
+
+    /// Whether the cache has a module for this device, one that every program needs.
+    fn compiled_before(&self, driver: &Driver) -> bool {
+        let source = self.code.source("values");
+        let key = source.map(|source| key(driver.version, &self.target, &source));
+        key.is_some_and(|key| self.cache.read(&key).is_some())
     }
 
     /// The architectures with images that may be used.
@@ -229,6 +238,7 @@ mod tests {
             arch: arch.into(),
             portable: Vec::new(),
             options: options.iter().map(|option| option.to_string()).collect(),
+            images_from: (12, 0),
             waits: false,
         };
         let keys = [

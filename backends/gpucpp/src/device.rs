@@ -15,6 +15,7 @@ use crate::core::Core;
 use crate::driver::{Current, Own};
 use crate::gpu::Gpu;
 use crate::memory::Memory;
+use crate::native::Native;
 use crate::program::Prepared;
 
 /// An open device.
@@ -109,7 +110,12 @@ impl Device for GpuDevice {
     }
 
     fn notes(&self) -> Vec<String> {
-        self.0.gpu.note.get().cloned().into_iter().collect()
+        let failed = self.0.gpu.note.get().cloned();
+        let measured = self.0.native.as_ref().map(Native::measured);
+        failed
+            .into_iter()
+            .chain(measured.into_iter().flatten())
+            .collect()
     }
 
     fn setup_counts(&self) -> SetupCounts {

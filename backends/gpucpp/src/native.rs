@@ -3,7 +3,7 @@
 //! A shape is measured once, library against kernel, and the answer is kept on disk beside
 //! the compiled kernels. Where nothing could be measured the kernel is taken.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,13 +36,13 @@ pub struct Native {
     cache: Cache,
     /// What everything known of a shape depends on.
     about: String,
-    known: Mutex<HashMap<Shape, bool>>,
+    known: Mutex<BTreeMap<Shape, Option<Times>>>,
     scratch: Mutex<Option<Arc<Memory>>>,
     gpu: Arc<Gpu>,
 }
 
 /// What of a dispatch decides how long it takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Shape {
     rows: u32,
     outputs: u32,
@@ -73,6 +73,32 @@ impl Shape {
         };
         let lines = [4 * u64::from(self.outputs), before];
         lines.map(|line| (rows * line).next_multiple_of(ALIGN))
+    }
+}
+
+/// What a product takes, in nanoseconds.
+#[derive(Clone, Copy)]
+struct Times {
+    library: u64,
+    kernel: u64,
+}
+
+impl Times {
+    fn library_is_faster(self) -> bool {
+        self.library < self.kernel
+    }
+
+    /// As they are kept.
+    fn text(self) -> String {
+        format!("{} {}", self.library, self.kernel)
+    }
+
+    fn of_text(kept: &[u8]) -> Option<Times> {
+        let (library, kernel) = std::str::from_utf8(kept).ok()?.split_once(' ')?;
+        Some(Times {
+            library: library.parse().ok()?,
+            kernel: kernel.parse().ok()?,
+        })
     }
 }
 
@@ -163,29 +189,54 @@ impl Native {
     /// Whether the library is the faster one for a dispatch that both can do.
     pub fn is_faster(&self, core: &Arc<Core>, dispatch: &Dispatch) -> Result<bool> {
         let shape = Shape::of(&dispatch.params);
+        let faster = |times: Option<Times>| times.is_some_and(Times::library_is_faster);
         if let Some(known) = lock(&self.known).get(&shape) {
-            return Ok(*known);
+            return Ok(faster(*known));
         }
         let key = Key::of([self.about.as_str(), &format!("{shape:?}")]);
-        let answer = match self.cache.read(&key).as_deref() {
-            Some(b"library") => true,
-            Some(b"kernel") => false,
-            _ => match measure(core, dispatch) {
-                Ok(answer) => {
-                    let name: &[u8] = if answer { b"library" } else { b"kernel" };
-                    self.cache.write(&key, name);
-                    answer
+        let kept = self.cache.read(&key);
+        let times = match kept.as_deref().and_then(Times::of_text) {
+            Some(times) => Some(times),
+            None => match measure(core, dispatch) {
+                Ok(times) => {
+                    self.cache.write(&key, times.text().as_bytes());
+                    Some(times)
                 }
                 Err(lost @ Error::Lost { .. }) => return Err(lost),
                 // Too little memory now may be enough for the next process.
                 Err(error) => {
                     self.note(&error);
-                    false
+                    None
                 }
             },
         };
-        lock(&self.known).insert(shape, answer);
-        Ok(answer)
+        lock(&self.known).insert(shape, times);
+        Ok(faster(times))
+    }
+
+    /// What products took, by the library and by the kernel, a sentence for each shape.
+    pub fn measured(&self) -> Vec<String> {
+        let microseconds = |nanoseconds: u64| nanoseconds as f64 / 1e3;
+        let sentence = |(shape, times): (&Shape, &Option<Times>)| {
+            let times = (*times)?;
+            let residual = if shape.has_residual { ", residual" } else { "" };
+            Some(format!(
+                "product of {} rows, {} outputs, {} deep, {}{residual}: {:.1} µs by {}, {:.1} µs by \
+                 the kernel, so {} is the faster one",
+                shape.rows,
+                shape.outputs,
+                shape.depth,
+                if shape.is_coded { "codes" } else { "values" },
+                microseconds(times.library),
+                self.library.version,
+                microseconds(times.kernel),
+                match times.library_is_faster() {
+                    true => "the library",
+                    false => "the kernel",
+                },
+            ))
+        };
+        lock(&self.known).iter().filter_map(sentence).collect()
     }
 }
 
@@ -324,8 +375,8 @@ fn alone(dispatch: &Dispatch) -> (Program, Vec<u64>) {
     (program, bytes)
 }
 
-/// Whether the library does a dispatch in less time than its kernel.
-fn measure(core: &Arc<Core>, dispatch: &Dispatch) -> Result<bool> {
+/// What the library takes for a dispatch, and its kernel.
+fn measure(core: &Arc<Core>, dispatch: &Dispatch) -> Result<Times> {
     let (program, bytes) = alone(dispatch);
     let mut table = Vec::new();
     let measured = compare(core, &program, &bytes, &mut table);
@@ -339,7 +390,7 @@ fn compare(
     program: &Program,
     bytes: &[u64],
     table: &mut Vec<BufferId>,
-) -> Result<bool> {
+) -> Result<Times> {
     for bytes in bytes {
         table.push(core.alloc("measuring a product", *bytes)?);
     }
@@ -361,10 +412,13 @@ fn compare(
     let mut kernel = Prepared::plain(core.clone(), program)?;
     let mut library = Prepared::plain(core.clone(), program)?;
     library.take(vec![true], true)?;
-    Ok(shortest(core, &mut library, table)? < shortest(core, &mut kernel, table)?)
+    Ok(Times {
+        library: shortest(core, &mut library, table)?,
+        kernel: shortest(core, &mut kernel, table)?,
+    })
 }
 
-fn shortest(core: &Core, program: &mut Prepared, table: &[BufferId]) -> Result<Duration> {
+fn shortest(core: &Core, program: &mut Prepared, table: &[BufferId]) -> Result<u64> {
     let mut shortest = Duration::MAX;
     for number in 0..SUBMITS {
         let ticket = program.submit(table)?;
@@ -375,5 +429,5 @@ fn shortest(core: &Core, program: &mut Prepared, table: &[BufferId]) -> Result<D
             shortest = shortest.min(time);
         }
     }
-    Ok(shortest)
+    Ok(u64::try_from(shortest.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -326,13 +326,24 @@ fn a_device_that_no_kernel_gets_to_is_not_offered() {
         let why = why(&backend);
         let none = format!("no kernels were made ahead for {arch}");
         assert!(why.contains(&none) && why.contains("vulkan"), "{why}");
-        // What was compiled before is a way.
+        // What others keep there is no way.
         let kernels = folder.path().join("kernels");
         std::fs::create_dir(&kernels).expect("a folder");
         std::fs::write(kernels.join("some.module"), b"a module").expect("a file");
-        let driver = &backend.devices().expect("devices")[0].driver;
-        assert!(driver.contains("only kernels compiled before"), "{driver}");
+        assert_eq!(self::why(&backend), why);
     }
+}
+
+#[test]
+fn an_image_that_the_driver_is_too_old_for_is_not_spoken_of() {
+    let mock = Mock::new("driver=12010,nvrtc=12000");
+    let info = mock.backend(Vendor::Cuda, GpuOptions::default()).devices();
+    let driver = info.expect("devices").swap_remove(0).driver;
+    assert!(!driver.ends_with("kernels made ahead"), "{driver}");
+    mock.configure("driver=12040");
+    let info = mock.backend(Vendor::Cuda, GpuOptions::default()).devices();
+    let driver = info.expect("devices").swap_remove(0).driver;
+    assert!(driver.ends_with("kernels made ahead"), "{driver}");
 }
 
 #[test]

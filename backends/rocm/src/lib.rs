@@ -81,6 +81,7 @@ fn offer(found: &Found) -> std::result::Result<Offer, String> {
                 "-std=c++17".into(),
                 CODE_OBJECT.into(),
             ],
+            images_from: (6, 0),
             waits: false,
         },
         features,

@@ -276,6 +276,10 @@ fn offer(found: &Found) -> Result<Offer, String> {
                 false => vec![],
             },
             options: vec![option],
+            images_from: match found.arch {
+                Arch::Cuda { major: 9, .. } => (12, 4),
+                _ => (0, 0),
+            },
             waits: matches!(found.arch, Arch::Cuda { major: 9.., .. }),
             arch,
         },
