@@ -341,6 +341,16 @@ impl Object {
         // SAFETY: `handle` lives.
         let made = Object::new(gpu, what, destroy, |calls, handle| unsafe {
             (calls.host_alloc)(handle, bytes, PORTABLE)
+        })
+        .map_err(|error| match error {
+            Error::OutOfMemory {
+                what, wanted_bytes, ..
+            } => Error::OutOfMemory {
+                what,
+                memory: "pinned host".into(),
+                wanted_bytes,
+            },
+            other => other,
         })?;
         gpu.count_buffer();
         Ok(made)

@@ -21,14 +21,15 @@ pub enum Error {
     },
     /// An allocation did not fit. Nothing was allocated; other buffers are untouched.
     #[error(
-        "out of {memory} memory: {wanted_bytes} bytes wanted for {what}; choose a smaller context, a smaller model or another device"
+        "out of {memory} memory: {} for {what}; choose a smaller context, a smaller model or another device",
+        wanted(*wanted_bytes)
     )]
     OutOfMemory {
         /// What the memory was for.
         what: String,
         /// Which memory, as the person knows it ("host", "wgpu:0").
         memory: String,
-        /// Size of the request that failed.
+        /// Size of the request that failed; 0 where only the driver knows it.
         wanted_bytes: u64,
     },
     /// The device went away (driver reset, unplugged). Open it again; weights can be
@@ -44,6 +45,13 @@ pub enum Error {
     /// device.
     #[error("internal contract broken: {0}")]
     Invalid(String),
+}
+
+fn wanted(bytes: u64) -> String {
+    match bytes {
+        0 => "some was wanted".into(),
+        bytes => format!("{bytes} bytes wanted"),
+    }
 }
 
 /// Result of a device operation.

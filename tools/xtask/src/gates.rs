@@ -194,7 +194,8 @@ fn kernels_of(text: &str) -> impl Iterator<Item = (&str, &str)> {
 /// Files that have kernels for matrix units alone.
 const UNITS: [&str; 3] = ["attend_units", "matrix", "matrix8"];
 
-fn of_ptx(text: &str) -> Vec<String> {
+/// What is wrong with kernels of PTX, whatever the assembler makes of them.
+pub fn of_ptx(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for part in text.split(".visible .entry ").skip(1) {
         let name = part.split('(').next().unwrap_or_default();
@@ -231,12 +232,16 @@ fn of_code_object(arch: &Arch, file: &str, module: &[u8]) -> io::Result<Vec<Stri
     } else {
         32
     };
-    let mut found = Vec::new();
-    if kernels.is_empty()
-        && (!UNITS.contains(&file) || !matrix_instructions(arch.name, file).is_empty())
-    {
-        found.push(format!("{file}: no kernels"));
+    let has_some = !UNITS.contains(&file) || !matrix_instructions(arch.name, file).is_empty();
+    match kernels.is_empty() && has_some {
+        true => Ok(vec![format!("{file}: no kernels")]),
+        false => Ok(beyond_limits(&kernels, wave)),
     }
+}
+
+/// What is wrong with kernels of a code object for waves of `wave`.
+pub fn beyond_limits(kernels: &[Kernel], wave: u32) -> Vec<String> {
+    let mut found = Vec::new();
     for kernel in kernels {
         let number = |name: &str| kernel.numbers.get(name).copied().unwrap_or(u32::MAX);
         let most_registers = match kernel.name.as_str() {
@@ -264,7 +269,7 @@ fn of_code_object(arch: &Arch, file: &str, module: &[u8]) -> io::Result<Vec<Stri
             found.push(format!("{}: arguments {:?}", kernel.name, kernel.arguments));
         }
     }
-    Ok(found)
+    found
 }
 
 /// Offsets and sizes of the arguments that Rust passes to the kernel `entry` of a row.
@@ -316,13 +321,19 @@ pub fn assembled(ptxas: &str, arch: &Arch, module: &[u8]) -> io::Result<Vec<Stri
     if !output.status.success() {
         return Ok(vec![format!("{}: {text}", arch.name)]);
     }
-    // Groups that hand registers over wait for ever where a block begins with fewer.
     let hands_over = String::from_utf8_lossy(module).contains("setmaxnreg");
+    let found = of_assembly(&text, hands_over).into_iter();
+    Ok(found.map(|what| format!("{}: {what}", arch.name)).collect())
+}
+
+/// What is wrong with kernels by what NVIDIA's assembler says of them. Groups that hand registers over
+/// wait for ever where a block begins with fewer.
+pub fn of_assembly(text: &str, hands_over: bool) -> Vec<String> {
     let (mut found, mut kernel) = (Vec::new(), "");
     for line in text.lines() {
         // What it says where it cannot let the units run beside the threads.
         if line.contains("serialized") {
-            found.push(format!("{}: {}", arch.name, line.trim()));
+            found.push(line.trim().to_string());
         }
         if let Some((_, rest)) = line.split_once("Compiling entry function '") {
             kernel = rest.split('\'').next().unwrap_or_default();
@@ -340,10 +351,10 @@ pub fn assembled(ptxas: &str, arch: &Arch, module: &[u8]) -> io::Result<Vec<Stri
         };
         let least = if hands_over { most } else { 0 };
         if uses_stack || registers.is_some_and(|count| count > most || count < least) {
-            found.push(format!("{}: {kernel}: {}", arch.name, line.trim()));
+            found.push(format!("{kernel}: {}", line.trim()));
         }
     }
-    Ok(found)
+    found
 }
 
 /// What `program` prints when it reads `input`.

@@ -115,3 +115,79 @@ amdhsa.version:
     assert_eq!(kernels[0].numbers["vgpr_count"], 24);
     assert_eq!(kernels[1].numbers["vgpr_count"], 4);
 }
+
+#[test]
+fn a_kernel_of_a_code_object_that_goes_beyond_its_means_is_named() {
+    let kernel = |entry: &str, change: (&str, u32)| {
+        let mut kernel = gates::Kernel {
+            name: entry.into(),
+            arguments: vec![],
+            ..gates::Kernel::default()
+        };
+        let within = [
+            ("vgpr_spill_count", 0),
+            ("sgpr_spill_count", 0),
+            ("private_segment_fixed_size", 0),
+            ("group_segment_fixed_size", 48 << 10),
+            ("vgpr_count", 256),
+            ("wavefront_size", 64),
+        ];
+        for (name, number) in within.into_iter().chain([change]) {
+            kernel.numbers.insert(name.into(), number);
+        }
+        gates::beyond_limits(&[kernel], 64)
+    };
+    assert_eq!(kernel("memory_only", ("vgpr_count", 8)), [""; 0]);
+    for (name, number) in [
+        ("vgpr_spill_count", 1),
+        ("sgpr_spill_count", 1),
+        ("private_segment_fixed_size", 16),
+        ("group_segment_fixed_size", (48 << 10) + 1),
+        ("vgpr_count", 257),
+        ("wavefront_size", 32),
+    ] {
+        let found = kernel("memory_only", (name, number));
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+    }
+    // A row's kernel without its arguments.
+    let found = kernel("add", ("vgpr_count", 8));
+    assert!(
+        found.len() == 1 && found[0].contains("arguments"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn what_the_assembler_says_against_a_kernel_is_heard() {
+    let said = |kernel: &str, stack: u32, spilled: u32, registers: u32| {
+        format!(
+            "ptxas info    : Compiling entry function '{kernel}' for 'sm_90a'\n\
+             ptxas info    : Function properties for {kernel}\n    \
+             {stack} bytes stack frame, {spilled} bytes spill stores, {spilled} bytes spill loads\n\
+             ptxas info    : Used {registers} registers, used 1 barriers\n"
+        )
+    };
+    let complaints = |text: &str| gates::of_assembly(text, false).len();
+    assert_eq!(complaints(&said("one", 0, 0, 168)), 0);
+    assert_eq!(complaints(&said("one", 0, 0, 169)), 1);
+    assert_eq!(complaints(&said("one", 8, 0, 90)), 1);
+    assert_eq!(complaints(&said("one", 8, 4, 90)), 1);
+    assert_eq!(complaints(&said("linear_f8_wide_4", 0, 0, 192)), 0);
+    assert_eq!(
+        complaints("wgmma.mma_async instructions are serialized due to ..."),
+        1
+    );
+    // Who takes registers of others needs them to be there.
+    let exactly = |registers| gates::of_assembly(&said("one", 0, 0, registers), true).len();
+    assert_eq!([exactly(168), exactly(160)], [0, 1]);
+    let stack = ".visible .entry one(\n)\n{\n.local .b8 __local_depot0[96];\n}\n";
+    assert_eq!(gates::of_ptx(stack).len(), 1);
+    let shared =
+        ".shared .align 16 .b8 tile[50000];\n.visible .entry one(\n)\n{\nmov.u32 %r1, tile;\n}\n";
+    assert_eq!(
+        gates::of_ptx(shared).len(),
+        1,
+        "{:?}",
+        gates::of_ptx(shared)
+    );
+}
