@@ -107,12 +107,12 @@ bench latent --dummy-weights $grouped --device "${gpus%% *}" --rows --depth $dee
     --prefill 0 --decode 64
 bench latent-rounded --dummy-weights $grouped --device "${gpus%% *}" --rows --depth $deep --repeat 5 \
     --prefill 0 --decode 64 --activations fp8
-# The dense products of layer-fp8-activations, below whose table cuBLASLt's times stand beside the
+# The dense products of layer-fp8-activations, above whose table cuBLASLt's times stand beside the
 # kernels', by Triton.
 if python3 -c 'import torch, triton; assert torch.cuda.is_available()' 2> /dev/null; then
     note triton
-    tools/triton_fp8.py --json > "$folder/triton.json" || status=1
-    tools/triton_fp8.py | tee "$folder/triton.txt" || status=1
+    tools/triton_fp8.py --json > "$folder/triton.json" || failed triton_fp8.py --json
+    tools/triton_fp8.py | tee "$folder/triton.txt" || failed triton_fp8.py
 else
     echo "NOT RUN: Triton's products; python3 has no torch and triton that know a GPU"
 fi

@@ -29,7 +29,7 @@ struct Codes {
         bring_weight<SECOND>(job, depth, ring.weight(), ring.full());
     }
 
-    // Adds the products of a stage to `sum`, which the first half has of.
+    // Adds the products of a stage to `sum`, those of each half to its own.
     template <bool SECOND>
     DEVICE_METHOD static void multiply(const Params& p, const float* x, const Job& job, u32 depth,
                                        const Ring<Codes>& ring, float (&sum)[HALVES][UNIT_SUMS],

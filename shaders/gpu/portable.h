@@ -284,7 +284,8 @@ template <class T> DEVICE const T* in_memory(u64 address) {
 #endif
 }
 
-// What is read once in a launch, past the first-level cache.
+// What is read once in a launch, past the first-level cache, and no kernel of a program writes: it may
+// be read before `wait_for_kernels`.
 DEVICE Quad load_once(const Quad* at) {
 #if defined(HADAL_CUDA)
     Quad quad;

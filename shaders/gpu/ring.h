@@ -94,7 +94,8 @@ struct Product {
 // rows and weights, and the second-level cache holds them.
 template <class F, bool SECOND> struct Tiles {
     static const u32 WIDTH = SECOND ? OUTPUTS / 2 : OUTPUTS, BAND = 2048;
-    // Blocks of outputs, rows of a tile; the next tile, its expert, and the tiles of those before it.
+    // Blocks of outputs, rows of a tile; the next tile, its expert, and how many tiles the experts
+    // before it have.
     u32 columns, height, next_tile, expert, before;
 
     DEVICE_METHOD explicit Tiles(const Product& product)

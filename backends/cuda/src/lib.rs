@@ -83,7 +83,9 @@ fn offer(found: &Found) -> std::result::Result<Offer, String> {
     if capability == (9, 0) && found.version >= FP8_DRIVER {
         features = features.with(Features::HOPPER);
     }
-    let older = PORTABLE.iter().filter(|(least, _)| capability >= *least);
+    let older = PORTABLE.iter().filter(|(least, _)| {
+        capability >= *least && (*least < (8, 9) || found.version >= FP8_DRIVER)
+    });
     Ok(Offer {
         target: Target {
             portable: older.map(|(_, arch)| *arch).collect(),

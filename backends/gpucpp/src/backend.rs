@@ -118,7 +118,10 @@ impl GpuBackend {
         let lanes = Lanes::new(&gpu, self.fuse.clone())?;
         let memory_bytes = self.options.memory_bytes;
         let native = match library {
-            Some(library) => Native::new(&gpu, library, &info.name, compiler.cache().clone())?,
+            Some(library) => {
+                let about = format!("{}, {}", info.name, compiler.products());
+                Native::new(&gpu, library, &about, compiler.cache().clone())?
+            }
             None => None,
         };
         let mut core = Core::new(gpu, lanes, info, Kernels::new(compiler), memory_bytes);

@@ -68,6 +68,14 @@ impl Compiler {
         &self.cache
     }
 
+    /// What kernels that a library may stand in for are made of, as a name.
+    pub fn products(&self) -> String {
+        const FILES: [&str; 4] = ["hopper8", "hopper", "matrix", "memory"];
+        let sources = FILES.map(|file| self.code.source(file).unwrap_or_default());
+        let parts = sources.iter().map(String::as_str);
+        format!("{:?}", Key::of(parts.chain([self.code.image_compiler()])))
+    }
+
     /// How modules will be got on a device of `driver`, if nothing is wrong with the first
     /// way there is, and features that cannot be had that way.
     ///

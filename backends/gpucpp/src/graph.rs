@@ -1,6 +1,6 @@
 //! The launches of a program as a graph of CUDA's: a kernel node each. Every node of a level
 //! waits for all nodes of the level before. Where kernels do that themselves, their blocks are sent
-//! to the device before: between kernels of a few microseconds the way there is a part of the time.
+//! to the device ahead of that end, which hides the launch.
 
 use std::cell::Cell;
 use std::ptr::{null, null_mut};
@@ -52,6 +52,7 @@ unsafe fn nodes(
         gpu,
         calls,
         edges: Cell::new(edges.map(|edges| (edges, Edge::AHEAD))),
+        sends_ahead: Cell::new(false),
         graph: Object::graph(gpu, calls)?,
         before: Vec::new(),
         last_product: None,
@@ -71,11 +72,8 @@ unsafe fn nodes(
             (Work::Product(part), None) => nodes.add(&part.kernel, &nodes.before)?,
         });
     }
-    let ahead = nodes
-        .edges
-        .get()
-        .is_some_and(|(_, says)| says == Edge::AHEAD);
-    Ok((nodes.graph, ahead))
+    let sends_ahead = nodes.sends_ahead.get();
+    Ok((nodes.graph, sends_ahead))
 }
 
 /// A graph that is being made.
@@ -84,6 +82,8 @@ struct Nodes<'g> {
     calls: &'g GraphCalls,
     /// Where there are such, and what they say.
     edges: Cell<Option<(&'g EdgeCalls, Edge)>>,
+    /// Whether some of them let a kernel go ahead.
+    sends_ahead: Cell<bool>,
     graph: Object,
     /// Nodes of the level before.
     before: Vec<Made>,
@@ -133,14 +133,18 @@ impl Nodes<'_> {
             (self.calls.add_kernel)(&mut made, self.graph.handle(), first, after.len(), node)
         };
         self.gpu.done(status, "recording")?;
-        if let Some((edges, says)) = ahead
-            && let Err(error) = self.connect(edges, &waited_for, made, says)
-        {
-            if matches!(error, Error::Lost { .. }) || says == Edge::AFTER {
-                return Err(error);
+        if let Some((edges, says)) = ahead {
+            match self.connect(edges, &waited_for, made, says) {
+                Ok(()) if says == Edge::AHEAD => self.sends_ahead.set(true),
+                Ok(()) => {}
+                Err(error) if matches!(error, Error::Lost { .. }) || says == Edge::AFTER => {
+                    return Err(error);
+                }
+                Err(_) => {
+                    self.edges.set(Some((edges, Edge::AFTER)));
+                    self.connect(edges, &waited_for, made, Edge::AFTER)?;
+                }
             }
-            self.edges.set(Some((edges, Edge::AFTER)));
-            self.connect(edges, &waited_for, made, Edge::AFTER)?;
         }
         Ok(Made {
             node: made,

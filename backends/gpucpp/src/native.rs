@@ -124,7 +124,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Native {
-    /// The library for an open device that is a `device`; `None` if it does not start.
+    /// The library for an open device, `None` if it does not start; `device` names the device and the
+    /// kernels that it stands in for.
     pub fn new(
         gpu: &Arc<Gpu>,
         library: &'static BlasLt,

@@ -246,6 +246,22 @@ fn an_old_nvrtc_is_not_offered_the_kernels_that_it_cannot_compile() {
 }
 
 #[test]
+fn an_nvrtc_that_is_newer_than_the_driver_is_not_taken() {
+    let mock = Mock::new("driver=12040");
+    for (nvrtc, is_taken) in [(12080, true), (13000, false)] {
+        mock.configure(&format!("driver=12040,nvrtc={nvrtc}"));
+        let options = GpuOptions {
+            no_images: true,
+            ..GpuOptions::default()
+        };
+        let info = mock.backend(Vendor::Cuda, options).devices();
+        let driver = info.map_or(String::new(), |info| info[0].driver.clone());
+        let version = format!("NVRTC {}.{}", nvrtc / 1000, nvrtc % 1000 / 10);
+        assert_eq!(driver.contains(&version), is_taken, "{nvrtc}: {driver}");
+    }
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn what_nvrtc_needs_is_taken_from_its_own_folder() {
     let mock = Mock::new("");

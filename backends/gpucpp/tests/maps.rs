@@ -16,15 +16,29 @@ const OUTPUTS: u32 = 3;
 const DEPTH: u32 = 128;
 
 /// Bytes of inputs, of rows, of a weight of BF16, and of sums.
-const SIZES: [u64; 4] = [
-    256,
-    4 * (ROWS * DEPTH) as u64,
-    2 * (OUTPUTS * DEPTH) as u64,
-    4 * (ROWS * OUTPUTS) as u64,
-];
+const fn sizes(rows: u32, outputs: u32) -> [u64; 4] {
+    [
+        256,
+        4 * (rows * DEPTH) as u64,
+        2 * (outputs * DEPTH) as u64,
+        4 * (rows * outputs) as u64,
+    ]
+}
+
+const SIZES: [u64; 4] = sizes(ROWS, OUTPUTS);
 
 /// Sums of rows by outputs; the weight begins at `offset` of a buffer with more room.
 fn program(device: &GpuDevice, offset: u64, weight: u64) -> Result<Program> {
+    program_of(device, (ROWS, OUTPUTS), offset, weight)
+}
+
+fn program_of(
+    device: &GpuDevice,
+    (rows, outputs): (u32, u32),
+    offset: u64,
+    weight: u64,
+) -> Result<Program> {
+    let sizes = sizes(rows, outputs);
     let body = Body::Gpu {
         file: "hopper",
         entry: "linear_wgmma_bf16",
@@ -33,13 +47,13 @@ fn program(device: &GpuDevice, offset: u64, weight: u64) -> Result<Program> {
     let constants = [("THREADS", 384), ("SHARED", 1024 + 3 * (4 * 16384 + 16))];
     let pipeline = device.pipeline("linear", &body, &constants)?;
     let params = Params {
-        rows: ROWS,
+        rows,
         count_word: COUNT_ALL,
-        n: OUTPUTS,
+        n: outputs,
         k: DEPTH,
         x_stride: DEPTH,
-        y_stride: OUTPUTS,
-        row_count: OUTPUTS,
+        y_stride: outputs,
+        row_count: outputs,
         ..Params::default()
     };
     let operand = |slot: u16, offset, bytes, access| {
@@ -55,10 +69,10 @@ fn program(device: &GpuDevice, offset: u64, weight: u64) -> Result<Program> {
         pipeline,
         groups: [1; 3],
         operands: vec![
-            operand(0, 0, SIZES[0], Access::Read),
-            operand(1, 0, SIZES[1], Access::Read),
+            operand(0, 0, sizes[0], Access::Read),
+            operand(1, 0, sizes[1], Access::Read),
             operand(2, offset, weight, Access::Read),
-            operand(3, 0, SIZES[3], Access::Write),
+            operand(3, 0, sizes[3], Access::Write),
         ],
         params: Box::new(params),
         label: "linear".into(),
@@ -126,5 +140,41 @@ fn what_no_map_can_be_made_of_is_refused() {
         let why = device.prepare(&made).map(|_| ()).expect_err("refused");
         let is_said = matches!(&why, Error::Invalid(why) if why.contains("lines of"));
         assert!(is_said, "{why}");
+    }
+}
+
+#[test]
+fn rows_of_every_band_of_tiles_are_done() {
+    let mock = Mock::new("arch=sm_90a");
+    let backend = mock.backend(Vendor::Cuda, GpuOptions::default());
+    let device = backend.open(0).expect("a device");
+    // A band is 2048 rows, and two blocks of outputs are a line of it.
+    let (rows, outputs) = (2200, 130);
+    let sizes = sizes(rows, outputs);
+    let buffer = |bytes| device.alloc(&BufferDesc::new("a buffer", bytes));
+    let table = sizes.map(|bytes| buffer(bytes).expect("memory"));
+    let span = |slot: usize| Span {
+        buffer: table[slot],
+        offset: 0,
+        bytes: sizes[slot],
+    };
+    // Each row is of a number of its own, and so is each line of the weight.
+    let row = |r: u32| (r + 1) as f32;
+    let line = |o: u32| (o % 7 + 1) as f32;
+    let of_rows = (0..rows).flat_map(|r| row(r).to_le_bytes().repeat(DEPTH as usize));
+    let of_lines = (0..outputs).flat_map(|o| line(o).to_le_bytes()[2..].repeat(DEPTH as usize));
+    let write = |slot, bytes: Vec<u8>| device.write(span(slot), &bytes).expect("written");
+    write(1, of_rows.collect());
+    write(2, of_lines.collect());
+    let made = program_of(&device, (rows, outputs), 0, sizes[2]).expect("a program");
+    let mut executable = device.prepare(&made).expect("prepared");
+    let ticket = executable.submit(&table).expect("submitted");
+    device.wait(ticket).expect("done");
+    let mut sums = vec![0; sizes[3] as usize];
+    device.read(span(3), &mut sums).expect("read");
+    let expected = (0..rows).flat_map(|r| (0..outputs).map(move |o| 128.0 * row(r) * line(o)));
+    for (number, (sum, expected)) in sums.chunks_exact(4).zip(expected).enumerate() {
+        let sum = f32::from_le_bytes([sum[0], sum[1], sum[2], sum[3]]);
+        assert_eq!(sum, expected, "sum {number}");
     }
 }

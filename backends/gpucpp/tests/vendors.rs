@@ -114,11 +114,12 @@ fn programs_are_graphs_on_cuda_and_launches_in_order_on_hip() {
 #[test]
 fn kernels_are_sent_ahead_where_they_wait_and_the_driver_can() {
     let mock = Mock::new("");
-    let ahead = |settings: &str, failing: &[(&str, u64, u32)]| {
+    // Edges by which kernels are sent ahead, where some calls fail: which ones of a function.
+    let ahead = |settings: &str, failing: &[(&str, &[u64])]| {
         mock.configure(settings);
         let device = mock.device(Vendor::Cuda);
-        for (call, count, code) in failing {
-            mock.fail_calls(call, *count, *code);
+        for (call, which) in failing {
+            which.iter().for_each(|nth| mock.fail_nth(call, *nth, 801));
         }
         let table = [0; 3].map(|_| buffer(&device, BYTES).expect("memory"));
         let program = program(&device, 64).expect("kernels");
@@ -132,11 +133,15 @@ fn kernels_are_sent_ahead_where_they_wait_and_the_driver_can() {
     assert_eq!(ahead("arch=sm_100a", &[]), 2);
     // Kernels made for older devices do not wait, wherever they are.
     assert_eq!(ahead("arch=sm_80", &[]), 0);
-    let compiler = ("nvrtcCompileProgram", 9, 6);
+    let compiler: (&str, &[u64]) = ("nvrtcCompileProgram", &[1, 2, 3, 4]);
     assert_eq!(ahead("arch=sm_100a", &[compiler]), 0);
     // Where the driver does not take such edges, or nothing with them, it gets others.
-    assert_eq!(ahead("", &[("cuGraphAddDependencies_v2", 1, 801)]), 0);
-    assert_eq!(ahead("", &[("cuGraphInstantiateWithFlags", 1, 801)]), 0);
+    let edges = "cuGraphAddDependencies_v2";
+    let ready: (&str, &[u64]) = ("cuGraphInstantiateWithFlags", &[1]);
+    assert_eq!(ahead("", &[(edges, &[1])]), 0);
+    assert_eq!(ahead("", &[(edges, &[2])]), 1);
+    assert_eq!(ahead("", &[ready]), 0);
+    assert_eq!(ahead("", &[(edges, &[2]), ready]), 0);
     assert_eq!((mock.complaints().as_str(), mock.live()), ("", 0));
 }
 

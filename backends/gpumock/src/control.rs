@@ -114,8 +114,8 @@ pub extern "C" fn hadal_mock_calls() -> u64 {
 }
 
 /// What is alive in both drivers: `allocations`, `pinned`, `contexts`, `streams`, `events`,
-/// `modules`, `graphs`, `execs`, `programs`, `library`, `all` of these; or `peers`, ways between devices, or `ahead`, edges of graphs by
-/// which a kernel is sent ahead.
+/// `modules`, `graphs`, `execs`, `programs`, `library`, `all` of these. Also `peers`, ways between
+/// devices, and `ahead`, edges of graphs by which a kernel is sent ahead.
 ///
 /// # Safety
 /// A string that ends with a zero.

@@ -117,8 +117,8 @@ pub trait Device: Send + Sync {
     }
 
     /// What people should know of the device that only came up while it was used, a sentence each:
-    /// first a library that failed, so that slower kernels did its work; then what was measured to choose
-    /// between a library and kernels.
+    /// first a library that failed, so that slower kernels did its work; then what was measured to
+    /// choose between a library and kernels.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }

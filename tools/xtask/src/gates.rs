@@ -114,7 +114,11 @@ fn matrix_instructions(arch: &str, file: &str) -> &'static [&'static str] {
         ("matrix8", "sm_80") => &[],
         ("matrix8", _) => &["mma.sync.aligned.m16n8k32"],
         ("hopper", _) => &["wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16"],
-        ("hopper8", _) => &["wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3"],
+        ("hopper8", _) => &[
+            "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3",
+            "setmaxnreg.inc.sync.aligned.u32",
+            "setmaxnreg.dec.sync.aligned.u32",
+        ],
         ("hopper_attend", _) => &[
             "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16",
             "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16",
@@ -149,16 +153,18 @@ const RING: [&str; 7] = [
     "wgmma.wait_group.sync.aligned",
 ];
 
-/// Kernels of PTX for 9.0 and later that do anything with memory before they have waited for the
-/// kernels before them, as `Target::waits` of backends/gpucpp says.
+/// Kernels of PTX for 9.0 and later that do more than look at their arguments before they have waited for
+/// the kernels before them, as `Target::waits` of backends/gpucpp says.
 pub fn early(text: &str) -> Vec<String> {
-    const MEMORY: [&str; 6] = ["\tld.", "\tst.", "\tatom.", "\tred.", "\tcp.", "\tprefetch"];
+    // Nor may it end before: who follows would take those before it for done.
+    const ALLOWED: [&str; 6] = ["//", ".reg ", ".shared ", "mov.", "ld.param.", "cvta."];
     let is_early = |part: &&str| {
-        let (before, wait) = part
-            .split_once("griddepcontrol.wait;")
-            .unwrap_or((part, ""));
-        let mut lines = before.lines().filter(|line| !line.contains("\tld.param."));
-        wait.is_empty() || lines.any(|line| MEMORY.iter().any(|word| line.contains(word)))
+        let body = part.split_once("\n{\n").map_or("", |(_, body)| body);
+        let Some((before, _)) = body.split_once("griddepcontrol.wait;") else {
+            return true;
+        };
+        let mut lines = before.lines().map(str::trim);
+        lines.any(|line| !line.is_empty() && !ALLOWED.iter().any(|word| line.starts_with(word)))
     };
     let kernels = kernels_of(text).filter(|(_, part)| is_early(part));
     kernels
@@ -331,8 +337,8 @@ pub fn assembled(ptxas: &str, arch: &Arch, module: &[u8]) -> io::Result<Vec<Stri
 pub fn of_assembly(text: &str, hands_over: bool) -> Vec<String> {
     let (mut found, mut kernel) = (Vec::new(), "");
     for line in text.lines() {
-        // What it says where it cannot let the units run beside the threads.
-        if line.contains("serialized") {
+        // What it says where it cannot let the units run beside the threads, nor registers go over.
+        if line.contains("serialized") || line.contains("setmaxnreg") {
             found.push(line.trim().to_string());
         }
         if let Some((_, rest)) = line.split_once("Compiling entry function '") {

@@ -79,6 +79,8 @@ fn a_kernel_must_wait_before_it_touches_memory() {
         load.to_string(),
         format!("{load}{wait}"),
         format!("\tst.shared.u32 [%r1], 0;\n{wait}{load}"),
+        format!("\t@%p1 ld.global.u32 %r1, [%rd1];\n{wait}"),
+        format!("\t@%p1 bra $L_end;\n{wait}"),
     ] {
         assert_eq!(gates::early(&ptx(&wrong)), ["one: does not wait first"]);
     }
@@ -173,6 +175,7 @@ fn what_the_assembler_says_against_a_kernel_is_heard() {
     assert_eq!(complaints(&said("one", 8, 0, 90)), 1);
     assert_eq!(complaints(&said("one", 8, 4, 90)), 1);
     assert_eq!(complaints(&said("linear_f8_wide_4", 0, 0, 192)), 0);
+    assert_eq!(complaints("'setmaxnreg' ignored to maintain ..."), 1);
     assert_eq!(
         complaints("wgmma.mma_async instructions are serialized due to ..."),
         1

@@ -12,7 +12,7 @@ use hadal_device::{
     Access, Bind, BufferDesc, BufferId, Device, Dispatch, Error, Executable, Features, Operand,
     Params, Program, Result, Slot, Span, Step, flags,
 };
-use hadal_gpucpp::{GpuBackend, GpuDevice, GpuOptions, Vendor};
+use hadal_gpucpp::{Code, GpuBackend, GpuDevice, GpuOptions, ShaderCode, Vendor};
 
 use mock::Mock;
 use numbers::{ALL, FIRST, Kind, LEFT, OUTPUTS, REAL, ROWS, any, bytes, codes, params, values};
@@ -209,6 +209,27 @@ fn the_faster_one_is_taken_and_both_are_right() {
     }
 }
 
+/// Kernels whose sources are not what they were.
+struct Changed;
+
+impl Code for Changed {
+    fn source(&self, file: &str) -> Option<String> {
+        Some(ShaderCode.source(file)? + "\n")
+    }
+
+    fn image(&self, arch: &str, file: &str) -> Option<Vec<u8>> {
+        ShaderCode.image(arch, file)
+    }
+
+    fn image_archs(&self) -> Vec<&'static str> {
+        ShaderCode.image_archs()
+    }
+
+    fn image_compiler(&self) -> &str {
+        ShaderCode.image_compiler()
+    }
+}
+
 #[test]
 fn what_was_measured_is_kept() {
     let mock = Mock::new("");
@@ -227,6 +248,15 @@ fn what_was_measured_is_kept() {
         !uses("products=slow,arch=sm_90a,cublaslt=120900"),
         "and one more"
     );
+    mock.configure("products=slow");
+    let options = GpuOptions {
+        cache_folder: Some(folder.path().to_path_buf()),
+        ..GpuOptions::default()
+    };
+    let backend = mock.backend_of(Vendor::Cuda, &Changed, options);
+    let device = backend.open(0).expect("it opens");
+    assert!(!case.uses_library(&mock, &device), "other kernels");
+    drop(device);
     std::fs::remove_dir_all(folder.path().join("kernels")).expect("a folder");
     assert!(!uses("products=slow"), "it is measured again");
     assert!(!uses("products=fast"), "and kept");
