@@ -180,7 +180,7 @@ proof() {
     kernels=$!
     part "the suite with V3's sizes" mocks
     part "kernels on fibers, drivers, errors at every call" "${tests[@]}" --test fibers \
-        --test drivers --test vendors --test failing --test maps --test native --test code
+        --test drivers --test vendors --test order --test failing --test maps --test native --test code
     part "planted faults" "${tests[@]}" --test gpu_faults
     part "golden cases" env HADAL_TEST_DEVICES=cuda,rocm "${tests[@]}" --test golden \
         --test golden_unit --test golden_blocks
