@@ -7,7 +7,7 @@ use hadal_device::{
     Access, Bind, Body, BufferDesc, COUNT_ALL, Device, Dispatch, Error, Operand, Params, Program,
     Result, Slot, Span, Step,
 };
-use hadal_gpucpp::{GpuDevice, GpuOptions, Vendor};
+use hadal_gpucpp::{GpuDevice, Vendor};
 
 use mock::Mock;
 
@@ -86,8 +86,7 @@ fn program_of(
 #[test]
 fn a_weight_is_mapped_where_it_is_bound() {
     let mock = Mock::new("arch=sm_90a");
-    let backend = mock.backend(Vendor::Cuda, GpuOptions::default());
-    let device = backend.open(0).expect("a device");
+    let device = mock.device(Vendor::Cuda);
     let offset = 256;
     let buffer = |bytes| device.alloc(&BufferDesc::new("a buffer", bytes));
     let table = SIZES.map(|bytes| buffer(bytes + offset).expect("memory"));
@@ -133,8 +132,7 @@ fn a_weight_is_mapped_where_it_is_bound() {
 #[test]
 fn what_no_map_can_be_made_of_is_refused() {
     let mock = Mock::new("arch=sm_90a");
-    let backend = mock.backend(Vendor::Cuda, GpuOptions::default());
-    let device = backend.open(0).expect("a device");
+    let device = mock.device(Vendor::Cuda);
     for weight in [SIZES[2] - 16, SIZES[2] + 16] {
         let made = program(&device, 0, weight).expect("a program");
         let why = device.prepare(&made).map(|_| ()).expect_err("refused");
@@ -146,8 +144,7 @@ fn what_no_map_can_be_made_of_is_refused() {
 #[test]
 fn rows_of_every_band_of_tiles_are_done() {
     let mock = Mock::new("arch=sm_90a");
-    let backend = mock.backend(Vendor::Cuda, GpuOptions::default());
-    let device = backend.open(0).expect("a device");
+    let device = mock.device(Vendor::Cuda);
     // A band is 2048 rows, and two blocks of outputs are a line of it.
     let (rows, outputs) = (2200, 130);
     let sizes = sizes(rows, outputs);

@@ -40,8 +40,7 @@ fn a_copy_between_devices_follows_what_is_written_on_both() {
     for vendor in VENDORS {
         for seed in 1..16 {
             mock.configure(&format!("devices=2,seed={seed}"));
-            let backend = mock.backend(vendor, GpuOptions::default());
-            let [one, two] = [0, 1].map(|ordinal| backend.open(ordinal).expect("it opens"));
+            let [one, two] = mock.devices(vendor);
             let from = buffer(&one, BYTES).expect("memory");
             let to = buffer(&two, BYTES).expect("memory");
             let (first, second) = (pattern(seed, BYTES), pattern(99, BYTES));

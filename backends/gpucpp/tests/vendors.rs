@@ -302,8 +302,7 @@ fn memory_ends_with_an_error_that_leaves_the_rest_alone() {
         // Who opens it now is told what is left.
         let gone = buffers.split_off(most / 4);
         gone.into_iter().for_each(|id| device.free(id));
-        let other = mock.backend(Vendor::Hip, GpuOptions::default()).open(0);
-        let told = other.expect("it opens").info().memory_bytes;
+        let told = mock.device(Vendor::Hip).info().memory_bytes;
         let left = (64 - most as u64 / 4) << 20;
         assert!(told.is_some_and(|told| told <= left), "{told:?} of {left}");
     }
@@ -338,8 +337,7 @@ fn devices_work_beside_each_other_and_hand_over_bytes() {
     for vendor in VENDORS {
         for seed in 1..6 {
             mock.configure(&format!("devices=2,seed={seed}"));
-            let backend = mock.backend(vendor, GpuOptions::default());
-            let [one, two] = [0, 1].map(|ordinal| backend.open(ordinal).expect("it opens"));
+            let [one, two] = mock.devices(vendor);
             std::thread::scope(|scope| {
                 let working = [&one, &two].map(|device| scope.spawn(|| work(device)));
                 for thread in working {
@@ -391,8 +389,7 @@ fn a_short_way_between_devices_is_asked_for_once_and_not_needed() {
         ];
         for (peers, fault, expected) in cases {
             mock.configure(&format!("devices=2,peers={peers}"));
-            let backend = mock.backend(vendor, GpuOptions::default());
-            let [one, two] = [0, 1].map(|ordinal| backend.open(ordinal).expect("it opens"));
+            let [one, two] = mock.devices(vendor);
             let from = buffer(&one, BYTES).expect("memory");
             let to = buffer(&two, BYTES).expect("memory");
             let whole = |buffer| span(buffer, 0, BYTES as usize);

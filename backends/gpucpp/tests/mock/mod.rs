@@ -220,6 +220,12 @@ impl Mock {
         GpuBackend::new(vendor, offer, code, GpuOptions { library, ..options })
     }
 
+    /// The first two devices of `vendor`, open, without any options.
+    pub fn devices(&self, vendor: Vendor) -> [Arc<GpuDevice>; 2] {
+        let backend = self.backend(vendor, GpuOptions::default());
+        [0, 1].map(|ordinal| backend.open(ordinal).expect("it opens"))
+    }
+
     /// The first device of `vendor`, open, without any options.
     pub fn device(&self, vendor: Vendor) -> Arc<GpuDevice> {
         let backend = self.backend(vendor, GpuOptions::default());
